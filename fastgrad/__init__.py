@@ -1,0 +1,56 @@
+"""C-accelerated loss kernels for NumPy arrays, each with its exact gradient.
+
+>>> import numpy as np
+>>> import fastgrad as fg
+>>> value, grad = fg.cross_entropy.value_and_grad(np.zeros((1, 2)), [0])
+"""
+
+from importlib.metadata import PackageNotFoundError as _NotInstalled
+from importlib.metadata import version as _version
+from typing import Any as _Any
+
+try:
+    from fastgrad._kernels import isa as _isa  # noqa: F401
+except ModuleNotFoundError as _error:
+    if _error.name != "fastgrad._kernels.isa":
+        raise
+    raise ImportError(
+        "this is fastgrad's source folder, and nothing is compiled in it: "
+        "run `pip install -e .` here, or start Python in another folder to use the installed package."
+    ) from None
+
+from fastgrad._config import show_config as show_config
+from fastgrad._cross_entropy import cross_entropy as cross_entropy
+from fastgrad._maps import Loss as Loss
+from fastgrad._maps import Map as Map
+from fastgrad._softmax import log_softmax as log_softmax
+from fastgrad._softmax import logsumexp as logsumexp
+from fastgrad._softmax import softmax as softmax
+from fastgrad._threads import get_num_threads as get_num_threads
+from fastgrad._threads import num_threads as num_threads
+from fastgrad._threads import set_num_threads as set_num_threads
+
+try:
+    __version__ = _version("fastgrad")
+except _NotInstalled:  # compiled in place, never installed
+    __version__ = "unknown"
+
+__all__ = [
+    "Loss",
+    "Map",
+    "cross_entropy",
+    "get_num_threads",
+    "log_softmax",
+    "logsumexp",
+    "num_threads",
+    "set_num_threads",
+    "show_config",
+    "softmax",
+]
+
+
+def load_ipython_extension(ipython: _Any) -> None:
+    """Serve ``%load_ext fastgrad``; IPython is imported by nobody else."""
+    from fastgrad.repl import load_ipython_extension as load
+
+    load(ipython)

@@ -1,0 +1,291 @@
+"""The border: the only place that coerces and rejects what users pass.
+
+Behind it every array is an ndarray of a float type that the kernels compute in, aligned and in native
+byte order, every axis is an int in range, and every target lies in [0, C) or is ignored.  All checks come
+before anything is written.  A message says what must hold, what was found, where, and what to do.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.lib.array_utils import byte_bounds
+from numpy.typing import ArrayLike, NDArray
+
+from fastgrad._kernels import cross_entropy as _kernels
+
+FloatArray: TypeAlias = NDArray[np.floating[Any]]
+BoolArray: TypeAlias = NDArray[np.bool_]
+IntArray: TypeAlias = NDArray[np.integer[Any]]
+Axes: TypeAlias = int | Sequence[int] | None
+
+_NATIVE = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+def as_scores(x: ArrayLike, name: str) -> FloatArray:
+    """Floats that the kernels compute in; integers and bools become float64."""
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name} must be a plain array; got a masked array, whose mask would be lost. "
+            f"Pass {name}=x.filled(0) and where=~np.ma.getmaskarray(x)."
+        )
+    a = np.asarray(x)
+    if a.dtype not in _NATIVE:  # equality also holds only for native byte order
+        a = _converted(a, name)
+    return a if a.flags.aligned else a.copy()
+
+
+def _converted(a: NDArray[Any], name: str) -> FloatArray:
+    kind, size = a.dtype.kind, a.dtype.itemsize
+    if kind == "f" and size in (4, 8):
+        return a.astype(a.dtype.newbyteorder("="))
+    if kind in "biu":
+        return a.astype(np.float64)
+    if kind == "f" and size == 2 or a.dtype.name == "bfloat16":
+        raise TypeError(
+            f"{name} must be float32 or float64; got {a.dtype.name}, which is not supported yet. "
+            f"Use {name}.astype(np.float32)."
+        )
+    if kind == "f":
+        raise TypeError(
+            f"{name} must be float32 or float64; got {a.dtype.name}, which would lose digits. "
+            f"Use {name}.astype(np.float64) if float64 is enough."
+        )
+    if kind == "c":
+        raise TypeError(
+            f"{name} must be real; got {a.dtype.name}. Use {name}.real if the imaginary part is 0."
+        )
+    raise TypeError(
+        f"{name} must be an array of numbers; got dtype {a.dtype}. "
+        "If it holds rows of unequal length or text, make it rectangular and numeric first, "
+        "for example with np.asarray(x, dtype=np.float64)."
+    )
+
+
+def one_axis(axis: int, ndim: int, name: str) -> int:
+    """The axis as an index in [0, ndim); a 0-d array counts as one element."""
+    ndim = max(ndim, 1)
+    try:
+        i = operator.index(axis)
+    except TypeError:
+        raise TypeError(f"axis must be an int; got {axis!r} ({type(axis).__name__}).") from None
+    if not -ndim <= i < ndim:
+        raise np.exceptions.AxisError(
+            f"axis must be in [{-ndim}, {ndim}) for {name} of {ndim} dimension"
+            f"{'s' if ndim > 1 else ''}; got {i}."
+        )
+    return i % ndim
+
+
+def some_axes(axis: Axes, ndim: int, name: str) -> tuple[int, ...]:
+    """One or several axes as sorted indices; None means all of them."""
+    if axis is None:
+        return tuple(range(max(ndim, 1)))
+    if isinstance(axis, Sequence):
+        axes = sorted(one_axis(i, ndim, name) for i in axis)
+        if len(set(axes)) < len(axes):
+            raise ValueError(f"axis must not name an axis twice; got {tuple(axis)!r}.")
+        return tuple(axes)
+    return (one_axis(axis, ndim, name),)
+
+
+def check_temperature(t: float) -> float:
+    value = _real(t, "temperature")
+    if not (value > 0 and math.isfinite(value)):
+        raise ValueError(f"temperature must be finite and > 0; got {value!r}.")
+    return value
+
+
+def _real(x: float, name: str) -> float:
+    if isinstance(x, np.ndarray) and x.ndim > 0:
+        raise TypeError(f"{name} must be one number; got an array of shape {x.shape}.")
+    try:
+        return float(x)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a real number; got {x!r}.") from None
+
+
+def as_where(where: ArrayLike | None, shape: tuple[int, ...], name: str) -> BoolArray | None:
+    """A mask of the given shape, broadcast as a ufunc does it; True keeps."""
+    if where is None:
+        return None
+    mask = np.asarray(where)
+    if mask.dtype != np.bool_:
+        raise TypeError(
+            f"where must be boolean (True keeps an element); got dtype {mask.dtype}. "
+            "Use where=mask.astype(bool), or where=mask != 0."
+        )
+    return _broadcast(mask, shape, "where", name)
+
+
+def as_factors(b: ArrayLike, x: FloatArray) -> FloatArray:
+    """Factors of the terms of logsumexp, broadcast to x and cast to its dtype."""
+    return _broadcast(as_scores(b, "b").astype(x.dtype, copy=False), x.shape, "b", "a")
+
+
+def _broadcast(a: NDArray[Any], shape: tuple[int, ...], what: str, name: str) -> NDArray[Any]:
+    try:
+        return np.broadcast_to(a, shape)
+    except ValueError:
+        raise ValueError(
+            f"{what} must broadcast to the shape of {name}, {shape}; it has shape {a.shape}."
+        ) from None
+
+
+def as_cotangent(g: ArrayLike, shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> FloatArray:
+    """A vector that a derivative is applied to: exactly this shape, cast to the dtype of the scores."""
+    a = as_scores(g, name)
+    if a.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}; it has shape {a.shape}.")
+    return a.astype(dtype, copy=False)
+
+
+# ---- results ----------------------------------------------------------------------------------
+
+
+def check_out(
+    out: NDArray[Any], shape: tuple[int, ...], dtype: np.dtype[Any], **inputs: NDArray[Any] | None
+) -> FloatArray:
+    """`out` if it can take the result.  It may be the first of `inputs` itself, never overlap one."""
+    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
+        raise TypeError(f"out must be a NumPy array; got {type(out).__name__}.")
+    if out.shape != shape:
+        raise ValueError(f"out must have shape {shape}; it has shape {out.shape}.")
+    if out.dtype != dtype:
+        raise TypeError(
+            f"out must have the dtype of the result, {dtype}; it has {out.dtype}. "
+            f"Use np.empty({shape}, np.{dtype})."
+        )
+    if not out.flags.writeable:
+        raise ValueError("out must be writeable; it is read-only.")
+    if not out.flags.aligned:
+        raise ValueError("out must be aligned in memory; it is not. Use a fresh np.empty.")
+    if _overlaps_itself(out):
+        raise ValueError(
+            f"out must not overlap itself; its strides {out.strides} visit some memory twice. "
+            "Use a fresh np.empty, not a broadcast or windowed view."
+        )
+    for i, (name, a) in enumerate(inputs.items()):
+        if a is None or (i == 0 and _same_view(a, out)):
+            continue
+        if byte_bounds(a)[0] < byte_bounds(out)[1] and np.shares_memory(a, out):
+            raise ValueError(
+                f"out must {'be ' + name + ' itself or ' if i == 0 else ''}not overlap {name}; "
+                "they share part of their memory. Use a fresh np.empty."
+            )
+    return out
+
+
+def _same_view(a: NDArray[Any], b: NDArray[Any]) -> bool:
+    # Strides of axes of one element mean nothing.
+    strides = [(s, t) for n, s, t in zip(a.shape, a.strides, b.strides, strict=True) if n > 1]
+    return a.ctypes.data == b.ctypes.data and all(s == t for s, t in strides)
+
+
+def _overlaps_itself(a: NDArray[Any]) -> bool:
+    """Sufficient test: sorted by stride, each axis steps over all that the smaller ones span."""
+    span = a.itemsize
+    for stride, n in sorted((abs(s), n) for s, n in zip(a.strides, a.shape, strict=True) if n > 1):
+        if stride < span:
+            return a.size > 0
+        span = stride * (n - 1) + span
+    return False
+
+
+# ---- targets ----------------------------------------------------------------------------------
+
+
+def as_targets(target: ArrayLike, logits: FloatArray, axis: int) -> IntArray:
+    """Class indices, one for every row of logits; their range is not checked here."""
+    if isinstance(target, np.ma.MaskedArray):
+        raise TypeError(
+            "target must be a plain array; got a masked array, whose mask would be lost. "
+            "Pass target=y.filled(-100): rows with ignore_index=-100 are left out."
+        )
+    y = np.asarray(target)
+    rows = logits.shape[:axis] + logits.shape[axis + 1 :]
+    if y.dtype.kind not in "biu":
+        raise TypeError(_not_indices(y, logits, rows))
+    if y.shape != rows:
+        raise ValueError(_wrong_rows(y, logits, rows, axis))
+    return y if y.flags.aligned and y.dtype.isnative else y.astype(y.dtype.newbyteorder("="))
+
+
+def _not_indices(y: NDArray[Any], logits: FloatArray, rows: tuple[int, ...]) -> str:
+    start = f"target must hold class indices (integers); got dtype {y.dtype}"
+    if y.ndim > logits.ndim:
+        return f"{start} and more dimensions than logits. The order is (logits, target)."
+    if y.dtype.kind == "f" and y.shape == logits.shape != rows:
+        return (
+            f"{start} and the shape of logits. Class probabilities are not supported yet; "
+            "for one-hot rows pass target.argmax(axis)."
+        )
+    if y.dtype.kind == "f":
+        return f"{start}. Use target.astype(np.int64) if the values are whole numbers."
+    return f"{start}. Map the classes to 0, 1, ..., for example by np.unique(y, return_inverse=True)."
+
+
+def _wrong_rows(y: NDArray[Any], logits: FloatArray, rows: tuple[int, ...], axis: int) -> str:
+    start = (
+        f"target must have shape {rows}, that of logits {logits.shape} without the class axis "
+        f"{axis}; it has shape {y.shape}."
+    )
+    if y.shape == logits.shape:
+        return f"{start} If it is one-hot, pass target.argmax({axis})."
+    if y.size == math.prod(rows) and y.ndim == len(rows) + 1:
+        return f"{start} Nothing is broadcast: pass target.reshape({rows})."
+    if y.ndim > logits.ndim:
+        return f"{start} The order of the arguments is (logits, target)."
+    if y.ndim == len(rows) and logits.ndim > 2 and sorted(y.shape) != sorted(rows):
+        return f"{start} If another axis holds the classes, say axis=."
+    return start
+
+
+def check_ignore_index(ignore_index: int | None) -> int | None:
+    if ignore_index is None:
+        return None
+    try:
+        i = operator.index(ignore_index)
+    except TypeError:
+        raise TypeError(f"ignore_index must be an int or None; got {ignore_index!r}.") from None
+    if not -(2**63) <= i < 2**63:
+        raise ValueError(f"ignore_index must fit in int64; got {i}.")
+    return i
+
+
+def check_range(y: IntArray, classes: int, ignore_index: int | None) -> int:
+    """Number of rows that are kept; IndexError for the first target that is no class."""
+    bad, kept = _kernels.scan(y, classes, ignore_index)
+    if bad < 0:
+        return kept
+    where = tuple(int(i) for i in np.unravel_index(bad, y.shape))
+    value = int(y[where])
+    place = f"target[{', '.join(map(str, where))}]" if where else "target"
+    allowed = f"in [0, {classes})"
+    if ignore_index is not None:
+        allowed += f" or equal to ignore_index={ignore_index}"
+    message = f"target must be {allowed}; {place} is {value}."
+    if value == -1:
+        message += " If -1 marks rows to leave out, pass ignore_index=-1."
+    elif value < 0:
+        message += " Negative indices do not count from the end."
+    elif value == classes and int(y.min(initial=value)) >= 1:
+        message += " Classes count from 0: if yours count from 1, pass target - 1."
+    raise IndexError(message)
+
+
+def check_reduction(reduction: str | None) -> str:
+    if reduction is None:
+        return "none"
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"reduction must be 'mean', 'sum' or 'none'; got {reduction!r}.")
+    return reduction
+
+
+def check_classes(classes: int, axis: int) -> None:
+    if classes == 0:
+        raise ValueError(f"logits must have at least one class; axis {axis} has length 0.")

@@ -1,0 +1,12 @@
+"""The compiled layer: what lies where.
+
+A call goes Python (checks) -> Cython (rows, blocks, threads) -> C (one run of rows, vector instructions).
+
+isa             which instruction set is active; owns the C tables
+rows            the driver: layouts, blocks, threads, slabs; no mathematics
+softmax         softmax, log_softmax, logsumexp and their derivatives
+cross_entropy   the loss, its gradient, the scan of targets
+csrc/           the C kernels: fastgrad.h is their contract, kernels.inc.h their spine
+
+Nothing here judges or raises for bad input: it scans and reports, and `fastgrad._arrays` decides.
+"""

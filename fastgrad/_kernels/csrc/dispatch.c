@@ -1,0 +1,43 @@
+/* Which instruction sets this machine can run: CPUID says what the processor has, XGETBV what the
+ * operating system saves on a task switch.  Both are needed. */
+#include "fastgrad.h"
+
+#if FG_X86
+#include <cpuid.h>
+
+static uint64_t saved_state(void) {
+  uint32_t low, high;
+  __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return ((uint64_t)high << 32) | low;
+}
+
+static int has_bits(uint64_t word, uint64_t bits) { return (word & bits) == bits; }
+
+static void detect(int *avx2, int *avx512) {
+  const unsigned FMA = 1u << 12, OSXSAVE = 1u << 27, AVX = 1u << 28;                                      /* 1, ECX */
+  const unsigned AVX2 = 1u << 5, F = 1u << 16, DQ = 1u << 17, BW = 1u << 30, VL = 1u << 31;              /* 7, EBX */
+  const uint64_t YMM = 0x6, ZMM = 0xe6;
+  unsigned a, b, c, d;
+  *avx2 = *avx512 = 0;
+  if (!__get_cpuid(1, &a, &b, &c, &d) || !has_bits(c, FMA | OSXSAVE | AVX)) return;
+  const uint64_t state = saved_state();
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return;
+  *avx2 = has_bits(b, AVX2) && has_bits(state, YMM);
+  *avx512 = *avx2 && has_bits(b, F | DQ | BW | VL) && has_bits(state, ZMM);
+}
+#endif
+
+int fg_available(const fg_table *tables[3]) {
+  static const fg_table baseline = {"baseline", &fg_f32_baseline, &fg_f64_baseline};
+  int n = 0;
+  tables[n++] = &baseline;
+#if FG_X86
+  static const fg_table avx2 = {"avx2", &fg_f32_avx2, &fg_f64_avx2};
+  static const fg_table avx512 = {"avx512", &fg_f32_avx512, &fg_f64_avx512};
+  int has_avx2, has_avx512;
+  detect(&has_avx2, &has_avx512);
+  if (has_avx2) tables[n++] = &avx2;
+  if (has_avx512) tables[n++] = &avx512;
+#endif
+  return n;
+}

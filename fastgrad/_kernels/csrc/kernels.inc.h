@@ -1,0 +1,68 @@
+/* The spine: every kernel for one instruction set (FG_ISA) and one precision (FG_DOUBLE). */
+#include "exp.inc.h"
+#include "tile.inc.h"
+#include "softmax.inc.h"
+#include "weighted.inc.h"
+#include "pull.inc.h"
+
+FG_KERNEL void FG_NAME(exp2_each)(const void *x, void *out, ptrdiff_t n) {
+  for (ptrdiff_t i = 0; i + LANES <= n; i += LANES) vstore((T *)out + i, vexp2(vload((const T *)x + i)));
+}
+FG_KERNEL void FG_NAME(log_each)(const void *x, void *out, ptrdiff_t n) {
+  for (ptrdiff_t i = 0; i + LANES <= n; i += LANES) vstore((T *)out + i, vlog(vload((const T *)x + i)));
+}
+FG_KERNEL void FG_NAME(log1p_each)(const void *x, void *out, ptrdiff_t n) {
+  for (ptrdiff_t i = 0; i + LANES <= n; i += LANES) {
+    const V2 r = vlog1p((V2){vload((const T *)x + i), vset(0)});
+    vstore((T *)out + i, r.h + r.l);
+  }
+}
+
+FG_KERNEL ptrdiff_t FG_NAME(scratch_bytes)(ptrdiff_t classes, int style) {
+  const ptrdiff_t size = (ptrdiff_t)sizeof(T);
+  if (style == FG_ROWS) return (3 * padded(classes) + 128 / size) * size; /* two lines of terms, one packed */
+  const ptrdiff_t groups = tile_groups(classes);
+  return (groups < 2 ? 2 : groups) * classes * LANES * size; /* pull_* need two tiles of one group */
+}
+
+FG_KERNEL void FG_NAME(total)(const void *x_, ptrdiff_t n, double sum[2]) {
+  const T *x = (const T *)x_;
+  Wide w = wide_start();
+  ptrdiff_t i = 0;
+  for (; i + LANES <= n; i += LANES) wide_add(&w, vload(x + i));
+  if (i < n) wide_add(&w, vload_n(x + i, n - i, vset(0)));
+#if FG_DOUBLE
+  const V2 s = total2(w);
+  sum[0] = s.h[0];
+  sum[1] = s.l[0];
+#else
+  sum[0] = wide_total(&w);
+  sum[1] = 0;
+#endif
+}
+
+FG_KERNEL ptrdiff_t FG_NAME(count_outside)(const int64_t *x, ptrdiff_t n, int64_t classes) {
+  int64_t count = 0;
+  for (ptrdiff_t i = 0; i < n; i++) count += (uint64_t)x[i] >= (uint64_t)classes;
+  return count;
+}
+
+#define BOTH(kernel) {FG_NAME(kernel##_rows), FG_NAME(kernel##_lanes)}
+const fg_precision FG_JOIN2(fg, FG_SUFFIX) = {
+    .kernel = {[FG_SOFTMAX] = BOTH(softmax),
+               [FG_LOG_SOFTMAX] = BOTH(log_softmax),
+               [FG_LOGSUMEXP] = BOTH(logsumexp),
+               [FG_LOGSUMEXP_WEIGHTED] = {FG_NAME(logsumexp_weighted), FG_NAME(logsumexp_weighted)},
+               [FG_CROSS_ENTROPY] = BOTH(cross_entropy),
+               [FG_CROSS_ENTROPY_GRAD] = BOTH(cross_entropy_grad),
+               [FG_PULL_SOFTMAX] = BOTH(pull_softmax),
+               [FG_PULL_LOG_SOFTMAX] = BOTH(pull_log_softmax),
+               [FG_PUSH_LOG_SOFTMAX] = BOTH(push_log_softmax),
+               [FG_PUSH_LOGSUMEXP] = BOTH(push_logsumexp)},
+    .exp2 = FG_NAME(exp2_each),
+    .log = FG_NAME(log_each),
+    .log1p = FG_NAME(log1p_each),
+    .scratch_bytes = FG_NAME(scratch_bytes),
+    .total = FG_NAME(total),
+    .count_outside = FG_NAME(count_outside),
+};

@@ -1,0 +1,98 @@
+/* Derivatives of the maps, from probabilities p and a cotangent or tangent g:
+ *
+ *   softmax      vjp = jvp   alpha p (g - p.g)
+ *   log_softmax  vjp         alpha (g - p sum(g))
+ *   log_softmax  jvp         alpha (g - p.g)
+ *   logsumexp    jvp         alpha p.g
+ *
+ * alpha is the common factor `scale` (1 / temperature).  The row's sum is taken in two words (Ogita, Rump
+ * & Oishi 2005, doi 10.1137/030601818), because g may have any sign.  A class that `where` drops counts
+ * as g = 0 and gets exactly 0.
+ */
+enum { PULL_SOFTMAX, PULL_LOG_SOFTMAX, PUSH_LOG_SOFTMAX, PUSH_LOGSUMEXP };
+
+FG_INLINE V2 dot_add(const int op, V2 s, V p, V g) {
+  const V term = op == PULL_LOG_SOFTMAX ? g : p * g;
+  const V err = op == PULL_LOG_SOFTMAX ? vset(0) : vfma(p, g, -term);
+  const V2 t = two_sum(s.h, term);
+  return (V2){t.h, s.l + (t.l + err)};
+}
+
+/* (s.h + s.l) is kept apart to the end: g - s cancels when one class holds all the probability. */
+FG_INLINE V pull_apply(const int op, V p, V g, V2 s, V alpha) {
+  if (op == PULL_SOFTMAX) return (p * ((g - s.h) - s.l)) * alpha;
+  if (op == PULL_LOG_SOFTMAX) return vfma(-p, s.h, g) * alpha;
+  return ((g - s.h) - s.l) * alpha;
+}
+
+FG_INLINE const T *line_of(const char *p, ptrdiff_t cls, const char *w, ptrdiff_t w_cls, ptrdiff_t n, T *packed) {
+  if (cls == (ptrdiff_t)sizeof(T) && !w) return (const T *)p;
+  for (ptrdiff_t c = 0; c < n; c++) packed[c] = w && !w[c * w_cls] ? 0 : *at(p, c * cls);
+  return packed;
+}
+
+FG_INLINE void pull_rows(const int op, const fg_run *run) {
+  const ptrdiff_t n = run->classes, whole = n - n % LANES;
+  const V zero = vset(0), alpha = vset((T)run->scale);
+  T *const packed_p = (T *)run->scratch, *const packed_g = packed_p + padded(n), *const line = packed_g + padded(n);
+  for (ptrdiff_t r = 0; r < run->rows; r++) {
+    const char *const w = run->where ? run->where + r * run->where_row : NULL;
+    const T *const p = line_of(run->x + r * run->x_row, run->x_class, w, run->where_class, n, packed_p);
+    const T *const g = line_of(run->g + r * run->g_row, run->g_class, w, run->where_class, n, packed_g);
+    V2 s = {zero, zero};
+    for (ptrdiff_t c = 0; c < whole; c += LANES) s = dot_add(op, s, vload(p + c), vload(g + c));
+    if (whole < n) s = dot_add(op, s, vload_n(p + whole, n - whole, zero), vload_n(g + whole, n - whole, zero));
+    s = total2(s);
+    if (op == PUSH_LOGSUMEXP) {
+      *(T *)(run->value + r * run->value_row) = (T)((s.h[0] + s.l[0]) * (T)run->scale);
+      continue;
+    }
+    char *const out = run->out + r * run->out_row;
+    const int flat = run->out_class == (ptrdiff_t)sizeof(T) && !w;
+    T *const to = flat ? (T *)out : line;
+    for (ptrdiff_t c = 0; c < whole; c += LANES) vstore(to + c, pull_apply(op, vload(p + c), vload(g + c), s, alpha));
+    if (whole < n)
+      vstore_n(to + whole,
+               pull_apply(op, vload_n(p + whole, n - whole, zero), vload_n(g + whole, n - whole, zero), s, alpha),
+               n - whole);
+    if (!flat)
+      for (ptrdiff_t c = 0; c < n; c++) *(T *)(out + c * run->out_class) = w && !w[c * run->where_class] ? 0 : line[c];
+  }
+}
+
+FG_INLINE void pull_lanes(const int op, const fg_run *run) {
+  const ptrdiff_t n = run->classes;
+  const V alpha = vset((T)run->scale);
+  T *const p = (T *)run->scratch, *const g = p + n * LANES;
+  const Map none = {vset(0), vset(0), viset(0), vset(0)};
+  T empty[LANES];
+  for (ptrdiff_t first = 0; first < run->rows; first += LANES) {
+    const ptrdiff_t rows = run->rows - first < LANES ? run->rows - first : LANES;
+    const char *const w = run->where ? run->where + first * run->where_row : NULL;
+    FG_NAME(pack)(run->x + first * run->x_row, run->x_row, run->x_class, rows, n, p);
+    FG_NAME(pack)(run->g + first * run->g_row, run->g_row, run->g_class, rows, n, g);
+    if (w) FG_NAME(mask_tile)(w, run->where_row, run->where_class, rows, n, 0, g, empty);
+    V2 s = {vset(0), vset(0)};
+    for (ptrdiff_t c = 0; c < n; c++) s = dot_add(op, s, vload(p + c * LANES), vload(g + c * LANES));
+    s = two_sum(s.h, s.l);
+    if (op == PUSH_LOGSUMEXP) {
+      T value[LANES];
+      vstore(value, (s.h + s.l) * alpha);
+      for (ptrdiff_t l = 0; l < rows; l++) *(T *)(run->value + (first + l) * run->value_row) = value[l];
+      continue;
+    }
+    for (ptrdiff_t c = 0; c < n; c++)
+      vstore(g + c * LANES, pull_apply(op, vload(p + c * LANES), vload(g + c * LANES), s, alpha));
+    if (w) FG_NAME(mask_tile)(w, run->where_row, run->where_class, rows, n, 0, g, empty);
+    unpack_as(MAP_NONE, g, &none, 0, run->out + first * run->out_row, run->out_row, run->out_class, rows, n, 0);
+  }
+}
+
+FG_KERNEL void FG_NAME(pull_softmax_rows)(const fg_run *run) { pull_rows(PULL_SOFTMAX, run); }
+FG_KERNEL void FG_NAME(pull_softmax_lanes)(const fg_run *run) { pull_lanes(PULL_SOFTMAX, run); }
+FG_KERNEL void FG_NAME(pull_log_softmax_rows)(const fg_run *run) { pull_rows(PULL_LOG_SOFTMAX, run); }
+FG_KERNEL void FG_NAME(pull_log_softmax_lanes)(const fg_run *run) { pull_lanes(PULL_LOG_SOFTMAX, run); }
+FG_KERNEL void FG_NAME(push_log_softmax_rows)(const fg_run *run) { pull_rows(PUSH_LOG_SOFTMAX, run); }
+FG_KERNEL void FG_NAME(push_log_softmax_lanes)(const fg_run *run) { pull_lanes(PUSH_LOG_SOFTMAX, run); }
+FG_KERNEL void FG_NAME(push_logsumexp_rows)(const fg_run *run) { pull_rows(PUSH_LOGSUMEXP, run); }
+FG_KERNEL void FG_NAME(push_logsumexp_lanes)(const fg_run *run) { pull_lanes(PUSH_LOGSUMEXP, run); }

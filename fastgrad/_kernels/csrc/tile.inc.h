@@ -1,0 +1,151 @@
+/* Tiles: up to GROUPS_MAX groups of LANES rows, laid out [group][class][lane].
+ *
+ * Whatever the strides of the array, a tile is what the `lanes` kernels compute on.  Packing picks the
+ * widest access that the layout allows: LANES x LANES transposes where classes are contiguous, plain
+ * vectors where neighbouring rows are, single elements otherwise.  Lanes without a row repeat the last
+ * one: they compute something harmless and are never stored. */
+#define GROUPS_MAX 32
+#define TILE_L1 ((ptrdiff_t)24 << 10)
+#define TILE_L2 ((ptrdiff_t)512 << 10)
+
+/* As many groups as stay in L1; of long rows up to four even so, for the sake of whole cache lines and
+ * of fewer pages where the class axis is strided. */
+FG_INLINE ptrdiff_t tile_groups(ptrdiff_t classes) {
+  const ptrdiff_t group = classes * LANES * (ptrdiff_t)sizeof(T), few = TILE_L2 / group < 4 ? TILE_L2 / group : 4;
+  ptrdiff_t g = TILE_L1 / group;
+  g = g < few ? few : g;
+  return g < 1 ? 1 : g > GROUPS_MAX ? GROUPS_MAX : g;
+}
+
+FG_INLINE const T *at(const char *p, ptrdiff_t bytes) { return (const T *)(p + bytes); }
+
+FG_INLINE void FG_NAME(pack)(const char *p, ptrdiff_t row, ptrdiff_t cls, ptrdiff_t rows, ptrdiff_t classes, T *tile) {
+  const ptrdiff_t groups = (rows + LANES - 1) / LANES, last = rows - 1;
+  if (cls == (ptrdiff_t)sizeof(T)) {
+    for (ptrdiff_t g = 0; g < groups; g++) {
+      T *to = tile + g * classes * LANES;
+      const char *from = p + g * LANES * row;
+      const ptrdiff_t here = rows - g * LANES < LANES ? rows - g * LANES : LANES;
+      V v[LANES];
+      for (ptrdiff_t c = 0; c < classes; c += LANES) {
+        const ptrdiff_t width = classes - c < LANES ? classes - c : LANES;
+        const char *line = from + c * (ptrdiff_t)sizeof(T);
+        if (here == LANES && width == LANES) {
+          for (int l = 0; l < LANES; l++) v[l] = vload(at(line, l * row));
+          vtranspose(v);
+          for (int k = 0; k < LANES; k++) vstore(to + (c + k) * LANES, v[k]);
+        } else {
+          for (int l = 0; l < LANES; l++) v[l] = vload_n(at(line, (l < here ? l : here - 1) * row), width, vset(0));
+          vtranspose(v);
+          for (int k = 0; k < LANES; k++)
+            if (k < width) vstore(to + (c + k) * LANES, v[k]);
+        }
+      }
+    }
+  } else if (row == (ptrdiff_t)sizeof(T)) {
+    const ptrdiff_t full = rows / LANES;
+    for (ptrdiff_t c = 0; c < classes; c++) {
+      const T *from = at(p, c * cls);
+      for (ptrdiff_t g = 0; g < full; g++) vstore(tile + (g * classes + c) * LANES, vload(from + g * LANES));
+      if (full < groups)
+        vstore(tile + (full * classes + c) * LANES, vload_n(from + full * LANES, rows - full * LANES, vset(from[last])));
+    }
+  } else {
+    for (ptrdiff_t r = 0; r < groups * LANES; r++) {
+      const char *from = p + (r < last ? r : last) * row;
+      T *to = tile + (r / LANES) * classes * LANES + r % LANES;
+      for (ptrdiff_t c = 0; c < classes; c++) to[c * LANES] = *at(from, c * cls);
+    }
+  }
+}
+
+/* Elements whose mask byte is 0 become `fill`; empty[row] says whether nothing was left. */
+FG_KERNEL void FG_NAME(mask_tile)(const char *w, ptrdiff_t row, ptrdiff_t cls, ptrdiff_t rows, ptrdiff_t classes, T fill,
+                                  T *tile, T *empty) {
+  const ptrdiff_t groups = (rows + LANES - 1) / LANES, last = rows - 1;
+  for (ptrdiff_t r = 0; r < groups * LANES; r++) {
+    const char *from = w + (r < last ? r : last) * row;
+    T *to = tile + (r / LANES) * classes * LANES + r % LANES;
+    int any = 0;
+    for (ptrdiff_t c = 0; c < classes; c++) {
+      int keep = from[c * cls] != 0;
+      any |= keep;
+      if (!keep) to[c * LANES] = fill;
+    }
+    empty[r] = (T)!any;
+  }
+}
+
+/* What turns a tile's number into the result: per lane, and the same for every class. */
+typedef struct {
+  V a, b;
+  VI target; /* MAP_TARGET: the class of each lane whose value is `patch` instead of its term */
+  V patch;
+} Map;
+
+enum { MAP_SCALE2, MAP_TARGET, MAP_LOG, MAP_NONE };
+
+FG_INLINE V map_apply(const int kind, V v, Map m, V factor) {
+  if (kind == MAP_SCALE2 || kind == MAP_TARGET) return vfma(v, m.a, v * m.b); /* v (a + b), two words */
+  if (kind == MAP_LOG) return vmla(v - m.a, factor, -m.b);
+  return v;
+}
+
+FG_INLINE V map_class(const int kind, const T *from, ptrdiff_t c, const Map *m, V factor) {
+  V v = vload(from + c * LANES);
+  if (kind == MAP_TARGET) v = vsel(vieq(m->target, viset((I)c)), m->patch, v);
+  return map_apply(kind, v, *m, factor);
+}
+
+FG_INLINE void unpack_as(const int kind, const T *tile, const Map *map, T factor_, char *p, ptrdiff_t row, ptrdiff_t cls,
+                         ptrdiff_t rows, ptrdiff_t classes, int stream) {
+  const ptrdiff_t groups = (rows + LANES - 1) / LANES, full = rows / LANES;
+  const V factor = vset(factor_);
+  if (cls == (ptrdiff_t)sizeof(T)) {
+    for (ptrdiff_t g = 0; g < groups; g++) {
+      const T *from = tile + g * classes * LANES;
+      char *to = p + g * LANES * row;
+      const ptrdiff_t n = rows - g * LANES < LANES ? rows - g * LANES : LANES;
+      const Map m = map[g];
+      V v[LANES];
+      for (ptrdiff_t c = 0; c < classes; c += LANES) {
+        const ptrdiff_t width = classes - c < LANES ? classes - c : LANES;
+        for (ptrdiff_t k = 0; k < LANES; k++)
+          v[k] = k < width ? map_class(kind, from, c + k, &m, factor) : vset(0);
+        vtranspose(v);
+        T *line = (T *)to + c;
+        if (n == LANES && width == LANES) {
+          for (int l = 0; l < LANES; l++) vstore((T *)((char *)line + l * row), v[l]);
+        } else if (n == LANES) {
+          for (int l = 0; l < LANES; l++) vstore_n((T *)((char *)line + l * row), v[l], width);
+        } else {
+          T lanes[LANES][LANES];
+          for (int l = 0; l < LANES; l++) vstore(lanes[l], v[l]);
+          for (ptrdiff_t l = 0; l < n; l++) vstore_n((T *)((char *)line + l * row), vload(lanes[l]), width);
+        }
+      }
+    }
+  } else if (row == (ptrdiff_t)sizeof(T)) {
+    for (ptrdiff_t c = 0; c < classes; c++) {
+      T *to = (T *)(p + c * cls);
+      const int aligned = stream && ((uintptr_t)to & (sizeof(V) - 1)) == 0;
+      if (aligned)
+        for (ptrdiff_t g = 0; g < full; g++)
+          vstream(to + g * LANES, map_class(kind, tile + g * classes * LANES, c, map + g, factor));
+      else
+        for (ptrdiff_t g = 0; g < full; g++)
+          vstore(to + g * LANES, map_class(kind, tile + g * classes * LANES, c, map + g, factor));
+      if (full < groups)
+        vstore_n(to + full * LANES, map_class(kind, tile + full * classes * LANES, c, map + full, factor),
+                 rows - full * LANES);
+    }
+  } else {
+    for (ptrdiff_t g = 0; g < groups; g++)
+      for (ptrdiff_t c = 0; c < classes; c++) {
+        T lane[LANES];
+        vstore(lane, map_class(kind, tile + g * classes * LANES, c, map + g, factor));
+        for (ptrdiff_t l = 0; l < LANES && g * LANES + l < rows; l++)
+          *(T *)(p + (g * LANES + l) * row + c * cls) = lane[l];
+      }
+  }
+}

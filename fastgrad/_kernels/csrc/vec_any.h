@@ -1,0 +1,158 @@
+/* The vector verbs in plain GNU C: 16-byte vectors, which every 64-bit machine has (SSE2, NEON, VSX ...).
+ *
+ * This is the baseline and the specification of the verbs; vec_avx2.h and vec_avx512.h say the same
+ * with intrinsics.  `+ - * /` and unary minus work on V by themselves.
+ *
+ *   V, VI, M, LANES      vector of T, of integers of the same width, mask, number of lanes
+ *   vset viset           broadcast;  vload vstore: unaligned;  viload_wide: integers from int64
+ *   vload_n vstore_n     the first n lanes, n < LANES; `fill` elsewhere; never touches what lies behind
+ *   vstream              store past the caches, 64-byte aligned address;  vfence orders such stores
+ *   vfma                 a*b + c rounded once;  vmla: a*b + c, either way
+ *   vmax                 a > b ? a : b, hence b when either is NaN
+ *   vsel visel           lane-wise m ? a : b;  vdrop: m ? 0 : a
+ *   vtruth               0 or 1 as a mask of all lanes;  vany, vfirst_true: is there, and which is, a true lane
+ *   vexponent            the low bits of t moved into the exponent field: a power of two, or +0
+ *   vtranspose           LANES vectors as a square matrix
+ *   Wide wide_*          float only: LANES sums in double; wide_split gives them back as head + tail
+ */
+#define LANES (16 / (int)sizeof(T))
+typedef T V __attribute__((vector_size(16)));
+typedef I VI __attribute__((vector_size(16)));
+typedef VI M;
+typedef double FG_WIDE __attribute__((vector_size(32)));
+
+#define FG_EACH for (int i = 0; i < LANES; i++)
+
+FG_INLINE V vset(T a) {
+  V r;
+  FG_EACH r[i] = a;
+  return r;
+}
+FG_INLINE VI viset(I a) {
+  VI r;
+  FG_EACH r[i] = a;
+  return r;
+}
+FG_INLINE V vload(const T *p) {
+  V r;
+  memcpy(&r, p, sizeof r);
+  return r;
+}
+FG_INLINE VI viload_wide(const int64_t *p) {
+  VI r;
+  FG_EACH r[i] = (I)p[i];
+  return r;
+}
+FG_INLINE void vstore(T *p, V a) { memcpy(p, &a, sizeof a); }
+FG_INLINE V vload_n(const T *p, ptrdiff_t n, V fill) {
+  T lane[LANES];
+  vstore(lane, fill);
+  for (ptrdiff_t i = 0; i < n; i++) lane[i] = p[i];
+  return vload(lane);
+}
+FG_INLINE void vstore_n(T *p, V a, ptrdiff_t n) {
+  T lane[LANES];
+  vstore(lane, a);
+  for (ptrdiff_t i = 0; i < n; i++) p[i] = lane[i];
+}
+#if FG_X86
+FG_INLINE void vstream(T *p, V a) { _mm_stream_si128((__m128i *)p, (__m128i)a); }
+FG_INLINE void vfence(void) { _mm_sfence(); }
+#else
+FG_INLINE void vstream(T *p, V a) { vstore(p, a); }
+FG_INLINE void vfence(void) {}
+#endif
+
+FG_INLINE V vsel(M m, V a, V b) { return (V)(((VI)a & m) | ((VI)b & ~m)); }
+FG_INLINE VI visel(M m, VI a, VI b) { return (a & m) | (b & ~m); }
+FG_INLINE M vtruth(int yes) { return viset(-(I)yes); }
+FG_INLINE V vdrop(M m, V a) { return (V)((VI)a & ~m); }
+FG_INLINE M vlt(V a, V b) { return (M)(a < b); }
+FG_INLINE M veq(V a, V b) { return (M)(a == b); }
+FG_INLINE M vieq(VI a, VI b) { return (M)(a == b); }
+FG_INLINE V vabs(V a) { return (V)((VI)a & ~(VI)(-vset(0))); }
+FG_INLINE V vmax(V a, V b) { return vsel(vlt(b, a), a, b); }
+
+#if defined(__aarch64__) || defined(__powerpc64__)
+FG_INLINE V vfma(V a, V b, V c) {
+  V r;
+#if FG_DOUBLE
+  FG_EACH r[i] = __builtin_fma(a[i], b[i], c[i]);
+#else
+  FG_EACH r[i] = __builtin_fmaf(a[i], b[i], c[i]);
+#endif
+  return r;
+}
+FG_INLINE V vmla(V a, V b, V c) { return vfma(a, b, c); }
+#elif FG_DOUBLE
+/* No FMA below AVX2.  Dekker's product and Knuth's sum give a*b + c to within 2^-52 of its last bit,
+ * which is as good as one rounding here; the splits cannot overflow for the magnitudes of exp.inc.h. */
+FG_INLINE V vfma(V a, V b, V c) {
+  const VI high = viset(~(I)0x7ffffff);
+  V a1 = (V)((VI)a & high), a2 = a - a1, b1 = (V)((VI)b & high), b2 = b - b1;
+  V p = a * b, err = ((a1 * b1 - p) + a1 * b2 + a2 * b1) + a2 * b2;
+  V s = p + c, t = s - p;
+  return s + (((p - (s - t)) + (c - t)) + err);
+}
+FG_INLINE V vmla(V a, V b, V c) { return a * b + c; }
+#else
+FG_INLINE V vfma(V a, V b, V c) {
+  FG_WIDE r = __builtin_convertvector(a, FG_WIDE) * __builtin_convertvector(b, FG_WIDE) + __builtin_convertvector(c, FG_WIDE);
+  return __builtin_convertvector(r, V);
+}
+FG_INLINE V vmla(V a, V b, V c) { return a * b + c; }
+#endif
+
+FG_INLINE V vexponent(V t) { return (V)((VI)t << MANTISSA); }
+
+#if FG_X86 /* GCC 12 fails on the loops below for SSE2 doubles */
+#if FG_DOUBLE
+FG_INLINE int vmask(M m) { return _mm_movemask_pd((__m128d)m); }
+#else
+FG_INLINE int vmask(M m) { return _mm_movemask_ps((__m128)m); }
+#endif
+#else
+FG_INLINE int vmask(M m) {
+  int bits = 0;
+  FG_EACH bits |= (m[i] & 1) << i;
+  return bits;
+}
+#endif
+FG_INLINE int vany(M m) { return vmask(m) != 0; }
+FG_INLINE ptrdiff_t vfirst_true(M m) { return __builtin_ctz((unsigned)vmask(m)); }
+FG_INLINE T vreduce_max(V a) {
+  T m = a[0];
+  FG_EACH m = m > a[i] ? m : a[i];
+  return m;
+}
+FG_INLINE void vtranspose(V v[LANES]) {
+  T a[LANES][LANES], b[LANES][LANES];
+  memcpy(a, v, sizeof a);
+  FG_EACH for (int k = 0; k < LANES; k++) b[i][k] = a[k][i];
+  memcpy(v, b, sizeof b);
+}
+
+#if !FG_DOUBLE
+typedef double VD __attribute__((vector_size(16))); /* FG_WIDE itself has no fixed calling convention */
+typedef struct {
+  VD part[2];
+} Wide;
+FG_INLINE Wide wide_start(void) { return (Wide){{{0, 0}, {0, 0}}}; }
+FG_INLINE void wide_add(Wide *w, V v) {
+  const FG_WIDE d = __builtin_convertvector(v, FG_WIDE);
+  VD part[2];
+  memcpy(part, &d, sizeof part);
+  w->part[0] += part[0];
+  w->part[1] += part[1];
+}
+FG_INLINE void wide_split(const Wide *w, V *h, V *l) {
+  FG_WIDE d;
+  memcpy(&d, w->part, sizeof d);
+  *h = __builtin_convertvector(d, V);
+  *l = __builtin_convertvector(d - __builtin_convertvector(*h, FG_WIDE), V);
+}
+FG_INLINE double wide_total(const Wide *w) {
+  const VD s = w->part[0] + w->part[1];
+  return s[0] + s[1];
+}
+#endif

@@ -1,0 +1,119 @@
+/* The vector verbs for AVX2 with FMA, one precision: see vec_any.h for what each verb means. */
+#define LANES (32 / (int)sizeof(T))
+typedef T V __attribute__((vector_size(32)));
+typedef I VI __attribute__((vector_size(32)));
+typedef VI M;
+
+#if FG_DOUBLE
+#define FG_PS(name) _mm256_##name##_pd
+#define FG_EPI(name) _mm256_##name##_epi64
+typedef __m256d FG_VREG;
+FG_INLINE VI viset(I a) { return (VI)_mm256_set1_epi64x(a); }
+FG_INLINE M v_first(ptrdiff_t n) { return (M)_mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3)); }
+#else
+#define FG_PS(name) _mm256_##name##_ps
+#define FG_EPI(name) _mm256_##name##_epi32
+typedef __m256 FG_VREG;
+FG_INLINE VI viset(I a) { return (VI)_mm256_set1_epi32(a); }
+FG_INLINE M v_first(ptrdiff_t n) {
+  return (M)_mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+#endif
+
+FG_INLINE V vset(T a) { return (V)FG_PS(set1)(a); }
+FG_INLINE V vload(const T *p) { return (V)FG_PS(loadu)(p); }
+#if FG_DOUBLE
+FG_INLINE VI viload_wide(const int64_t *p) { return (VI)_mm256_loadu_si256((const __m256i *)p); }
+#else
+FG_INLINE VI viload_wide(const int64_t *p) {
+  VI r;
+  for (int i = 0; i < LANES; i++) r[i] = (I)p[i];
+  return r;
+}
+#endif
+FG_INLINE V vsel(M m, V a, V b) { return (V)FG_PS(blendv)((FG_VREG)b, (FG_VREG)a, (FG_VREG)m); }
+FG_INLINE VI visel(M m, VI a, VI b) { return (VI)_mm256_blendv_epi8((__m256i)b, (__m256i)a, (__m256i)m); }
+FG_INLINE V vload_n(const T *p, ptrdiff_t n, V fill) {
+  M m = v_first(n);
+  return vsel(m, (V)FG_PS(maskload)(p, (__m256i)m), fill);
+}
+FG_INLINE void vstore(T *p, V a) { FG_PS(storeu)(p, (FG_VREG)a); }
+FG_INLINE void vstore_n(T *p, V a, ptrdiff_t n) { FG_PS(maskstore)(p, (__m256i)v_first(n), (FG_VREG)a); }
+FG_INLINE void vstream(T *p, V a) { FG_PS(stream)(p, (FG_VREG)a); }
+FG_INLINE void vfence(void) { _mm_sfence(); }
+
+FG_INLINE V vfma(V a, V b, V c) { return (V)FG_PS(fmadd)((FG_VREG)a, (FG_VREG)b, (FG_VREG)c); }
+FG_INLINE V vmla(V a, V b, V c) { return vfma(a, b, c); }
+FG_INLINE V vmax(V a, V b) { return (V)FG_PS(max)((FG_VREG)a, (FG_VREG)b); }
+FG_INLINE V vabs(V a) { return (V)FG_PS(andnot)(FG_PS(set1)((T)-0.0), (FG_VREG)a); }
+
+FG_INLINE M vlt(V a, V b) { return (M)(a < b); }
+FG_INLINE M veq(V a, V b) { return (M)(a == b); }
+FG_INLINE M vieq(VI a, VI b) { return (M)(a == b); }
+FG_INLINE M vtruth(int yes) { return viset(-(I)yes); }
+FG_INLINE V vdrop(M m, V a) { return (V)FG_PS(andnot)((FG_VREG)m, (FG_VREG)a); }
+FG_INLINE int vany(M m) { return FG_PS(movemask)((FG_VREG)m) != 0; }
+FG_INLINE ptrdiff_t vfirst_true(M m) { return __builtin_ctz((unsigned)FG_PS(movemask)((FG_VREG)m)); }
+
+FG_INLINE V vexponent(V t) { return (V)FG_EPI(slli)((__m256i)t, MANTISSA); }
+
+FG_INLINE T vreduce_max(V a) {
+  T lane[LANES];
+  vstore(lane, a);
+  T m = lane[0];
+  for (int i = 1; i < LANES; i++) m = m > lane[i] ? m : lane[i];
+  return m;
+}
+
+FG_INLINE void vtranspose(V v[LANES]) {
+#if FG_DOUBLE
+  __m256d a[4];
+  for (int i = 0; i < 4; i += 2) {
+    a[i] = _mm256_unpacklo_pd((__m256d)v[i], (__m256d)v[i + 1]);
+    a[i + 1] = _mm256_unpackhi_pd((__m256d)v[i], (__m256d)v[i + 1]);
+  }
+  for (int j = 0; j < 2; j++) {
+    v[j] = (V)_mm256_permute2f128_pd(a[j], a[j + 2], 0x20);
+    v[j + 2] = (V)_mm256_permute2f128_pd(a[j], a[j + 2], 0x31);
+  }
+#else
+  __m256 a[8], b[8];
+  for (int i = 0; i < 8; i += 2) {
+    a[i] = _mm256_unpacklo_ps((__m256)v[i], (__m256)v[i + 1]);
+    a[i + 1] = _mm256_unpackhi_ps((__m256)v[i], (__m256)v[i + 1]);
+  }
+  for (int i = 0; i < 8; i += 4)
+    for (int j = 0; j < 2; j++) {
+      b[i + 2 * j] = _mm256_shuffle_ps(a[i + j], a[i + j + 2], 0x44);
+      b[i + 2 * j + 1] = _mm256_shuffle_ps(a[i + j], a[i + j + 2], 0xee);
+    }
+  for (int k = 0; k < 4; k++) {
+    v[k] = (V)_mm256_permute2f128_ps(b[k], b[k + 4], 0x20);
+    v[k + 4] = (V)_mm256_permute2f128_ps(b[k], b[k + 4], 0x31);
+  }
+#endif
+}
+
+#if !FG_DOUBLE
+typedef struct {
+  __m256d a, b;
+} Wide;
+FG_INLINE __m128 low_half(V v) { return _mm256_castps256_ps128((__m256)v); }
+FG_INLINE __m128 high_half(V v) { return _mm256_extractf128_ps((__m256)v, 1); }
+FG_INLINE V both_halves(__m128 a, __m128 b) { return (V)_mm256_insertf128_ps(_mm256_castps128_ps256(a), b, 1); }
+FG_INLINE Wide wide_start(void) { return (Wide){_mm256_setzero_pd(), _mm256_setzero_pd()}; }
+FG_INLINE void wide_add(Wide *w, V v) {
+  w->a = _mm256_add_pd(w->a, _mm256_cvtps_pd(low_half(v)));
+  w->b = _mm256_add_pd(w->b, _mm256_cvtps_pd(high_half(v)));
+}
+FG_INLINE void wide_split(const Wide *w, V *h, V *l) {
+  *h = both_halves(_mm256_cvtpd_ps(w->a), _mm256_cvtpd_ps(w->b));
+  *l = both_halves(_mm256_cvtpd_ps(_mm256_sub_pd(w->a, _mm256_cvtps_pd(low_half(*h)))),
+                   _mm256_cvtpd_ps(_mm256_sub_pd(w->b, _mm256_cvtps_pd(high_half(*h)))));
+}
+FG_INLINE double wide_total(const Wide *w) {
+  const __m256d s = _mm256_add_pd(w->a, w->b);
+  const __m128d t = _mm_add_pd(_mm256_castpd256_pd128(s), _mm256_extractf128_pd(s, 1));
+  return t[0] + t[1];
+}
+#endif

@@ -1,0 +1,118 @@
+/* The vector verbs for AVX-512 (F, DQ, BW, VL), one precision: see vec_any.h for what each verb means. */
+#define LANES (64 / (int)sizeof(T))
+typedef T V __attribute__((vector_size(64)));
+typedef I VI __attribute__((vector_size(64)));
+
+#if FG_DOUBLE
+typedef __mmask8 M;
+#define FG_PS(name) _mm512_##name##_pd
+#define FG_EPI(name) _mm512_##name##_epi64
+#define FG_CMP_EPI _mm512_cmp_epi64_mask
+#define FG_CMP_PS _mm512_cmp_pd_mask
+typedef __m512d FG_VREG;
+#else
+typedef __mmask16 M;
+#define FG_PS(name) _mm512_##name##_ps
+#define FG_EPI(name) _mm512_##name##_epi32
+#define FG_CMP_EPI _mm512_cmp_epi32_mask
+#define FG_CMP_PS _mm512_cmp_ps_mask
+typedef __m512 FG_VREG;
+#endif
+
+FG_INLINE M v_first(ptrdiff_t n) { return (M)((1u << n) - 1u); }
+
+FG_INLINE V vset(T a) { return (V)FG_PS(set1)(a); }
+FG_INLINE VI viset(I a) { return (VI)FG_EPI(set1)(a); }
+FG_INLINE V vload(const T *p) { return (V)FG_PS(loadu)(p); }
+#if FG_DOUBLE
+FG_INLINE VI viload_wide(const int64_t *p) { return (VI)_mm512_loadu_si512(p); }
+#else
+FG_INLINE VI viload_wide(const int64_t *p) {
+  const __m256i a = _mm512_cvtepi64_epi32(_mm512_loadu_si512(p)), b = _mm512_cvtepi64_epi32(_mm512_loadu_si512(p + 8));
+  return (VI)_mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1);
+}
+#endif
+FG_INLINE V vload_n(const T *p, ptrdiff_t n, V fill) { return (V)FG_PS(mask_loadu)((FG_VREG)fill, v_first(n), p); }
+FG_INLINE void vstore(T *p, V a) { FG_PS(storeu)(p, (FG_VREG)a); }
+FG_INLINE void vstore_n(T *p, V a, ptrdiff_t n) { FG_PS(mask_storeu)(p, v_first(n), (FG_VREG)a); }
+FG_INLINE void vstream(T *p, V a) { FG_PS(stream)(p, (FG_VREG)a); }
+FG_INLINE void vfence(void) { _mm_sfence(); }
+
+FG_INLINE V vfma(V a, V b, V c) { return (V)FG_PS(fmadd)((FG_VREG)a, (FG_VREG)b, (FG_VREG)c); }
+FG_INLINE V vmla(V a, V b, V c) { return vfma(a, b, c); }
+FG_INLINE V vmax(V a, V b) { return (V)FG_PS(max)((FG_VREG)a, (FG_VREG)b); }
+FG_INLINE V vabs(V a) { return (V)FG_PS(abs)((FG_VREG)a); }
+
+FG_INLINE M vlt(V a, V b) { return FG_CMP_PS((FG_VREG)a, (FG_VREG)b, _CMP_LT_OQ); }
+FG_INLINE M veq(V a, V b) { return FG_CMP_PS((FG_VREG)a, (FG_VREG)b, _CMP_EQ_OQ); }
+FG_INLINE M vieq(VI a, VI b) { return FG_CMP_EPI((__m512i)a, (__m512i)b, _MM_CMPINT_EQ); }
+FG_INLINE V vsel(M m, V a, V b) { return (V)FG_PS(mask_blend)(m, (FG_VREG)b, (FG_VREG)a); }
+FG_INLINE VI visel(M m, VI a, VI b) { return (VI)FG_EPI(mask_blend)(m, (__m512i)b, (__m512i)a); }
+FG_INLINE M vtruth(int yes) { return (M)-yes; }
+FG_INLINE V vdrop(M m, V a) { return (V)FG_PS(maskz_mov)((M)~m, (FG_VREG)a); }
+FG_INLINE int vany(M m) { return m != 0; }
+FG_INLINE ptrdiff_t vfirst_true(M m) { return __builtin_ctz((unsigned)m); }
+
+FG_INLINE V vexponent(V t) { return (V)FG_EPI(slli)((__m512i)t, MANTISSA); }
+FG_INLINE T vreduce_max(V a) { return FG_PS(reduce_max)((FG_VREG)a); }
+
+FG_INLINE void vtranspose(V v[LANES]) {
+#if FG_DOUBLE
+  __m512d a[8], b[8];
+  for (int i = 0; i < 8; i += 2) {
+    a[i] = _mm512_unpacklo_pd((__m512d)v[i], (__m512d)v[i + 1]);
+    a[i + 1] = _mm512_unpackhi_pd((__m512d)v[i], (__m512d)v[i + 1]);
+  }
+  for (int i = 0; i < 8; i += 4)
+    for (int j = 0; j < 2; j++) {
+      b[i + j] = _mm512_shuffle_f64x2(a[i + j], a[i + j + 2], 0x88);
+      b[i + j + 2] = _mm512_shuffle_f64x2(a[i + j], a[i + j + 2], 0xdd);
+    }
+  for (int j = 0; j < 4; j++) {
+    v[j] = (V)_mm512_shuffle_f64x2(b[j], b[j + 4], 0x88);
+    v[j + 4] = (V)_mm512_shuffle_f64x2(b[j], b[j + 4], 0xdd);
+  }
+#else
+  __m512 a[16];
+  __m512d b[16];
+  for (int i = 0; i < 16; i += 2) {
+    a[i] = _mm512_unpacklo_ps((__m512)v[i], (__m512)v[i + 1]);
+    a[i + 1] = _mm512_unpackhi_ps((__m512)v[i], (__m512)v[i + 1]);
+  }
+  for (int i = 0; i < 16; i += 4)
+    for (int j = 0; j < 2; j++) {
+      __m512d lo = _mm512_castps_pd(a[i + j]), hi = _mm512_castps_pd(a[i + j + 2]);
+      b[i + 2 * j] = _mm512_unpacklo_pd(lo, hi);
+      b[i + 2 * j + 1] = _mm512_unpackhi_pd(lo, hi);
+    }
+  /* b[i + k] now holds column k (mod 4) of rows i..i+3 in each 128-bit part; swap the parts. */
+  for (int k = 0; k < 4; k++) {
+    __m512d p = _mm512_shuffle_f64x2(b[k], b[k + 4], 0x88), q = _mm512_shuffle_f64x2(b[k], b[k + 4], 0xdd);
+    __m512d r = _mm512_shuffle_f64x2(b[k + 8], b[k + 12], 0x88), s = _mm512_shuffle_f64x2(b[k + 8], b[k + 12], 0xdd);
+    v[k] = (V)_mm512_shuffle_f64x2(p, r, 0x88);
+    v[k + 8] = (V)_mm512_shuffle_f64x2(p, r, 0xdd);
+    v[k + 4] = (V)_mm512_shuffle_f64x2(q, s, 0x88);
+    v[k + 12] = (V)_mm512_shuffle_f64x2(q, s, 0xdd);
+  }
+#endif
+}
+
+#if !FG_DOUBLE
+typedef struct {
+  __m512d a, b;
+} Wide;
+FG_INLINE __m256 low_half(V v) { return _mm512_castps512_ps256((__m512)v); }
+FG_INLINE __m256 high_half(V v) { return _mm512_extractf32x8_ps((__m512)v, 1); }
+FG_INLINE V both_halves(__m256 a, __m256 b) { return (V)_mm512_insertf32x8(_mm512_castps256_ps512(a), b, 1); }
+FG_INLINE Wide wide_start(void) { return (Wide){_mm512_setzero_pd(), _mm512_setzero_pd()}; }
+FG_INLINE void wide_add(Wide *w, V v) {
+  w->a = _mm512_add_pd(w->a, _mm512_cvtps_pd(low_half(v)));
+  w->b = _mm512_add_pd(w->b, _mm512_cvtps_pd(high_half(v)));
+}
+FG_INLINE void wide_split(const Wide *w, V *h, V *l) {
+  *h = both_halves(_mm512_cvtpd_ps(w->a), _mm512_cvtpd_ps(w->b));
+  *l = both_halves(_mm512_cvtpd_ps(_mm512_sub_pd(w->a, _mm512_cvtps_pd(low_half(*h)))),
+                   _mm512_cvtpd_ps(_mm512_sub_pd(w->b, _mm512_cvtps_pd(high_half(*h)))));
+}
+FG_INLINE double wide_total(const Wide *w) { return _mm512_reduce_add_pd(_mm512_add_pd(w->a, w->b)); }
+#endif

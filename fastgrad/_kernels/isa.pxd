@@ -1,0 +1,56 @@
+from libc.stdint cimport int64_t
+
+cdef extern from "fastgrad.h" nogil:
+    ctypedef struct fg_run:
+        Py_ssize_t rows, classes
+        const char *x
+        Py_ssize_t x_row, x_class
+        char *out
+        Py_ssize_t out_row, out_class
+        const char *g
+        Py_ssize_t g_row, g_class
+        const char *where
+        Py_ssize_t where_row, where_class
+        char *value
+        Py_ssize_t value_row
+        char *sign
+        Py_ssize_t sign_row
+        const char *alpha
+        Py_ssize_t alpha_row
+        const int64_t *target
+        double scale
+        double log2e[2]
+        double inv_temperature
+        void *scratch
+        int stream
+    ctypedef void (*fg_kernel)(const fg_run *) noexcept nogil
+    ctypedef void (*fg_elementwise)(const void *, void *, Py_ssize_t) noexcept nogil
+    enum:
+        FG_ROWS
+        FG_LANES
+        FG_SOFTMAX
+        FG_LOG_SOFTMAX
+        FG_LOGSUMEXP
+        FG_LOGSUMEXP_WEIGHTED
+        FG_CROSS_ENTROPY
+        FG_CROSS_ENTROPY_GRAD
+        FG_PULL_SOFTMAX
+        FG_PULL_LOG_SOFTMAX
+        FG_PUSH_LOG_SOFTMAX
+        FG_PUSH_LOGSUMEXP
+        FG_LANES_MAX_SOFTMAX
+        FG_LANES_MAX_CONTIGUOUS
+        FG_LANES_MAX
+    ctypedef struct fg_precision:
+        fg_kernel kernel[10][2]
+        fg_elementwise exp2, log, log1p
+        Py_ssize_t (*scratch_bytes)(Py_ssize_t, int) noexcept nogil
+        void (*total)(const void *, Py_ssize_t, double *) noexcept nogil
+        Py_ssize_t (*count_outside)(const int64_t *, Py_ssize_t, int64_t) noexcept nogil
+    ctypedef struct fg_table:
+        const char *name
+        const fg_precision *f32
+        const fg_precision *f64
+    int fg_available(const fg_table **)
+
+cdef const fg_table *active() noexcept nogil

@@ -1,0 +1,36 @@
+cimport numpy as cnp
+from libc.stdint cimport int64_t
+
+from fastgrad._kernels.isa cimport fg_kernel, fg_precision, fg_run
+
+cdef enum:  # operands
+    X, OUT, G, WHERE, VALUE, SIGN, ALPHA, TARGET, OPERANDS
+
+cdef enum:
+    DIMS = 64  # NPY_MAXDIMS
+    UNSIGNED = 16
+
+# The rows of a call, after sorting and merging the axes; an operand that is absent has data NULL.
+cdef struct Plan:
+    int dims
+    Py_ssize_t shape[DIMS]
+    Py_ssize_t step[OPERANDS][DIMS]
+    char *data[OPERANDS]
+    Py_ssize_t rows
+    int target_type         # see integer_type
+    int64_t ignore        # the target value that becomes -1
+    bint sum_values         # reduce `value` instead of storing it
+    double total[2]         # that sum, head and tail
+    fg_run run              # what is the same for every run of rows
+    const fg_precision *precision
+    fg_kernel kernel
+    int style
+    Py_ssize_t item
+
+cdef void plan_begin(Plan *plan, cnp.ndarray x, int axis) noexcept
+cdef void plan_full(Plan *plan, int which, cnp.ndarray a, int axis) noexcept
+cdef void plan_rowwise(Plan *plan, int which, cnp.ndarray a, int axis, int ndim) noexcept
+cdef int plan_run(Plan *plan, int kernel) except -1
+cdef int integer_type(cnp.ndarray a) noexcept
+cdef double temperature(Plan *plan, double t) noexcept
+cdef void widen(const char *p, Py_ssize_t step, Py_ssize_t n, int type, int64_t *out) noexcept nogil

@@ -1,0 +1,504 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: freethreading_compatible=True
+"""The driver of every kernel that works on rows.
+
+A call is a Plan: the axes other than the class axis, sorted by the strides of x (largest first) and
+merged where all operands allow it.  Rows are numbered in that order and cut into slabs; a slab is cut
+into one stretch per thread, a stretch into runs of equally spaced rows, which is what a C kernel takes.
+None of these cuts changes a bit of a row's result.
+
+The sum of the values of all rows is taken over blocks of REDUCE rows, whatever the slabs and threads, and
+the blocks are added in order, in two words: the same bits for every number of threads.
+
+Between slabs the GIL is taken and signals are looked at, so that Ctrl-C ends a long call.
+"""
+from cython.parallel cimport prange
+from libc.stdint cimport (
+    int8_t,
+    int16_t,
+    int32_t,
+    int64_t,
+    uint8_t,
+    uint16_t,
+    uint32_t,
+    uintptr_t,
+)
+from libc.stdlib cimport free, malloc
+
+cimport numpy as cnp
+
+from fastgrad._kernels.isa cimport (
+    FG_LANES,
+    FG_LANES_MAX,
+    FG_LANES_MAX_CONTIGUOUS,
+    FG_LANES_MAX_SOFTMAX,
+    FG_LOGSUMEXP_WEIGHTED,
+    FG_ROWS,
+    FG_SOFTMAX,
+    active,
+    fg_run,
+)
+
+
+cdef extern from "threads.h" nogil:
+    int fg_openmp()
+    int fg_max_threads()
+    const char *fg_compiler()
+
+cdef extern from "Python.h":
+    int PyErr_CheckSignals() except -1
+
+cnp.import_array()
+
+cdef enum:
+    REDUCE = 4096                 # rows of a block of the sum
+    SLAB_ROWS = 65536             # a multiple of REDUCE; bounds the buffers for targets and values
+    SLAB_ELEMENTS = 1 << 23       # per thread: some 5 ms of work, 50 at the slowest
+    ELEMENTS_PER_THREAD = 1 << 16  # less does not pay a second thread
+    KEEP_GIL_BELOW = 1 << 12      # elements: releasing it costs more than such a call
+    STREAM_BYTES = 4 << 20        # results larger than this leave the caches anyway: store past them
+
+cdef int _threads = fg_max_threads()
+cdef bint _forked = False
+
+
+cdef int _allowed() noexcept:
+    return 1 if _forked else min(_threads, fg_max_threads())
+
+
+def set_threads(int n):
+    global _threads
+    _threads = n
+
+
+def get_setting():
+    return _threads
+
+
+def get_threads():
+    """Threads that a large call would use now."""
+    return _allowed()
+
+
+def forbid_threads():
+    """One thread from now on; for a forked child."""
+    global _forked
+    _forked = True
+
+
+def build_info():
+    """Compiler and OpenMP version (0 without it) of this build."""
+    return fg_compiler().decode(), fg_openmp()
+
+
+# ---- planning ---------------------------------------------------------------------------------
+
+
+cdef void plan_begin(Plan *plan, cnp.ndarray x, int axis) noexcept:
+    cdef int i
+    for i in range(OPERANDS):
+        plan.data[i] = NULL
+    plan.dims = 0
+    plan.rows = 1
+    plan.sum_values = False
+    plan.ignore = -1
+    plan.item = cnp.PyArray_ITEMSIZE(x)
+    plan.precision = active().f32 if plan.item == 4 else active().f64
+    for i in range(cnp.PyArray_NDIM(x)):
+        if i != axis:
+            plan.shape[plan.dims] = cnp.PyArray_DIM(x, i)
+            plan.rows *= plan.shape[plan.dims]
+            plan.dims += 1
+    plan.run.classes = cnp.PyArray_DIM(x, axis)
+    plan.run.scale = 1.0
+    plan.run.out = NULL
+    plan.run.g = NULL
+    plan.run.where = NULL
+    plan.run.value = NULL
+    plan.run.sign = NULL
+    plan.run.alpha = NULL
+    plan.run.target = NULL
+    plan.run.stream = 0
+    temperature(plan, 1.0)
+    plan_full(plan, X, x, axis)
+
+
+cdef double temperature(Plan *plan, double t) noexcept:
+    """Set log2(e) / t in two words: the division then costs no accuracy and no time."""
+    # log2(e) is high + low to 107 bits; each quotient is corrected by its remainder.
+    cdef double high = 1.4426950408889634, low = 2.0355273740931033e-17
+    cdef double q = high / t
+    plan.run.log2e[0] = q
+    plan.run.log2e[1] = low if t == 1.0 else (_remainder(high, q, t) + low) / t
+    plan.run.inv_temperature = 1.0 / t
+    return t
+
+
+cdef double _remainder(double a, double q, double t) noexcept:
+    """a - q t by Dekker's product."""
+    cdef double c = 134217729.0 * q, d = 134217729.0 * t
+    cdef double q1 = c - (c - q), t1 = d - (d - t)
+    cdef double q2 = q - q1, t2 = t - t1, p = q * t
+    return (a - p) - (((q1 * t1 - p) + q1 * t2 + q2 * t1) + q2 * t2)
+
+
+cdef void plan_full(Plan *plan, int which, cnp.ndarray a, int axis) noexcept:
+    """An operand with the shape of x."""
+    cdef int i, d = 0
+    cdef Py_ssize_t step = cnp.PyArray_STRIDE(a, axis)
+    plan.data[which] = <char *>cnp.PyArray_DATA(a)
+    for i in range(cnp.PyArray_NDIM(a)):
+        if i != axis:
+            plan.step[which][d] = cnp.PyArray_STRIDE(a, i)
+            d += 1
+    # The stride of an axis of one element means nothing; this one keeps C = 1 on the fast paths.
+    if cnp.PyArray_DIM(a, axis) == 1:
+        step = cnp.PyArray_ITEMSIZE(a)
+    if which == X:
+        plan.run.x_class = step
+    elif which == OUT:
+        plan.run.out_class = step
+    elif which == G:
+        plan.run.g_class = step
+    elif which == WHERE:
+        plan.run.where_class = step
+
+
+cdef void plan_rowwise(Plan *plan, int which, cnp.ndarray a, int axis, int ndim) noexcept:
+    """An operand with one element per row; `axis` is there too if a has all ndim axes (keepdims)."""
+    cdef int i, d = 0
+    plan.data[which] = <char *>cnp.PyArray_DATA(a)
+    for i in range(cnp.PyArray_NDIM(a)):
+        if i != axis or cnp.PyArray_NDIM(a) < ndim:
+            plan.step[which][d] = cnp.PyArray_STRIDE(a, i)
+            d += 1
+    if which == TARGET:
+        plan.target_type = integer_type(a)
+
+
+cdef void _swap_dims(Plan *plan, int i, int j) noexcept:
+    cdef int k
+    plan.shape[i], plan.shape[j] = plan.shape[j], plan.shape[i]
+    for k in range(OPERANDS):
+        if plan.data[k] != NULL:
+            plan.step[k][i], plan.step[k][j] = plan.step[k][j], plan.step[k][i]
+
+
+cdef bint _outer_before(Plan *plan, int i, int j) noexcept:
+    """Should axis i lie outside axis j?  By the stride of x; a broadcast axis (stride 0) outermost."""
+    cdef Py_ssize_t a = plan.step[X][i], b = plan.step[X][j]
+    a = -a if a < 0 else a
+    b = -b if b < 0 else b
+    return b != 0 and (a == 0 or a > b)
+
+
+cdef bint _mergeable(Plan *plan, int outer, int inner) noexcept:
+    cdef int k
+    for k in range(OPERANDS):
+        if plan.data[k] != NULL:
+            if plan.step[k][outer] != plan.step[k][inner] * plan.shape[inner]:
+                return False
+    return True
+
+
+cdef void _order_and_merge(Plan *plan) noexcept:
+    cdef int i, j, k, n = 0
+    for i in range(plan.dims):
+        if plan.shape[i] != 1:
+            if i != n:
+                _swap_dims(plan, i, n)
+            n += 1
+    for i in range(1, n):
+        j = i
+        while j > 0 and _outer_before(plan, j, j - 1):
+            _swap_dims(plan, j, j - 1)
+            j -= 1
+    plan.dims = n
+    i = n - 1
+    while i > 0:
+        if _mergeable(plan, i - 1, i):
+            plan.shape[i - 1] *= plan.shape[i]
+            for k in range(OPERANDS):
+                if plan.data[k] != NULL:
+                    plan.step[k][i - 1] = plan.step[k][i]
+            for j in range(i, plan.dims - 1):
+                _swap_dims(plan, j, j + 1)
+            plan.dims -= 1
+        i -= 1
+    if plan.dims == 0:
+        plan.dims = 1
+        plan.shape[0] = 1
+        for k in range(OPERANDS):
+            plan.step[k][0] = plan.item
+
+
+# ---- running ----------------------------------------------------------------------------------
+
+
+cdef void _stretch(
+    const Plan *plan,
+    Py_ssize_t begin,
+    Py_ssize_t end,
+    const int64_t *target,
+    char *value,
+    void *scratch,
+) noexcept nogil:
+    """Rows [begin, end); `target` and `value`, where given, are contiguous and start at `begin`."""
+    cdef fg_run run = plan.run
+    cdef Py_ssize_t index[DIMS]
+    cdef Py_ssize_t rest = begin, n, done = begin
+    cdef char *at[OPERANDS]
+    cdef int last = plan.dims - 1, d, k
+    for d in range(last, -1, -1):
+        index[d] = rest % plan.shape[d]
+        rest //= plan.shape[d]
+    run.scratch = scratch
+    run.x_row = plan.step[X][last]
+    run.out_row = plan.step[OUT][last]
+    run.g_row = plan.step[G][last]
+    run.where_row = plan.step[WHERE][last]
+    run.value_row = plan.item if value != NULL else plan.step[VALUE][last]
+    run.sign_row = plan.step[SIGN][last]
+    run.alpha_row = plan.step[ALPHA][last]
+    while done < end:
+        n = plan.shape[last] - index[last]
+        if n > end - done:
+            n = end - done
+        for k in range(OPERANDS):
+            at[k] = plan.data[k]
+            if at[k] != NULL:
+                for d in range(last + 1):
+                    at[k] += index[d] * plan.step[k][d]
+        run.rows = n
+        run.x = at[X]
+        run.out = at[OUT]
+        run.g = at[G]
+        run.where = at[WHERE]
+        run.sign = at[SIGN]
+        run.alpha = at[ALPHA]
+        run.value = at[VALUE] if value == NULL else value + (done - begin) * plan.item
+        if target != NULL:
+            run.target = target + (done - begin)
+        plan.kernel(&run)
+        done += n
+        index[last] = 0
+        d = last - 1
+        while d >= 0:
+            index[d] += 1
+            if index[d] < plan.shape[d]:
+                break
+            index[d] = 0
+            d -= 1
+
+
+cdef void _widen_targets(
+    const Plan *plan, Py_ssize_t begin, Py_ssize_t end, int64_t *out
+) noexcept nogil:
+    """Targets of rows [begin, end) as int64, -1 where ignored."""
+    cdef Py_ssize_t index[DIMS]
+    cdef Py_ssize_t rest = begin, n, done = begin, i
+    cdef const char *p
+    cdef int last = plan.dims - 1, d
+    for d in range(last, -1, -1):
+        index[d] = rest % plan.shape[d]
+        rest //= plan.shape[d]
+    while done < end:
+        n = plan.shape[last] - index[last]
+        if n > end - done:
+            n = end - done
+        p = plan.data[TARGET]
+        for d in range(last + 1):
+            p += index[d] * plan.step[TARGET][d]
+        widen(p, plan.step[TARGET][last], n, plan.target_type, out + (done - begin))
+        done += n
+        index[last] = 0
+        d = last - 1
+        while d >= 0:
+            index[d] += 1
+            if index[d] < plan.shape[d]:
+                break
+            index[d] = 0
+            d -= 1
+    if plan.ignore != -1:
+        for i in range(end - begin):
+            out[i] = -1 if out[i] == plan.ignore else out[i]
+
+
+ctypedef fused integer:
+    int8_t
+    uint8_t
+    int16_t
+    uint16_t
+    int32_t
+    uint32_t
+    int64_t
+
+
+cdef void _widen(const integer *p, Py_ssize_t step, Py_ssize_t n, int64_t *out) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef const char *at = <const char *>p
+    for i in range(n):
+        out[i] = (<const integer *>(at + i * step))[0]
+
+
+cdef int integer_type(cnp.ndarray a) noexcept:
+    """Size of an integer or bool dtype, plus UNSIGNED."""
+    cdef int type = cnp.PyArray_TYPE(a)
+    cdef bint unsigned = cnp.PyTypeNum_ISUNSIGNED(type) or type == cnp.NPY_BOOL
+    return cnp.PyArray_ITEMSIZE(a) + (UNSIGNED if unsigned else 0)
+
+
+cdef void widen(
+    const char *p, Py_ssize_t step, Py_ssize_t n, int type, int64_t *out
+) noexcept nogil:
+    """Integers of an integer_type as int64; uint64 from 2^63 on becomes 2^63 - 1."""
+    cdef Py_ssize_t i
+    if type == 1:
+        _widen(<const int8_t *>p, step, n, out)
+    elif type == 2:
+        _widen(<const int16_t *>p, step, n, out)
+    elif type == 4:
+        _widen(<const int32_t *>p, step, n, out)
+    elif type == UNSIGNED + 1:
+        _widen(<const uint8_t *>p, step, n, out)
+    elif type == UNSIGNED + 2:
+        _widen(<const uint16_t *>p, step, n, out)
+    elif type == UNSIGNED + 4:
+        _widen(<const uint32_t *>p, step, n, out)
+    else:
+        _widen(<const int64_t *>p, step, n, out)
+        if type == UNSIGNED + 8:
+            for i in range(n):
+                if out[i] < 0:
+                    out[i] = 0x7fffffffffffffff
+
+
+cdef bint _target_in_place(const Plan *plan) noexcept nogil:
+    """Are the targets int64, contiguous in the order of the rows, and is none ignored?"""
+    cdef Py_ssize_t step = 8
+    cdef int d
+    if plan.ignore != -1 or plan.target_type != 8:
+        return False
+    for d in range(plan.dims - 1, -1, -1):
+        if plan.step[TARGET][d] != step:
+            return False
+        step *= plan.shape[d]
+    return True
+
+
+cdef void _add(double *sum, double head, double tail) noexcept nogil:
+    cdef double s = sum[0] + head, t = s - sum[0]
+    sum[1] += ((sum[0] - (s - t)) + (head - t)) + tail
+    sum[0] = s
+
+
+# What a call allocates: targets of a slab unless they are read in place, values of a slab if they are
+# to be added, and `step` bytes of scratch for every thread.
+cdef struct Memory:
+    int64_t *target
+    char *value
+    char *scratch
+    Py_ssize_t step
+
+
+cdef int _slabs(Plan *plan, Memory memory, int threads, bint with_gil) except -1 nogil:
+    cdef Py_ssize_t classes = plan.run.classes, rows = plan.rows
+    cdef Py_ssize_t slab = SLAB_ELEMENTS // classes * threads, begin = 0, n, part, k, i, filled
+    cdef int t
+    cdef const int64_t *targets
+    cdef char *value = memory.value
+    cdef double block[2]
+    # A power of two, so that slabs and blocks of the sum fit into each other.
+    i = 1
+    while i * 2 <= slab and i * 2 <= SLAB_ROWS:
+        i *= 2
+    slab = i
+    while begin < rows:
+        n = slab if slab < rows - begin else rows - begin
+        targets = NULL
+        if plan.data[TARGET] != NULL:
+            if memory.target == NULL:
+                targets = <const int64_t *>plan.data[TARGET] + begin
+            else:
+                _widen_targets(plan, begin, begin + n, memory.target)
+                targets = memory.target
+        filled = begin % (slab if slab > REDUCE else REDUCE)
+        if threads == 1:
+            _stretch(
+                plan, begin, begin + n, targets,
+                value + filled * plan.item if value != NULL else NULL,
+                memory.scratch,
+            )
+        else:
+            part = (n + threads - 1) // threads
+            part = (part + 15) & ~<Py_ssize_t>15
+            for t in prange(threads, num_threads=threads, schedule="static", chunksize=1):
+                if t * part < n:
+                    _stretch(
+                        plan, begin + t * part, begin + (n if n < (t + 1) * part else (t + 1) * part),
+                        targets + t * part if targets != NULL else NULL,
+                        value + (filled + t * part) * plan.item if value != NULL else NULL,
+                        memory.scratch + t * memory.step,
+                    )
+        begin += n
+        if plan.sum_values:
+            filled += n
+            if filled % REDUCE == 0 or begin == rows:
+                k = 0
+                while k < filled:
+                    i = filled - k if filled - k < REDUCE else REDUCE
+                    plan.precision.total(value + k * plan.item, i, block)
+                    _add(plan.total, block[0], block[1])
+                    k += i
+        if begin < rows and not with_gil:
+            with gil:
+                PyErr_CheckSignals()
+    return 0
+
+
+cdef int plan_run(Plan *plan, int kernel) except -1:
+    cdef Py_ssize_t classes = plan.run.classes, elements = plan.rows * classes
+    cdef Py_ssize_t buffered = plan.rows if plan.rows < SLAB_ROWS else SLAB_ROWS
+    cdef Py_ssize_t target_bytes = 0, value_bytes = 0
+    cdef int threads = 1, limit
+    cdef char *block
+    cdef Memory memory
+    _order_and_merge(plan)
+    limit = FG_LANES_MAX_SOFTMAX if kernel == FG_SOFTMAX else FG_LANES_MAX_CONTIGUOUS
+    if kernel == FG_LOGSUMEXP_WEIGHTED:
+        plan.style = FG_ROWS
+    elif plan.run.x_class == plan.item:
+        plan.style = FG_LANES if classes <= limit else FG_ROWS
+    else:
+        plan.style = FG_LANES if classes <= FG_LANES_MAX else FG_ROWS
+    plan.kernel = plan.precision.kernel[kernel][plan.style]
+    plan.total[0] = plan.total[1] = 0.0
+    plan.run.stream = plan.data[OUT] != NULL and elements * plan.item >= STREAM_BYTES
+    if elements >= 2 * ELEMENTS_PER_THREAD:
+        threads = <int>min(_allowed(), min(plan.rows, elements // ELEMENTS_PER_THREAD))
+    if plan.data[TARGET] != NULL and not _target_in_place(plan):
+        target_bytes = (buffered * 8 + 63) & ~<Py_ssize_t>63
+    if plan.sum_values:
+        value_bytes = (buffered * plan.item + 63) & ~<Py_ssize_t>63
+    memory.step = (plan.precision.scratch_bytes(classes, plan.style) + 63) & ~<Py_ssize_t>63
+    block = <char *>malloc(target_bytes + value_bytes + memory.step * threads + 64)
+    if block == NULL:
+        raise MemoryError(
+            f"no room for {memory.step * threads} bytes of scratch (rows of {classes} classes)"
+        )
+    memory.target = <int64_t *>(block + (-<uintptr_t>block & 63))
+    memory.value = <char *>memory.target + target_bytes
+    memory.scratch = memory.value + value_bytes
+    if target_bytes == 0:
+        memory.target = NULL
+    if value_bytes == 0:
+        memory.value = NULL
+    try:
+        if elements < KEEP_GIL_BELOW:
+            _slabs(plan, memory, threads, True)
+        else:
+            with nogil:
+                _slabs(plan, memory, threads, False)
+    finally:
+        free(block)
+    return 0

@@ -1,0 +1,767 @@
+"""Slow, obvious twins of the public functions: specification, test oracle and teaching text.
+
+One row at a time, in plain NumPy, written for the reader. The kernels are compared with these
+functions, and these functions with mpmath.
+
+Precision: integers and bools become float64, as they do in the library; then everything is
+computed and returned in ``np.longdouble``, and callers cast. Where long double has 64 bits or more
+(x86, Linux on ARM) results are good to 0.1 ulp of float64; where it is only a double (MSVC, macOS
+on ARM) the same lines give a double's accuracy. The one delicate operation is the subtraction of
+the row's maximum. In 64 bits it leaves a relative error of ``d * 2**-64`` at most in ``exp(-d)``,
+and none when the two numbers are of similar size: 0.1 ulp down to ``exp(-200)``, a third of an
+ulp at the underflow limit.
+
+Three ideas carry everything:
+
+* ``where`` removes elements. A row function sees only the elements kept; what was removed gets a
+  constant.
+* A row whose maximum is not finite has no distribution: one look at the maximum finds NaN, +inf
+  and all -inf alike.
+* The largest term is left out of every sum that is added to 1 or subtracted from 1: ``log(1 + t)``
+  and ``1 - p`` lose the small terms which ``log1p(t)`` and the sum of the other terms keep.
+
+Nothing here warns, and nothing is validated unless it would silently give a wrong number.
+
+References
+----------
+P. Blanchard, D. J. Higham and N. J. Higham, "Accurately computing the log-sum-exp and softmax
+functions", IMA Journal of Numerical Analysis 41(4), 2021, doi 10.1093/imanum/draa038.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Exact = NDArray[np.longdouble]
+Mask = NDArray[np.bool_]
+Axis = int | Sequence[int] | None
+Reduction = Literal["mean", "sum", "none"]
+
+__all__ = [
+    "cross_entropy",
+    "cross_entropy_grad",
+    "cross_entropy_value_and_grad",
+    "log_softmax",
+    "log_softmax_jvp",
+    "log_softmax_vjp",
+    "logsumexp",
+    "logsumexp_jvp",
+    "logsumexp_vjp",
+    "softmax",
+    "softmax_jvp",
+    "softmax_vjp",
+]
+
+
+# Rows and axes -----------------------------------------------------------------------------------
+
+
+def _exact(a: ArrayLike) -> Exact:
+    """`a` in long double, with at least one dimension; integers go through float64."""
+    values = np.atleast_1d(np.asarray(a))
+    if values.dtype.kind in "biu":
+        values = values.astype(np.float64)
+    return values.astype(np.longdouble)
+
+
+def _axes(ndim: int, axis: Axis) -> tuple[int, ...]:
+    if axis is None:
+        return tuple(range(ndim))
+    return tuple(int(a) for a in np.atleast_1d(axis))
+
+
+def _axes_last(a: np.ndarray, axis: Axis) -> np.ndarray:
+    axes = _axes(a.ndim, axis)
+    return np.moveaxis(a, axes, tuple(range(-len(axes), 0)))
+
+
+def _batch_shape(shape: tuple[int, ...], axis: Axis) -> tuple[int, ...]:
+    """The shape that is left when `axis` is reduced away."""
+    moved = _axes_last(np.empty(shape, dtype=bool), axis)
+    return moved.shape[: moved.ndim - len(_axes(len(shape), axis))]
+
+
+def _rows(a: np.ndarray, axis: Axis) -> np.ndarray:
+    """`a` as a table (N, C): one distribution per row, its elements along `axis` as columns."""
+    moved = _axes_last(a, axis)
+    batch = math.prod(_batch_shape(a.shape, axis))
+    return moved.reshape(batch, math.prod(moved.shape[moved.ndim - len(_axes(a.ndim, axis)) :]))
+
+
+def _unrows(table: Exact, shape: tuple[int, ...], axis: Axis) -> Exact:
+    """The inverse of `_rows`: a table back in the given shape."""
+    result = np.empty(shape, np.longdouble)
+    moved = _axes_last(result, axis)
+    moved[...] = table.reshape(moved.shape)
+    return result
+
+
+def _mask(where: ArrayLike | None, shape: tuple[int, ...]) -> Mask:
+    return np.array(np.broadcast_to(True if where is None else np.asarray(where, bool), shape))
+
+
+def _each_row(
+    function: Callable[..., Exact],
+    arrays: Sequence[ArrayLike],
+    axis: Axis,
+    where: ArrayLike | None,
+    removed: float,
+) -> Exact:
+    """Apply `function` to the kept elements of every row; removed elements become `removed`."""
+    shape = np.shape(arrays[0])
+    x = _exact(arrays[0])
+    tables = [_rows(np.broadcast_to(_exact(a), x.shape), axis) for a in arrays]
+    result = np.full(tables[0].shape, removed, np.longdouble)
+    for i, keep in enumerate(_rows(_mask(where, x.shape), axis)):
+        if keep.any():
+            result[i, keep] = function(*(table[i, keep] for table in tables))
+    return _unrows(result, x.shape, axis).reshape(shape)
+
+
+# One row -----------------------------------------------------------------------------------------
+
+
+def _softmax_row(z: Exact, temperature: np.longdouble) -> Exact:
+    # Without a finite maximum the row is NaN by itself: inf - inf, and NaN in the sum.
+    e = np.exp((z - z.max()) / temperature)
+    return np.asarray(e / e.sum())
+
+
+def _log_softmax_row(z: Exact, temperature: np.longdouble) -> Exact:
+    winner = z.argmax()  # the first NaN, if there is one
+    if not np.isfinite(z[winner]):
+        return np.full_like(z, np.nan)
+    below = (z - z[winner]) / temperature
+    others = np.exp(np.delete(below, winner)).sum()
+    # Two terms of one sign: nothing cancels, for the winner (0 - log1p) or for anyone else.
+    return np.asarray(below - np.log1p(others))
+
+
+def _softmax_jacobian_row(z: Exact, v: Exact, temperature: np.longdouble) -> Exact:
+    """(diag p - p p') v / T; the matrix is symmetric, so it serves vjp and jvp."""
+    p = _softmax_row(z, temperature)
+    return p * _log_softmax_jvp_row(z, v, temperature)
+
+
+def _log_softmax_jvp_row(z: Exact, v: Exact, temperature: np.longdouble) -> Exact:
+    """(v - p.v) / T for each element."""
+    p = _softmax_row(z, temperature)
+    # A constant added to v changes nothing. Measured from the winner's v, the mean p.v has no term
+    # with p close to 1, which is the one that would cancel in v - p.v.
+    v = v - v[p.argmax()]
+    return np.asarray((v - (p * v).sum()) / temperature)
+
+
+def _log_softmax_vjp_row(z: Exact, g: Exact, temperature: np.longdouble) -> Exact:
+    """(g - p sum(g)) / T."""
+    p = _softmax_row(z, temperature)
+    winner = p.argmax()
+    pulled = np.asarray(g - p * g.sum())
+    # g (1 - p) - p (sum of the other g), with 1 - p as the sum of the other p. All other classes
+    # have p <= 1/2 and lose nothing in 1 - p.
+    others_p = np.delete(p, winner).sum()
+    others_g = np.delete(g, winner).sum()
+    pulled[winner] = g[winner] * others_p - p[winner] * others_g
+    return np.asarray(pulled / temperature)
+
+
+def _log_sum_row(
+    z: Exact, b: Exact, temperature: np.longdouble
+) -> tuple[np.longdouble, np.longdouble, Exact]:
+    """log|s|, the sign of s and every term's share of s, for s = sum(b exp(z/T)), b not 0."""
+    nan, zero, inf = np.longdouble("nan"), np.longdouble(0), np.longdouble("inf")
+    no_shares = np.full_like(z, np.nan)
+    if z.size == 0:
+        return -inf, zero, no_shares
+    size = z / temperature + np.log(np.abs(b))  # the logarithm of each term's magnitude
+    m = size.argmax()  # the first NaN, if there is one
+    if np.isnan(size[m]):
+        return nan, nan, no_shares
+    if size[m] == -inf:
+        return -inf, zero, no_shares
+    if size[m] == inf:
+        signs = np.unique(np.sign(b[size == inf]))
+        if signs.size > 1:  # inf - inf
+            return nan, nan, no_shares
+        return inf, signs[0], no_shares
+    ratio = b / b[m] * np.exp((z - z[m]) / temperature)  # each term over the largest, exactly 1
+    others = np.delete(ratio, m).sum()
+    # Only terms of mixed sign can bring 1 + others below 0.
+    log_ratio = np.log1p(others) if others > -1 else np.log(-1 - others)
+    log = z[m] / temperature + np.log(np.abs(b[m])) + log_ratio
+    return log, np.sign(b[m]) * np.sign(1 + others), np.asarray(ratio / (1 + others))
+
+
+# Softmax -----------------------------------------------------------------------------------------
+
+
+@np.errstate(all="ignore")
+def softmax(
+    x: ArrayLike, axis: Axis = -1, *, temperature: float = 1.0, where: ArrayLike | None = None
+) -> Exact:
+    """Softmax: positive numbers that sum to 1 along `axis`.
+
+    ``p_i = exp((x_i - max x) / T) / sum_j exp((x_j - max x) / T)``
+
+    Parameters
+    ----------
+    x : array_like
+        Scores.
+    axis : int, sequence of int or None
+        The axes that make up one distribution; None means all of them.
+    temperature : float
+        The divisor T of the scores, above 0.
+    where : array_like of bool, optional
+        True keeps an element. Broadcasts to the shape of `x`.
+
+    Returns
+    -------
+    ndarray of longdouble, the shape of `x`
+        Removed elements and elements at -inf are exactly 0, so a row with nothing kept is all 0.
+        A row that holds NaN or +inf, or only -inf, is NaN throughout.
+
+    Notes
+    -----
+    The shifted form of Blanchard, Higham and Higham (2021, doi 10.1093/imanum/draa038).
+
+    Examples
+    --------
+    >>> softmax([0.0, math.log(3.0)]).astype(float).round(12)
+    array([0.25, 0.75])
+    >>> softmax([0.0, 7.0, math.log(3.0)], where=[True, False, True]).astype(float).round(12)
+    array([0.25, 0.  , 0.75])
+    """
+    t = np.longdouble(temperature)
+    return _each_row(lambda z: _softmax_row(z, t), [x], axis, where, removed=0.0)
+
+
+@np.errstate(all="ignore")
+def softmax_vjp(
+    x: ArrayLike,
+    g: ArrayLike,
+    axis: Axis = -1,
+    *,
+    temperature: float = 1.0,
+    where: ArrayLike | None = None,
+) -> Exact:
+    """Pull the cotangent `g` of `softmax` back to `x`.
+
+    ``p * (g - sum(p * g)) / T``
+
+    Parameters and special values as in `softmax`; `g` has the shape of `x`. Removed elements get
+    exactly 0 and their `g` is not read.
+
+    Examples
+    --------
+    >>> softmax_vjp([0.0, math.log(3.0)], [1.0, 0.0]).astype(float).round(12)
+    array([ 0.1875, -0.1875])
+    """
+    t = np.longdouble(temperature)
+    return _each_row(lambda z, u: _softmax_jacobian_row(z, u, t), [x, g], axis, where, removed=0.0)
+
+
+@np.errstate(all="ignore")
+def softmax_jvp(
+    x: ArrayLike,
+    v: ArrayLike,
+    axis: Axis = -1,
+    *,
+    temperature: float = 1.0,
+    where: ArrayLike | None = None,
+) -> Exact:
+    """Derivative of `softmax` at `x` in the direction `v`.
+
+    ``p * (v - sum(p * v)) / T``, the same as `softmax_vjp`: the Jacobian
+    ``(diag(p) - p p^T) / T`` is symmetric.
+
+    Examples
+    --------
+    >>> softmax_jvp([0.0, math.log(3.0)], [1.0, 0.0]).astype(float).round(12)
+    array([ 0.1875, -0.1875])
+    """
+    return softmax_vjp(x, v, axis, temperature=temperature, where=where)
+
+
+# Log-softmax -------------------------------------------------------------------------------------
+
+
+@np.errstate(all="ignore")
+def log_softmax(
+    x: ArrayLike, axis: Axis = -1, *, temperature: float = 1.0, where: ArrayLike | None = None
+) -> Exact:
+    """Logarithm of `softmax`.
+
+    ``(x_i - max x) / T - log1p(sum of exp((x_j - max x) / T) over all j but one largest)``
+
+    Parameters as in `softmax`.
+
+    Returns
+    -------
+    ndarray of longdouble, the shape of `x`
+        Removed elements and elements at -inf are -inf. A row that holds NaN or +inf, or only
+        -inf, is NaN throughout.
+
+    Notes
+    -----
+    ``x_i - logsumexp(x)`` is the same number, but 0 for a winner that is 40 ahead (Blanchard,
+    Higham and Higham 2021, doi 10.1093/imanum/draa038, on the two forms).
+
+    Examples
+    --------
+    >>> log_softmax([0.0, -40.0]).astype(float)
+    array([-4.24835426e-18, -4.00000000e+01])
+    """
+    t = np.longdouble(temperature)
+    return _each_row(lambda z: _log_softmax_row(z, t), [x], axis, where, removed=-math.inf)
+
+
+@np.errstate(all="ignore")
+def log_softmax_vjp(
+    x: ArrayLike,
+    g: ArrayLike,
+    axis: Axis = -1,
+    *,
+    temperature: float = 1.0,
+    where: ArrayLike | None = None,
+) -> Exact:
+    """Pull the cotangent `g` of `log_softmax` back to `x`.
+
+    ``(g - p * sum(g)) / T``
+
+    With ``g = -e_y`` this is the gradient of the cross-entropy at target y: ``p - e_y``.
+
+    Examples
+    --------
+    >>> log_softmax_vjp([0.0, math.log(3.0)], [-1.0, 0.0]).astype(float).round(12)
+    array([-0.75,  0.75])
+    """
+    t = np.longdouble(temperature)
+    return _each_row(lambda z, u: _log_softmax_vjp_row(z, u, t), [x, g], axis, where, removed=0.0)
+
+
+@np.errstate(all="ignore")
+def log_softmax_jvp(
+    x: ArrayLike,
+    v: ArrayLike,
+    axis: Axis = -1,
+    *,
+    temperature: float = 1.0,
+    where: ArrayLike | None = None,
+) -> Exact:
+    """Derivative of `log_softmax` at `x` in the direction `v`.
+
+    ``(v - sum(p * v)) / T``
+
+    Examples
+    --------
+    >>> log_softmax_jvp([0.0, math.log(3.0)], [1.0, 0.0]).astype(float).round(12)
+    array([ 0.75, -0.25])
+    """
+    t = np.longdouble(temperature)
+    return _each_row(lambda z, u: _log_softmax_jvp_row(z, u, t), [x, v], axis, where, removed=0.0)
+
+
+# Logsumexp ---------------------------------------------------------------------------------------
+
+
+def _terms(
+    x: ArrayLike, b: ArrayLike | None, axis: Axis, where: ArrayLike | None
+) -> tuple[Exact, Exact, Mask]:
+    """Tables of scores, of factors and of the terms present: `where` is True and b is not 0."""
+    z = _exact(x)
+    factors = np.broadcast_to(_exact(1.0 if b is None else b), z.shape)
+    present = _mask(where, z.shape) & (factors != 0)
+    return _rows(z, axis), _rows(factors, axis), _rows(present, axis)
+
+
+def _reduced_shape(x: ArrayLike, axis: Axis, keepdims: bool) -> tuple[int, ...]:
+    shape = np.shape(x)
+    if not shape:
+        return ()
+    if not keepdims:
+        return _batch_shape(shape, axis)
+    reduced = {a % len(shape) for a in _axes(len(shape), axis)}
+    return tuple(1 if a in reduced else length for a, length in enumerate(shape))
+
+
+@np.errstate(all="ignore")
+def logsumexp(
+    x: ArrayLike,
+    axis: Axis = -1,
+    *,
+    temperature: float = 1.0,
+    b: ArrayLike | None = None,
+    keepdims: bool = False,
+    return_sign: bool = False,
+    where: ArrayLike | None = None,
+) -> Exact | tuple[Exact, Exact]:
+    """Logarithm of a sum of exponentials.
+
+    ``s = sum_j b_j exp(x_j / T)``;
+    ``log|s| = x_m / T + log|b_m| + log1p(sum of the other terms / term m)``,
+    where term m is one of the largest.
+
+    Parameters
+    ----------
+    x, axis, temperature, where
+        As in `softmax`.
+    b : array_like, optional
+        Factors, 1 if not given. Broadcast to the shape of `x`. A factor 0 removes its element,
+        whatever its score.
+    keepdims : bool
+        Keep the reduced axes, with length 1.
+    return_sign : bool
+        Return ``(log|s|, sign(s))``; otherwise a negative s gives NaN.
+
+    Returns
+    -------
+    ndarray of longdouble, or a pair of them
+        -inf (sign 0) for an empty sum: no elements, all removed, or all -inf. NaN if a NaN is
+        kept. +inf if +inf is kept, and NaN if +inf comes with both signs.
+
+    Notes
+    -----
+    Leaving the largest term out of the sum keeps full relative accuracy when the result is close
+    to 0 (Blanchard, Higham and Higham 2021, doi 10.1093/imanum/draa038). A result near 0 that is
+    the difference of ``x_m / T`` and a logarithm is accurate relative to those two, not to itself.
+
+    Examples
+    --------
+    >>> float(logsumexp([0.0, -40.0]))
+    4.248354255291589e-18
+    >>> log, sign = logsumexp([0.0, math.log(3.0)], b=[1.0, -1.0], return_sign=True)
+    >>> round(math.exp(log), 12), float(sign)
+    (2.0, -1.0)
+    """
+    t = np.longdouble(temperature)
+    shape = _reduced_shape(x, axis, keepdims)
+    z, factors, present = _terms(x, b, axis, where)
+    logs = np.empty(len(z), np.longdouble)
+    signs = np.empty(len(z), np.longdouble)
+    for i, keep in enumerate(present):
+        logs[i], signs[i], _ = _log_sum_row(z[i, keep], factors[i, keep], t)
+    if return_sign:
+        return logs.reshape(shape), signs.reshape(shape)
+    return np.where(signs < 0, np.nan, logs).reshape(shape)
+
+
+def _shares(
+    x: ArrayLike,
+    axis: Axis,
+    temperature: float,
+    b: ArrayLike | None,
+    return_sign: bool,
+    where: ArrayLike | None,
+) -> tuple[Exact, Mask]:
+    """Tables: the gradient of log|s| in z = x/T, NaN where the value is, and what is present."""
+    z, factors, present = _terms(x, b, axis, where)
+    shares = np.zeros_like(z)
+    for i, keep in enumerate(present):
+        _, sign, row = _log_sum_row(z[i, keep], factors[i, keep], np.longdouble(temperature))
+        shares[i, keep] = row if return_sign or not sign < 0 else np.nan
+    return shares, present
+
+
+@np.errstate(all="ignore")
+def logsumexp_vjp(
+    x: ArrayLike,
+    g: ArrayLike,
+    axis: Axis = -1,
+    *,
+    temperature: float = 1.0,
+    b: ArrayLike | None = None,
+    keepdims: bool = False,
+    return_sign: bool = False,
+    where: ArrayLike | None = None,
+) -> Exact:
+    """Pull the cotangent `g` of `logsumexp` (of ``log|s|``; the sign is constant) back to `x`.
+
+    ``g * b_i exp(x_i / T) / s / T``, which is ``g * softmax(x / T) / T`` without `b`
+
+    `g` has the shape of the result (whatever `keepdims`), or is one number. Removed elements
+    (`where` False or ``b = 0``) get exactly 0. Elsewhere special values are those of `softmax`: NaN
+    throughout for a row that holds NaN or +inf, or only -inf, and for a negative s without
+    `return_sign`, because the value is NaN there.
+
+    Examples
+    --------
+    >>> logsumexp_vjp([0.0, math.log(3.0)], 1.0).astype(float).round(12)
+    array([0.25, 0.75])
+    """
+    shares, present = _shares(x, axis, temperature, b, return_sign, where)
+    pulled = _exact(g).reshape(-1, 1) * shares / np.longdouble(temperature)
+    return _unrows(np.where(present, pulled, 0), _exact(x).shape, axis).reshape(np.shape(x))
+
+
+@np.errstate(all="ignore")
+def logsumexp_jvp(
+    x: ArrayLike,
+    v: ArrayLike,
+    axis: Axis = -1,
+    *,
+    temperature: float = 1.0,
+    b: ArrayLike | None = None,
+    keepdims: bool = False,
+    return_sign: bool = False,
+    where: ArrayLike | None = None,
+) -> Exact:
+    """Derivative of `logsumexp` (of ``log|s|``; the sign is constant) in the direction `v`.
+
+    ``sum_i v_i b_i exp(x_i / T) / s / T``; the `v` of removed elements is not read.
+
+    Examples
+    --------
+    >>> float(logsumexp_jvp([0.0, math.log(3.0)], [1.0, 0.0]).round(12))
+    0.25
+    """
+    shares, present = _shares(x, axis, temperature, b, return_sign, where)
+    tangents = _rows(np.broadcast_to(_exact(v), _exact(x).shape), axis)
+    pushed = np.where(present, tangents * shares, 0).sum(axis=1) / np.longdouble(temperature)
+    return np.asarray(pushed.reshape(_reduced_shape(x, axis, keepdims)))
+
+
+# Cross-entropy -----------------------------------------------------------------------------------
+
+
+def _one_hot(
+    target: np.ndarray, batch: tuple[int, ...], num_classes: int, ignore_index: int | None
+) -> Exact:
+    """Class indices as a table of probabilities; ignored rows are all 0."""
+    table = np.zeros((math.prod(batch), num_classes), np.longdouble)
+    labels = [int(y) for y in target.reshape(len(table))]
+    for i, y in enumerate(labels):
+        if y == ignore_index:
+            continue
+        if not 0 <= y < num_classes:  # NumPy would wrap a negative one
+            raise IndexError(
+                f"targets must be in [0, {num_classes}) or ignore_index; "
+                f"target[{_row_name(i, batch)}] is {y}"
+            )
+        table[i, y] = 1
+    return table
+
+
+def _row_name(i: int, batch: tuple[int, ...]) -> str:
+    return ", ".join(str(index) for index in np.unravel_index(i, batch)) if batch else ""
+
+
+@np.errstate(all="ignore")
+def cross_entropy_value_and_grad(
+    logits: ArrayLike,
+    target: ArrayLike,
+    *,
+    axis: int = -1,
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: int | None = -100,
+    label_smoothing: float = 0.0,
+    where: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+    normalizer: float | None = None,
+    grad_output: ArrayLike | None = None,
+) -> tuple[Exact, Exact]:
+    """Value of `cross_entropy` and its gradient with respect to `logits`.
+
+    Parameters
+    ----------
+    grad_output : array_like, optional
+        Factor of the gradient, in the shape of the value; 1 if not given.
+    logits, target, axis, ...
+        As in `cross_entropy`.
+
+    Returns
+    -------
+    value : ndarray of longdouble
+    grad : ndarray of longdouble, the shape of `logits`
+        Exactly 0 in ignored rows, in removed classes, and everywhere if the divisor of a mean is 0.
+
+    Notes
+    -----
+    With ``m`` the masses of a row (see `cross_entropy`), its gradient is ``sum(m) p - m``, the
+    pullback of ``-m`` through `log_softmax`. For a hard target that is ``-rest / (rest + e_y)``
+    at the target, `rest` being the sum of the other exponentials: ``p_y - 1`` without cancellation.
+
+    Examples
+    --------
+    >>> value, grad = cross_entropy_value_and_grad([[0.0, math.log(3.0)]], [1])
+    >>> round(float(value), 12), grad.astype(float).round(12)
+    (0.287682072452, array([[ 0.25, -0.25]]))
+    """
+    z = _exact(logits)
+    batch = _batch_shape(z.shape, axis)
+    rows = _rows(z, axis)
+    keep = _rows(_mask(where, z.shape), axis)
+    n, num_classes = rows.shape
+    if num_classes == 0:
+        raise ValueError(f"cross_entropy needs at least one class; logits have shape {z.shape}")
+    w = np.ones(num_classes, np.longdouble) if weight is None else _exact(weight)
+    s = np.ones(n, np.longdouble) if sample_weight is None else _exact(sample_weight).reshape(n)
+    eps = np.longdouble(label_smoothing)
+
+    y = np.asarray(target)
+    if y.dtype.kind in "biu":
+        t = _one_hot(y, batch, num_classes, ignore_index)
+        effective_weight = s * (t @ w)
+        # Smoothing gives mass to the other classes even if the target's weight is 0.
+        ignored = (t.sum(axis=1) == 0) | ((t @ w == 0) & (eps == 0))
+    else:
+        t = _rows(_exact(y), axis)
+        effective_weight = s
+        ignored = np.zeros(n, bool)
+    ignored |= (s == 0) | ~keep.any(axis=1)
+
+    losses = np.zeros(n, np.longdouble)
+    grads = np.zeros((n, num_classes), np.longdouble)
+    for i in np.flatnonzero(~ignored).tolist():
+        k = keep[i]
+        if (t[i, ~k] > 0).any():
+            raise ValueError(f"where removes a target class of row [{_row_name(i, batch)}]")
+        masses = s[i] * w[k] * ((1 - eps) * t[i, k] + eps / k.sum())
+        surprise = -_log_softmax_row(rows[i, k], np.longdouble(1))
+        # 0 * inf counts as 0: a class without mass may have probability 0. NaN stays NaN.
+        losses[i] = np.where((masses == 0) & np.isinf(surprise), 0, masses * surprise).sum()
+        grads[i, k] = _log_softmax_vjp_row(rows[i, k], -masses, np.longdouble(1))
+
+    scale = np.ones(n, np.longdouble)
+    if grad_output is not None:
+        scale = scale * _exact(grad_output).reshape(-1)
+    counted = keep & ~ignored[:, None]
+    if reduction == "none":
+        value = losses.reshape(batch)
+    elif reduction == "sum":
+        value = np.asarray(losses.sum())
+    else:
+        divisor = effective_weight[~ignored].sum() if normalizer is None else normalizer
+        value = np.asarray(losses.sum() / divisor) if divisor != 0 else np.array(np.nan)
+        scale = scale / divisor
+        counted &= divisor != 0
+    # By selection and not by a factor 0, which would turn a NaN or inf scale into a NaN gradient.
+    grads = np.where(counted, grads * scale[:, None], 0)
+    return value.astype(np.longdouble), _unrows(grads, z.shape, axis)
+
+
+def cross_entropy(
+    logits: ArrayLike,
+    target: ArrayLike,
+    *,
+    axis: int = -1,
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: int | None = -100,
+    label_smoothing: float = 0.0,
+    where: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+    normalizer: float | None = None,
+) -> Exact:
+    """Cross-entropy of softmax(logits) against class indices or probabilities.
+
+    A row's loss is the mass of each class times its surprise:
+    ``sum_c m_c * -log_softmax(z)_c`` with ``m_c = s w_c ((1 - eps) t_c + eps / K)``,
+    where ``t`` is the target (1 at the class index, or the probabilities given), ``w`` the class
+    weights, ``s`` the sample weight, ``eps`` the smoothing and ``K`` the number of classes kept.
+    For a class index without options this is ``logsumexp(z) - z_y``.
+
+    Parameters
+    ----------
+    logits : array_like
+        Scores; the classes lie along `axis`.
+    target : array_like
+        Integers or bools: class indices, in the shape of `logits` without `axis`. Floats:
+        probabilities, in the shape of `logits`; they need not sum to 1.
+    axis : int
+        The class axis.
+    weight : array_like, shape (C,), optional
+        Weights of the classes.
+    sample_weight : array_like, optional
+        Weights of the rows, in the shape of `logits` without `axis`.
+    ignore_index : int or None
+        Rows with this class index are ignored. Has no meaning for probabilities.
+    label_smoothing : float
+        The share of the mass that is spread evenly over the classes kept, the target's included.
+    where : array_like of bool, optional
+        False removes a class. Broadcasts to the shape of `logits`.
+    reduction : {"mean", "sum", "none"}
+        "mean" divides the sum of the losses by the sum over the rows that are not ignored of
+        ``s w_y`` (class indices) or ``s`` (probabilities).
+    normalizer : float, optional
+        The divisor of "mean", instead of the sum of weights. Other reductions do not use it.
+
+    Returns
+    -------
+    ndarray of longdouble
+        0-d, or one loss per row for "none".
+
+        A row is ignored (loss 0, gradient exactly 0, not in the divisor, even if it holds NaN) if
+        its class index is `ignore_index`, its sample weight is 0, the weight of its class is 0 and
+        nothing is smoothed, or `where` removes every class. Otherwise a row that holds NaN or
+        +inf, or only -inf, has loss NaN, and a class at -inf makes the loss +inf if it has mass,
+        and adds nothing if it has none. The mean is NaN if the divisor is 0.
+
+    Notes
+    -----
+    All terms of the loss are at least 0, and the winner's surprise is ``log1p(rest / e_y)``: a
+    confident row keeps full relative accuracy. (Blanchard, Higham and Higham 2021,
+    doi 10.1093/imanum/draa038, for the shifted forms.)
+
+    Examples
+    --------
+    >>> round(float(cross_entropy([[0.0, 1.0, 2.0]], [1])), 12)
+    1.407605964444
+    >>> float(cross_entropy([[0.0, -40.0]], [0]))
+    4.248354255291589e-18
+    """
+    return cross_entropy_value_and_grad(
+        logits,
+        target,
+        axis=axis,
+        weight=weight,
+        sample_weight=sample_weight,
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+        where=where,
+        reduction=reduction,
+        normalizer=normalizer,
+    )[0]
+
+
+def cross_entropy_grad(
+    logits: ArrayLike,
+    target: ArrayLike,
+    *,
+    axis: int = -1,
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: int | None = -100,
+    label_smoothing: float = 0.0,
+    where: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+    normalizer: float | None = None,
+    grad_output: ArrayLike | None = None,
+) -> Exact:
+    """Gradient of `cross_entropy` with respect to `logits`: ``sum(m) p - m`` in each row.
+
+    Parameters as in `cross_entropy` and `cross_entropy_value_and_grad`.
+
+    Examples
+    --------
+    >>> cross_entropy_grad([[0.0, math.log(3.0)]], [1]).astype(float).round(12)
+    array([[ 0.25, -0.25]])
+    """
+    return cross_entropy_value_and_grad(
+        logits,
+        target,
+        axis=axis,
+        weight=weight,
+        sample_weight=sample_weight,
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+        where=where,
+        reduction=reduction,
+        normalizer=normalizer,
+        grad_output=grad_output,
+    )[1]
