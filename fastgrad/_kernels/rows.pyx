@@ -56,7 +56,7 @@ cdef enum:
     SLAB_ELEMENTS = 1 << 23       # per thread: some 5 ms of work, 50 at the slowest
     ELEMENTS_PER_THREAD = 1 << 16  # less does not pay a second thread
     KEEP_GIL_BELOW = 1 << 12      # elements: releasing it costs more than such a call
-    STREAM_BYTES = 4 << 20        # results larger than this leave the caches anyway: store past them
+    STREAM_BYTES = 32 << 20       # results larger than this leave the caches anyway: store past them
 
 cdef int _threads = fg_max_threads()
 cdef bint _forked = False

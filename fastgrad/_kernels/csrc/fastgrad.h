@@ -74,8 +74,8 @@ typedef struct {
 
 /* Rows with a contiguous class axis go to the `lanes` style up to this C: where the two styles cross (measured;
  * softmax crosses earlier, because it has no logarithm to take for every row). */
-#define FG_LANES_MAX_SOFTMAX 48
-#define FG_LANES_MAX_CONTIGUOUS 192
+#define FG_LANES_MAX_SOFTMAX 80
+#define FG_LANES_MAX_CONTIGUOUS 144
 /* Other layouts up to this one: one group of lanes is then a tile of at most 2 MiB, the size of an L2. */
 #define FG_LANES_MAX 32768
 

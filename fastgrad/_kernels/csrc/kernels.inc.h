@@ -22,7 +22,7 @@ FG_KERNEL ptrdiff_t FG_NAME(scratch_bytes)(ptrdiff_t classes, int style) {
   const ptrdiff_t size = (ptrdiff_t)sizeof(T);
   if (style == FG_ROWS) return (3 * padded(classes) + 128 / size) * size; /* two lines of terms, one packed */
   const ptrdiff_t groups = tile_groups(classes);
-  return (groups < 2 ? 2 : groups) * classes * LANES * size; /* pull_* need two tiles of one group */
+  return (groups < 2 ? 2 : groups) * classes * LANES * size; /* the pull_* kernels need two tiles of one group */
 }
 
 FG_KERNEL void FG_NAME(total)(const void *x_, ptrdiff_t n, double sum[2]) {

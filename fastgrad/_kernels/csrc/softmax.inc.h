@@ -38,23 +38,14 @@ FG_INLINE V2 scale_of(const fg_run *run) {
   return (V2){vset(h), vset((T)(run->scale - (double)h))};
 }
 
-/* What a row needs beside its terms; every field has one lane per row, or one row broadcast. */
+/* Rows between pass 2 and pass 3; every field has one lane per row, or one row broadcast. */
 typedef struct {
-  V max, x_left;  /* the maximum (0 if not finite), the logit of the term left out */
+  V2 rest;        /* sum of the terms but the one left out */
+  V top, max;     /* the maximum; the same, 0 if not finite */
+  V x_left;       /* logit of the term left out */
   M finite, gone; /* is the maximum finite; is the row ignored or wholly masked */
-  V2 factor;      /* alpha * scale */
-} Row;
-
-typedef struct {
-  Map map;
-  V value;
-} Result;
-
-FG_INLINE void scale_map(Map *map, V2 sum, const Row *row) {
-  const V2 p = mul2(reciprocal2(sum), row->factor);
-  map->a = vdrop(row->gone, vsel(row->finite, p.h, vset((T)__builtin_nan(""))));
-  map->b = vdrop(row->gone, p.l);
-}
+  Frame frame;
+} State;
 
 /* A sum taken without low words gets that of its largest term, the only one that can show. */
 FG_INLINE V2 add_low(V2 sum, V max, const Frame *frame, Base base) {
@@ -62,45 +53,47 @@ FG_INLINE V2 add_low(V2 sum, V max, const Frame *frame, Base base) {
   return (V2){sum.h, vmla(e.lo, e.power, sum.l)};
 }
 
-FG_INLINE Result finish(const int op, V2 rest, const Row *row, const Frame *frame, Base base, V inv_t) {
+FG_INLINE V2 term_left(const State *s, Base base) { return term2(exp_term(s->x_left - s->frame.shift, &s->frame, base)); }
+
+/* log(S / e_left) >= 0, as log1p of what was left in the sum. */
+FG_INLINE V2 log_rest(const State *s, Base base) { return vlog1p(div2(s->rest, term_left(s, base))); }
+
+FG_INLINE Map finish_map(const int op, const State *s, V2 factor, Base base) {
   const V nan = vset((T)__builtin_nan(""));
-  Result r;
-  memset(&r, 0, sizeof r);
-  if (op == SOFTMAX) {
-    scale_map(&r.map, rest, row);
-    return r;
+  Map map = {vset(0), vset(0), viset(-1), vset(0)};
+  if (op == LOG_SOFTMAX) {
+    const V2 log = log_rest(s, base);
+    map.a = vdrop(s->gone, s->max);
+    map.b = vdrop(s->gone, vsel(s->finite, log.h + log.l, nan));
+    return map;
   }
-  const V2 left = term2(exp_term(row->x_left - frame->shift, frame, base));
-  V2 num = rest, den = left;
-  if (has_target(op)) {
-    const V2 sum = add2(rest, left);
-    const V gap = row->max - row->x_left;
-    const M far = vlt(vset(FAR), gap);
-    V apart = vset(0);
-    if (vany(far)) {
-      const V2 top = term2(exp_term(row->max - frame->shift, frame, base));
-      const V2 others = add2(sum, (V2){-top.h, -top.l});
-      num = (V2){vsel(far, vmax(vset(0), others.h), rest.h), vsel(far, vset(0), rest.l)};
-      den = (V2){vsel(far, top.h, left.h), vsel(far, top.l, left.l)};
-      apart = vsel(far, gap, apart);
-    }
-    const V2 log = vlog1p(div2(num, den));
-    r.value = vdrop(row->gone, vsel(row->finite, apart + (log.h + log.l), nan));
-    if (op == XENT_GRAD) {
-      scale_map(&r.map, sum, row);
-      r.map.patch = vdrop(row->gone, -rest.h);
-    }
-    return r;
+  const V2 sum = op == SOFTMAX ? s->rest : add2(s->rest, term_left(s, base));
+  const V2 p = mul2(reciprocal2(sum), factor);
+  map.a = vdrop(s->gone, vsel(s->finite, p.h, nan));
+  map.b = vdrop(s->gone, p.l);
+  map.patch = vdrop(s->gone, -s->rest.h);
+  return map;
+}
+
+/* Of LOGSUMEXP only where the maximum is finite: else the caller decides, having looked for NaN. */
+FG_INLINE V finish_value(const int op, const State *s, Base base, V inv_t) {
+  if (op == LOGSUMEXP) {
+    const V2 log = log_rest(s, base), v = two_sum(s->max * inv_t, log.h);
+    return v.h + (v.l + log.l);
+  }
+  V2 num = s->rest, den = term_left(s, base);
+  const V gap = s->max - s->x_left;
+  const M far = vlt(vset(FAR), gap);
+  V apart = vset(0);
+  if (vany(far)) {
+    const V2 top = term2(exp_term(s->max - s->frame.shift, &s->frame, base));
+    const V2 others = add2(add2(num, den), (V2){-top.h, -top.l});
+    num = (V2){vsel(far, vmax(vset(0), others.h), num.h), vsel(far, vset(0), num.l)};
+    den = (V2){vsel(far, top.h, den.h), vsel(far, top.l, den.l)};
+    apart = vsel(far, gap, apart);
   }
   const V2 log = vlog1p(div2(num, den));
-  if (op == LOGSUMEXP) { /* a maximum that is not finite: the caller decides, having looked for NaN */
-    const V2 v = two_sum(row->max * inv_t, log.h);
-    r.value = v.h + (v.l + log.l);
-  } else {
-    r.map.a = vdrop(row->gone, row->max);
-    r.map.b = vdrop(row->gone, vsel(row->finite, log.h + log.l, nan));
-  }
-  return r;
+  return vdrop(s->gone, vsel(s->finite, apart + (log.h + log.l), vset((T)__builtin_nan(""))));
 }
 
 /* ---- rows: the lanes of a vector are neighbouring classes ----------------------------------------- */
@@ -143,7 +136,7 @@ FG_INLINE int has_nan(const char *x, ptrdiff_t step, ptrdiff_t n) {
 }
 
 FG_INLINE void exp_span(const int keep, const T *d, ptrdiff_t from, ptrdiff_t to, const Frame *frame, Base base, Sum *sum,
-                        T *terms, const T *ahead) {
+                        T *terms, const T *ahead, const T *place) {
   ptrdiff_t c = from;
   for (; c + SUM_BLOCK * LANES <= to; c += SUM_BLOCK * LANES) {
 #pragma GCC unroll 8
@@ -151,6 +144,7 @@ FG_INLINE void exp_span(const int keep, const T *d, ptrdiff_t from, ptrdiff_t to
       const V e = sum_add(sum, 0, exp_term(vload(d + c + k * LANES), frame, base));
       if (keep) vstore(terms + c + k * LANES, e);
       FG_PREFETCH(ahead + c + k * LANES);
+      FG_PREFETCH(place + c + k * LANES);
     }
     sum_flush(sum);
   }
@@ -158,25 +152,36 @@ FG_INLINE void exp_span(const int keep, const T *d, ptrdiff_t from, ptrdiff_t to
     const V e = sum_add(sum, 0, exp_term(vload(d + c), frame, base));
     if (keep) vstore(terms + c, e);
     FG_PREFETCH(ahead + c);
+    FG_PREFETCH(place + c);
   }
   sum_flush(sum);
 }
 
 /* Pass 2 over one row; the term `left` (or none: -1) is left out.  `terms` has room for a whole last vector;
- * `ahead` is prefetched, C elements of it. */
-FG_INLINE Sum exp_row(const int keep, const T *d, ptrdiff_t n, ptrdiff_t left, const Frame *frame, Base base, T *terms, const T *ahead) {
+ * `ahead`, the row to be read next, and `place`, where this row will be stored, are prefetched. */
+FG_INLINE Sum exp_row(const int keep, const T *d, ptrdiff_t n, ptrdiff_t left, const Frame *frame, Base base, T *terms, const T *ahead, const T *place) {
   const V low = vset((T)-__builtin_inf());
   const ptrdiff_t whole = n - n % LANES, hole = left < 0 ? n : left - left % LANES;
   Sum sum = sum_start();
-  exp_span(keep, d, 0, hole < whole ? hole : whole, frame, base, &sum, terms, ahead);
-  for (ptrdiff_t c = hole < whole ? hole : whole; c < n; c = whole) { /* the vector with the hole, the last one */
+  exp_span(keep, d, 0, hole < whole ? hole : whole, frame, base, &sum, terms, ahead, place);
+  if (hole < whole) {
     T lane[LANES];
-    vstore(lane, c < whole ? vload(d + c) : vload_n(d + c, n - c, low));
-    if (c == hole) lane[left - hole] = (T)-__builtin_inf();
+    vstore(lane, vload(d + hole));
+    lane[left - hole] = (T)-__builtin_inf();
     const V e = sum_add(&sum, 0, exp_term(vload(lane), frame, base));
-    if (keep) vstore(terms + c, e);
-    if (c == whole) break;
-    exp_span(keep, d, c + LANES, whole, frame, base, &sum, terms, ahead);
+    if (keep) vstore(terms + hole, e);
+    exp_span(keep, d, hole + LANES, whole, frame, base, &sum, terms, ahead, place);
+  }
+  if (whole < n) {
+    V x = vload_n(d + whole, n - whole, low);
+    if (hole == whole) {
+      T lane[LANES];
+      vstore(lane, x);
+      lane[left - hole] = (T)-__builtin_inf();
+      x = vload(lane);
+    }
+    const V e = sum_add(&sum, 0, exp_term(x, frame, base));
+    if (keep) vstore(terms + whole, e);
   }
   return sum;
 }
@@ -246,6 +251,46 @@ FG_INLINE const T *row_line(const fg_run *run, ptrdiff_t r, T *packed, int *empt
 
 FG_INLINE ptrdiff_t padded(ptrdiff_t n) { return (n + 64 / (ptrdiff_t)sizeof(T)) & ~(ptrdiff_t)(64 / sizeof(T) - 1); }
 
+/* Values wait until there are LANES of them, and are then computed at once. */
+typedef struct {
+  int count;
+  ptrdiff_t row[LANES];
+  T rest_h[LANES], rest_l[LANES], top[LANES], max[LANES], x_left[LANES], shift[LANES], magic[LANES], bound[LANES];
+  T nan[LANES]; /* LOGSUMEXP: NaN if the row has one and no finite maximum, else 0 */
+} Pending;
+
+FG_INLINE void pending_flush(const int op, Pending *p, const fg_run *run, Base base, V inv_t) {
+  if (!p->count) return;
+  State s;
+  s.rest = (V2){vload(p->rest_h), vload(p->rest_l)};
+  s.top = vload(p->top);
+  s.max = vload(p->max);
+  s.x_left = vload(p->x_left);
+  s.finite = vlt(vabs(s.top), vset((T)__builtin_inf()));
+  s.gone = vtruth(0);
+  s.frame = (Frame){vload(p->shift), vload(p->magic), vload(p->bound)};
+  V v = finish_value(op, &s, base, inv_t);
+  if (op == LOGSUMEXP) v = vsel(s.finite, v, s.top + vload(p->nan));
+  T value[LANES];
+  vstore(value, v);
+  for (int k = 0; k < p->count; k++) *(T *)(run->value + p->row[k] * run->value_row) = value[k];
+  p->count = 0;
+}
+
+FG_INLINE void pending_add(Pending *p, ptrdiff_t r, const State *s, T nan) {
+  const int k = p->count++;
+  p->row[k] = r;
+  p->rest_h[k] = s->rest.h[0];
+  p->rest_l[k] = s->rest.l[0];
+  p->top[k] = s->top[0];
+  p->max[k] = s->max[0];
+  p->x_left[k] = s->x_left[0];
+  p->shift[k] = s->frame.shift[0];
+  p->magic[k] = s->frame.magic[0];
+  p->bound[k] = s->frame.bound[0];
+  p->nan[k] = nan;
+}
+
 FG_INLINE void rows_as(const int op, const fg_run *run) {
   const int kind = op == LOG_SOFTMAX ? MAP_LOG : MAP_SCALE2, has_out = op != LOGSUMEXP && op != XENT;
   const ptrdiff_t n = run->classes, rows = run->rows, room = padded(n) + 64 / (ptrdiff_t)sizeof(T);
@@ -259,6 +304,8 @@ FG_INLINE void rows_as(const int op, const fg_run *run) {
 
   T max[2] = {0, 0}; /* of rows r and r + lag, known before their turn when x is read directly */
   Map map[2];
+  Pending pending;
+  memset(&pending, 0, sizeof pending);
   const T *from[2] = {NULL, NULL}; /* what row r & 1 is mapped from, or NULL if it is done */
   if (direct)
     for (ptrdiff_t r = 0; r <= lag && r < rows; r++) max[r & 1] = row_max(at(run->x, r * run->x_row), n);
@@ -278,33 +325,39 @@ FG_INLINE void rows_as(const int op, const fg_run *run) {
         const T *const x = row_line(run, r, packed, &empty);
         const T top = direct ? max[r & 1] : row_max(x, n);
         const int finite = top - top == 0;
-        const V m = vset(finite ? top : 0);
-        const Frame frame = frame_of(m, base);
         const ptrdiff_t left = has_target(op) ? run->target[r] : leaves_out(op) && finite ? row_find(x, n, top) : -1;
-        Row row = {m, vset(left < 0 ? 0 : x[left]), vtruth(finite), vtruth(empty), scale};
-        if (keeps_terms(op) && run->alpha)
-          row.factor = mul2((V2){vset(*at(run->alpha, r * run->alpha_row)), vset(0)}, scale);
-
+        State s;
+        s.top = vset(top);
+        s.max = vset(finite ? top : 0);
+        s.x_left = vset(left < 0 ? 0 : x[left]);
+        s.finite = vtruth(finite);
+        s.gone = vtruth(empty);
+        s.frame = frame_of(s.max, base);
         const T *d = x;
-        if (FG_UNLIKELY(frame.shift[0] != 0)) {
-          for (ptrdiff_t c = 0; c < n; c++) packed[c] = x[c] - frame.shift[0];
+        if (FG_UNLIKELY(s.frame.shift[0] != 0)) {
+          for (ptrdiff_t c = 0; c < n; c++) packed[c] = x[c] - s.frame.shift[0];
           d = packed;
         }
-        /* The terms lie at the offset of `out` from a 64-byte boundary: streamed stores then load whole lines. */
-        T *const terms = keeps_terms(op) ? lines + (lag ? r & 1 : 0) * room + ((uintptr_t)out & 63) / sizeof(T) : NULL;
-        Sum sum = exp_row(keeps_terms(op), d, n, left, &frame, base, terms, later ? later : d);
-        V2 rest = sum_lanes(sum);
-        if (left < 0 || x[left] < top) rest = add_low(rest, m, &frame, base);
-        const Result result = finish(op, rest, &row, &frame, base, inv_t);
+        /* Streamed stores want whole lines: the terms then lie at the offset of `out` from a 64-byte boundary. */
+        const ptrdiff_t offset = run->stream ? ((uintptr_t)out & 63) / sizeof(T) : 0;
+        T *const terms = keeps_terms(op) ? lines + (lag ? r & 1 : 0) * room + offset : NULL;
+        const T *const place = keeps_terms(op) && flat && !run->stream ? (const T *)out : d;
+        s.rest = sum_lanes(exp_row(keeps_terms(op), d, n, left, &s.frame, base, terms, later ? later : d, place));
+        if (left < 0 || x[left] < top) s.rest = add_low(s.rest, s.max, &s.frame, base);
         if (has_value(op) && run->value) {
-          T v = result.value[0];
-          if (op == LOGSUMEXP && !finite) v = has_nan((const char *)x, sizeof(T), n) ? (T)__builtin_nan("") : top;
-          *(T *)value = v;
+          const int nan = op == LOGSUMEXP && !finite && has_nan((const char *)x, sizeof(T), n);
+          pending_add(&pending, r, &s, nan ? (T)__builtin_nan("") : 0);
+          if (pending.count == LANES) pending_flush(op, &pending, run, base, inv_t);
         }
-        if (op == XENT_GRAD) terms[left] = result.map.patch[0];
-        map[r & 1] = result.map;
+        if (has_out) {
+          V2 factor = scale;
+          if (op != LOG_SOFTMAX && run->alpha)
+            factor = mul2((V2){vset(*at(run->alpha, r * run->alpha_row)), vset(0)}, scale);
+          map[r & 1] = finish_map(op, &s, factor, base);
+          if (op == XENT_GRAD) terms[left] = map[r & 1].patch[0];
+        }
         if (has_out) from[r & 1] = op == LOG_SOFTMAX ? x : terms;
-        if (op == LOG_SOFTMAX && x == packed) map[r & 1].a = map[r & 1].a - frame.shift; /* shifted in place */
+        if (op == LOG_SOFTMAX && x == packed) map[r & 1].a = map[r & 1].a - s.frame.shift; /* shifted in place */
       }
     }
     const ptrdiff_t done = r - lag;
@@ -325,6 +378,7 @@ FG_INLINE void rows_as(const int op, const fg_run *run) {
       max[(r + 1 + lag) & 1] = row_max(later, n);
     }
   }
+  pending_flush(op, &pending, run, base, inv_t);
   if (run->stream) vfence();
 }
 
@@ -332,103 +386,132 @@ FG_INLINE void rows_as(const int op, const fg_run *run) {
 
 /* A group of LANES rows between pass 2 and pass 3. */
 typedef struct {
-  Row row;
-  Frame frame;
+  State state;
   Sum sum;
-  V top; /* the maximum, finite or not */
   VI left;
 } Group;
 
-FG_INLINE Group lanes_exp(const int op, const fg_run *run, ptrdiff_t first, ptrdiff_t rows, T *tile, const T *empty,
-                          Base base, V2 scale) {
-  const ptrdiff_t n = run->classes;
+/* Groups in step at most; four need the 32 registers of AVX-512. */
+#define SIDE (sizeof(V) == 64 ? 4 : 2)
+
+/* Passes 1 and 2 of `several` neighbouring groups in step: a short row is a chain of latencies, and several
+ * chains side by side take little longer than one. */
+FG_INLINE void lanes_exp(const int op, const int several, const fg_run *run, ptrdiff_t first, ptrdiff_t rows, T *tile,
+                         const T *empty, Base base, Group *group) {
+  const ptrdiff_t n = run->classes, stride = n * LANES;
   const V low = vset((T)-__builtin_inf());
-  V max = low, x_left = vset(0);
-  VI left = viset(-1);
-  Group group;
-  Row *const row = &group.row;
-  row->gone = empty ? veq(vload(empty), vset(1)) : vtruth(0);
-  if (has_target(op)) {
-    if (rows == LANES) {
-      left = viload_wide(run->target + first);
-    } else {
-      int64_t t[LANES];
-      for (ptrdiff_t l = 0; l < LANES; l++) t[l] = run->target[first + (l < rows ? l : 0)];
-      left = viload_wide(t);
+  V max[4], x_left[4];
+  VI left[4];
+  Frame frame[4];
+  Sum sum[4];
+  for (int u = 0; u < several; u++) {
+    max[u] = low;
+    x_left[u] = vset(0);
+    left[u] = viset(-1);
+    group[u].state.gone = empty ? veq(vload(empty + u * LANES), vset(1)) : vtruth(0);
+    if (has_target(op)) {
+      const int64_t *const target = run->target + first + u * LANES;
+      const ptrdiff_t here = rows - u * LANES;
+      if (here >= LANES) {
+        left[u] = viload_wide(target);
+      } else {
+        int64_t t[LANES];
+        for (ptrdiff_t l = 0; l < LANES; l++) t[l] = target[l < here ? l : 0];
+        left[u] = viload_wide(t);
+      }
+      group[u].state.gone = vieq(left[u], viset(-1));
     }
-    row->gone = vieq(left, viset(-1));
   }
   VI class = viset(0);
-  for (ptrdiff_t c = 0; c < n; c++, class += viset(1)) {
-    const V x = vload(tile + c * LANES);
-    if (has_target(op)) x_left = vsel(vieq(left, class), x, x_left);
-    if (op == LOG_SOFTMAX || op == LOGSUMEXP) left = visel(vlt(max, x), class, left);
-    max = vmax(x, max);
+  for (ptrdiff_t c = 0; c < n; c++, class += viset(1))
+    for (int u = 0; u < several; u++) {
+      const V x = vload(tile + u * stride + c * LANES);
+      if (has_target(op)) x_left[u] = vsel(vieq(left[u], class), x, x_left[u]);
+      if (op == LOG_SOFTMAX || op == LOGSUMEXP) left[u] = visel(vlt(max[u], x), class, left[u]);
+      max[u] = vmax(x, max[u]);
+    }
+  for (int u = 0; u < several; u++) {
+    State *const s = &group[u].state;
+    s->top = max[u];
+    s->finite = vlt(vabs(max[u]), vset((T)__builtin_inf()));
+    s->max = vsel(s->finite, max[u], vset(0));
+    s->x_left = has_target(op) ? x_left[u] : s->max;
+    s->frame = frame[u] = frame_of(s->max, base);
+    sum[u] = sum_start();
   }
-  group.top = max;
-  group.left = left;
-  row->finite = vlt(vabs(max), vset((T)__builtin_inf()));
-  row->max = vsel(row->finite, max, vset(0));
-  row->x_left = has_target(op) ? x_left : row->max;
-  row->factor = scale;
-  if (keeps_terms(op) && run->alpha) {
-    T alpha[LANES];
-    for (ptrdiff_t l = 0; l < LANES; l++) alpha[l] = *at(run->alpha, (first + (l < rows ? l : 0)) * run->alpha_row);
-    row->factor = mul2((V2){vload(alpha), vset(0)}, scale);
-  }
-  const Frame frame = frame_of(row->max, base);
-
-  Sum sum = sum_start();
   class = viset(0);
   for (ptrdiff_t c = 0; c < n;) {
-    const ptrdiff_t end = c + SUM_BLOCK < n ? c + SUM_BLOCK : n;
-    for (; c < end; c++, class += viset(1)) {
-      V d = vload(tile + c * LANES) - frame.shift;
-      if (leaves_out(op)) d = vsel(vieq(left, class), low, d);
-      const V e = sum_add(&sum, op != SOFTMAX, exp_term(d, &frame, base));
-      if (keeps_terms(op)) vstore(tile + c * LANES, e);
-    }
-    sum_flush(&sum);
+    const ptrdiff_t end = c + 2 * SUM_BLOCK < n ? c + 2 * SUM_BLOCK : n;
+    for (; c < end; c++, class += viset(1))
+      for (int u = 0; u < several; u++) {
+        T *const at_class = tile + u * stride + c * LANES;
+        V d = vload(at_class) - frame[u].shift;
+        if (leaves_out(op)) d = vsel(vieq(left[u], class), low, d);
+        const V e = sum_add(&sum[u], op != SOFTMAX, exp_term(d, &frame[u], base));
+        if (keeps_terms(op)) vstore(at_class, e);
+      }
+    for (int u = 0; u < several; u++) sum_flush(&sum[u]);
   }
-  group.frame = frame;
-  group.sum = sum;
-  return group;
+  for (int u = 0; u < several; u++) {
+    group[u].sum = sum[u];
+    group[u].left = left[u];
+  }
 }
 
-FG_INLINE Result lanes_finish(const int op, Group *group, T *tile, ptrdiff_t n, Base base, V inv_t) {
-  const Row *const row = &group->row;
-  V2 rest = sum_value(group->sum);
-  if (op == SOFTMAX) rest = add_low(rest, row->max, &group->frame, base);
-  Result result = finish(op, rest, row, &group->frame, base, inv_t);
-  result.map.target = group->left;
-  if (op == XENT_GRAD && FG_UNLIKELY(vany(row->gone))) /* 0 * NaN is not 0 */
-    for (ptrdiff_t c = 0; c < n; c++) vstore(tile + c * LANES, vdrop(row->gone, vload(tile + c * LANES)));
+FG_INLINE Map lanes_map(const int op, const fg_run *run, ptrdiff_t first, ptrdiff_t rows, const Group *group, T *tile,
+                        V2 scale, Base base) {
+  V2 factor = scale;
+  if (op != LOG_SOFTMAX && run->alpha) {
+    T alpha[LANES];
+    for (ptrdiff_t l = 0; l < LANES; l++) alpha[l] = *at(run->alpha, (first + (l < rows ? l : 0)) * run->alpha_row);
+    factor = mul2((V2){vload(alpha), vset(0)}, scale);
+  }
+  Map map = finish_map(op, &group->state, factor, base);
+  map.target = group->left;
+  if (op == XENT_GRAD && FG_UNLIKELY(vany(group->state.gone))) /* 0 * NaN is not 0 */
+    for (ptrdiff_t c = 0; c < run->classes; c++)
+      vstore(tile + c * LANES, vdrop(group->state.gone, vload(tile + c * LANES)));
+  return map;
+}
+
+FG_INLINE void lanes_value(const int op, const fg_run *run, ptrdiff_t first, ptrdiff_t rows, const State *s, const T *tile,
+                           Base base, V inv_t) {
+  V v = finish_value(op, s, base, inv_t);
+  T lane[LANES];
   if (op == LOGSUMEXP) {
-    T finite[LANES], value[LANES], top[LANES];
-    vstore(finite, vsel(row->finite, vset(1), vset(0)));
-    vstore(value, result.value);
-    vstore(top, group->top);
+    T top[LANES];
+    vstore(lane, vsel(s->finite, v, s->top));
+    vstore(top, s->top);
     for (ptrdiff_t l = 0; l < LANES; l++)
-      if (FG_UNLIKELY(!finite[l]))
-        value[l] = has_nan((const char *)(tile + l), sizeof(V), n) ? (T)__builtin_nan("") : top[l];
-    result.value = vload(value);
+      if (FG_UNLIKELY(top[l] - top[l] != 0) && has_nan((const char *)(tile + l), sizeof(V), run->classes))
+        lane[l] = (T)__builtin_nan("");
+    v = vload(lane);
   }
-  return result;
-}
-
-FG_INLINE void lanes_value(const fg_run *run, ptrdiff_t first, ptrdiff_t rows, V v) {
   char *const value = run->value + first * run->value_row;
   if (rows == LANES && run->value_row == (ptrdiff_t)sizeof(T)) {
     vstore((T *)value, v);
   } else {
-    T lane[LANES];
     vstore(lane, v);
     for (ptrdiff_t l = 0; l < rows; l++) *(T *)(value + l * run->value_row) = lane[l];
   }
 }
 
-FG_INLINE void lanes_as(const int op, const fg_run *run) {
+FG_INLINE void lanes_load(const fg_run *run, ptrdiff_t first, ptrdiff_t rows, T *tile, T *empty) {
+  pack(run->x + first * run->x_row, run->x_row, run->x_class, rows, run->classes, tile);
+  if (run->where) {
+    const char *const w = run->where + first * run->where_row;
+    FG_NAME(mask_tile)(w, run->where_row, run->where_class, rows, run->classes, (T)-__builtin_inf(), tile, empty);
+  }
+}
+
+FG_INLINE void lanes_store(const int op, const fg_run *run, ptrdiff_t first, ptrdiff_t rows, const T *tile, const Map *map) {
   const int kind = op == LOG_SOFTMAX ? MAP_LOG : op == XENT_GRAD ? MAP_TARGET : MAP_SCALE2;
+  unpack_as(kind, tile, map, (T)run->inv_temperature, run->out + first * run->out_row, run->out_row, run->out_class, rows,
+            run->classes, run->stream);
+}
+
+FG_INLINE void lanes_as(const int op, const fg_run *run) {
+  const int has_out = op != LOGSUMEXP && op != XENT;
   const ptrdiff_t n = run->classes, most = tile_groups(n);
   const Base base = base_of(run);
   const V2 scale = scale_of(run);
@@ -436,33 +519,37 @@ FG_INLINE void lanes_as(const int op, const fg_run *run) {
   T *const tile = (T *)run->scratch;
   T empty[GROUPS_MAX * LANES];
   Map map[GROUPS_MAX];
+  const int side = op == SOFTMAX ? SIDE : 2;
+  /* Transposing a group keeps other ports busy than its arithmetic does: do them side by side.  Where
+   * neighbouring rows are contiguous, memory wants several groups of one class at a time instead. */
+  const int by_group = run->x_class == (ptrdiff_t)sizeof(T) && (!has_out || run->out_class == (ptrdiff_t)sizeof(T));
 
   for (ptrdiff_t first = 0; first < run->rows; first += most * LANES) {
     const ptrdiff_t rows = run->rows - first < most * LANES ? run->rows - first : most * LANES;
     const ptrdiff_t groups = (rows + LANES - 1) / LANES;
-    FG_NAME(pack)(run->x + first * run->x_row, run->x_row, run->x_class, rows, n, tile);
-    if (run->where) {
-      const char *const w = run->where + first * run->where_row;
-      FG_NAME(mask_tile)(w, run->where_row, run->where_class, rows, n, (T)-__builtin_inf(), tile, empty);
-    }
-    /* A group is finished after the next one's pass 2, which hides the latency of its sum and divisions. */
-    Group group[2];
-    for (ptrdiff_t g = 0; g <= groups; g++) {
-      if (g < groups) {
-        const ptrdiff_t here = rows - g * LANES < LANES ? rows - g * LANES : LANES;
-        group[g & 1] = lanes_exp(op, run, first + g * LANES, here, tile + g * n * LANES,
-                                 run->where ? empty + g * LANES : NULL, base, scale);
+    if (!by_group) lanes_load(run, first, rows, tile, empty);
+    for (ptrdiff_t g = 0, several; g < groups; g += several) {
+      const ptrdiff_t from = first + g * LANES, left = rows - g * LANES;
+      several = g + side <= groups ? side : 1;
+      const ptrdiff_t together = left < several * LANES ? left : several * LANES;
+      T *const mine = tile + g * n * LANES, *const mask = empty + g * LANES;
+      Group group[4];
+      if (by_group) lanes_load(run, from, together, mine, mask);
+      if (several == side)
+        lanes_exp(op, side, run, from, left, mine, run->where ? mask : NULL, base, group);
+      else
+        lanes_exp(op, 1, run, from, left, mine, run->where ? mask : NULL, base, group);
+      for (int u = 0; u < several; u++) {
+        const ptrdiff_t here = left - u * LANES < LANES ? left - u * LANES : LANES;
+        State *const s = &group[u].state;
+        s->rest = sum_value(group[u].sum);
+        if (op == SOFTMAX) s->rest = add_low(s->rest, s->max, &s->frame, base);
+        if (has_value(op) && run->value) lanes_value(op, run, from + u * LANES, here, s, mine + u * n * LANES, base, inv_t);
+        if (has_out) map[g + u] = lanes_map(op, run, from + u * LANES, here, &group[u], mine + u * n * LANES, scale, base);
       }
-      if (g > 0) {
-        const ptrdiff_t p = g - 1, here = rows - p * LANES < LANES ? rows - p * LANES : LANES;
-        const Result r = lanes_finish(op, &group[p & 1], tile + p * n * LANES, n, base, inv_t);
-        map[p] = r.map;
-        if (has_value(op) && run->value) lanes_value(run, first + p * LANES, here, r.value);
-      }
+      if (has_out && by_group) lanes_store(op, run, from, together, mine, map + g);
     }
-    if (op == SOFTMAX || op == XENT_GRAD || op == LOG_SOFTMAX)
-      unpack_as(kind, tile, map, (T)run->inv_temperature, run->out + first * run->out_row, run->out_row, run->out_class,
-                rows, n, run->stream);
+    if (has_out && !by_group) lanes_store(op, run, first, rows, tile, map);
   }
   if (run->stream) vfence();
 }

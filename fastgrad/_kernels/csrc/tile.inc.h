@@ -1,8 +1,9 @@
 /* Tiles: up to GROUPS_MAX groups of LANES rows, laid out [group][class][lane].
  *
  * Whatever the strides of the array, a tile is what the `lanes` kernels compute on.  Packing picks the
- * widest access that the layout allows: LANES x LANES transposes where classes are contiguous, plain
- * vectors where neighbouring rows are, single elements otherwise.  Lanes without a row repeat the last
+ * widest access that the layout allows: transposes of four classes at a time where classes are contiguous
+ * (the last four overlap the ones before, so that nothing outside a row is touched), plain vectors where
+ * neighbouring rows are, single elements otherwise.  Lanes without a row repeat the last
  * one: they compute something harmless and are never stored. */
 #define GROUPS_MAX 32
 #define TILE_L1 ((ptrdiff_t)24 << 10)
@@ -19,43 +20,41 @@ FG_INLINE ptrdiff_t tile_groups(ptrdiff_t classes) {
 
 FG_INLINE const T *at(const char *p, ptrdiff_t bytes) { return (const T *)(p + bytes); }
 
-FG_INLINE void FG_NAME(pack)(const char *p, ptrdiff_t row, ptrdiff_t cls, ptrdiff_t rows, ptrdiff_t classes, T *tile) {
-  const ptrdiff_t groups = (rows + LANES - 1) / LANES, last = rows - 1;
-  if (cls == (ptrdiff_t)sizeof(T)) {
-    for (ptrdiff_t g = 0; g < groups; g++) {
+FG_INLINE ptrdiff_t block_start(ptrdiff_t c, ptrdiff_t classes) { return c + 4 <= classes ? c : classes - 4; }
+
+FG_INLINE void pack_scalar(const char *p, ptrdiff_t row, ptrdiff_t cls, ptrdiff_t from, ptrdiff_t rows, ptrdiff_t classes,
+                           T *tile) {
+  const ptrdiff_t all = (rows + LANES - 1) / LANES * LANES, last = rows - 1;
+  for (ptrdiff_t r = from; r < all; r++) {
+    const char *line = p + (r < last ? r : last) * row;
+    T *to = tile + (r / LANES) * classes * LANES + r % LANES;
+    for (ptrdiff_t c = 0; c < classes; c++) to[c * LANES] = *at(line, c * cls);
+  }
+}
+
+FG_INLINE void pack(const char *p, ptrdiff_t row, ptrdiff_t cls, ptrdiff_t rows, ptrdiff_t classes, T *tile) {
+  const ptrdiff_t full = rows / LANES, groups = (rows + LANES - 1) / LANES;
+  if (cls == (ptrdiff_t)sizeof(T) && classes >= 4) {
+    for (ptrdiff_t g = 0; g < full; g++) {
       T *to = tile + g * classes * LANES;
-      const char *from = p + g * LANES * row;
-      const ptrdiff_t here = rows - g * LANES < LANES ? rows - g * LANES : LANES;
-      V v[LANES];
-      for (ptrdiff_t c = 0; c < classes; c += LANES) {
-        const ptrdiff_t width = classes - c < LANES ? classes - c : LANES;
-        const char *line = from + c * (ptrdiff_t)sizeof(T);
-        if (here == LANES && width == LANES) {
-          for (int l = 0; l < LANES; l++) v[l] = vload(at(line, l * row));
-          vtranspose(v);
-          for (int k = 0; k < LANES; k++) vstore(to + (c + k) * LANES, v[k]);
-        } else {
-          for (int l = 0; l < LANES; l++) v[l] = vload_n(at(line, (l < here ? l : here - 1) * row), width, vset(0));
-          vtranspose(v);
-          for (int k = 0; k < LANES; k++)
-            if (k < width) vstore(to + (c + k) * LANES, v[k]);
-        }
+      for (ptrdiff_t c = 0; c < classes; c += 4) {
+        const ptrdiff_t b = block_start(c, classes);
+        V v[4];
+        vgather4(p + g * LANES * row + b * (ptrdiff_t)sizeof(T), row, v);
+        for (int k = 0; k < 4; k++) vstore(to + (b + k) * LANES, v[k]);
       }
     }
+    pack_scalar(p, row, cls, full * LANES, rows, classes, tile);
   } else if (row == (ptrdiff_t)sizeof(T)) {
-    const ptrdiff_t full = rows / LANES;
     for (ptrdiff_t c = 0; c < classes; c++) {
       const T *from = at(p, c * cls);
       for (ptrdiff_t g = 0; g < full; g++) vstore(tile + (g * classes + c) * LANES, vload(from + g * LANES));
       if (full < groups)
-        vstore(tile + (full * classes + c) * LANES, vload_n(from + full * LANES, rows - full * LANES, vset(from[last])));
+        vstore(tile + (full * classes + c) * LANES,
+               vload_n(from + full * LANES, rows - full * LANES, vset(from[rows - 1])));
     }
   } else {
-    for (ptrdiff_t r = 0; r < groups * LANES; r++) {
-      const char *from = p + (r < last ? r : last) * row;
-      T *to = tile + (r / LANES) * classes * LANES + r % LANES;
-      for (ptrdiff_t c = 0; c < classes; c++) to[c * LANES] = *at(from, c * cls);
-    }
+    pack_scalar(p, row, cls, 0, rows, classes, tile);
   }
 }
 
@@ -97,34 +96,32 @@ FG_INLINE V map_class(const int kind, const T *from, ptrdiff_t c, const Map *m, 
   return map_apply(kind, v, *m, factor);
 }
 
+FG_INLINE void unpack_scalar(const int kind, const T *tile, const Map *map, V factor, char *p, ptrdiff_t row, ptrdiff_t cls,
+                             ptrdiff_t from, ptrdiff_t rows, ptrdiff_t classes) {
+  for (ptrdiff_t first = from; first < rows; first += LANES)
+    for (ptrdiff_t c = 0; c < classes; c++) {
+      T lane[LANES];
+      vstore(lane, map_class(kind, tile + first * classes, c, map + first / LANES, factor));
+      for (ptrdiff_t l = 0; l < LANES && first + l < rows; l++) *(T *)(p + (first + l) * row + c * cls) = lane[l];
+    }
+}
+
 FG_INLINE void unpack_as(const int kind, const T *tile, const Map *map, T factor_, char *p, ptrdiff_t row, ptrdiff_t cls,
                          ptrdiff_t rows, ptrdiff_t classes, int stream) {
   const ptrdiff_t groups = (rows + LANES - 1) / LANES, full = rows / LANES;
   const V factor = vset(factor_);
-  if (cls == (ptrdiff_t)sizeof(T)) {
-    for (ptrdiff_t g = 0; g < groups; g++) {
+  if (cls == (ptrdiff_t)sizeof(T) && classes >= 4) {
+    for (ptrdiff_t g = 0; g < full; g++) {
       const T *from = tile + g * classes * LANES;
-      char *to = p + g * LANES * row;
-      const ptrdiff_t n = rows - g * LANES < LANES ? rows - g * LANES : LANES;
       const Map m = map[g];
-      V v[LANES];
-      for (ptrdiff_t c = 0; c < classes; c += LANES) {
-        const ptrdiff_t width = classes - c < LANES ? classes - c : LANES;
-        for (ptrdiff_t k = 0; k < LANES; k++)
-          v[k] = k < width ? map_class(kind, from, c + k, &m, factor) : vset(0);
-        vtranspose(v);
-        T *line = (T *)to + c;
-        if (n == LANES && width == LANES) {
-          for (int l = 0; l < LANES; l++) vstore((T *)((char *)line + l * row), v[l]);
-        } else if (n == LANES) {
-          for (int l = 0; l < LANES; l++) vstore_n((T *)((char *)line + l * row), v[l], width);
-        } else {
-          T lanes[LANES][LANES];
-          for (int l = 0; l < LANES; l++) vstore(lanes[l], v[l]);
-          for (ptrdiff_t l = 0; l < n; l++) vstore_n((T *)((char *)line + l * row), vload(lanes[l]), width);
-        }
+      for (ptrdiff_t c = 0; c < classes; c += 4) {
+        const ptrdiff_t b = block_start(c, classes);
+        V v[4];
+        for (int k = 0; k < 4; k++) v[k] = map_class(kind, from, b + k, &m, factor);
+        vscatter4(p + g * LANES * row + b * (ptrdiff_t)sizeof(T), row, v);
       }
     }
+    unpack_scalar(kind, tile, map, factor, p, row, cls, full * LANES, rows, classes);
   } else if (row == (ptrdiff_t)sizeof(T)) {
     for (ptrdiff_t c = 0; c < classes; c++) {
       T *to = (T *)(p + c * cls);
@@ -140,12 +137,6 @@ FG_INLINE void unpack_as(const int kind, const T *tile, const Map *map, T factor
                  rows - full * LANES);
     }
   } else {
-    for (ptrdiff_t g = 0; g < groups; g++)
-      for (ptrdiff_t c = 0; c < classes; c++) {
-        T lane[LANES];
-        vstore(lane, map_class(kind, tile + g * classes * LANES, c, map + g, factor));
-        for (ptrdiff_t l = 0; l < LANES && g * LANES + l < rows; l++)
-          *(T *)(p + (g * LANES + l) * row + c * cls) = lane[l];
-      }
+    unpack_scalar(kind, tile, map, factor, p, row, cls, 0, rows, classes);
   }
 }

@@ -12,7 +12,7 @@
  *   vsel visel           lane-wise m ? a : b;  vdrop: m ? 0 : a
  *   vtruth               0 or 1 as a mask of all lanes;  vany, vfirst_true: is there, and which is, a true lane
  *   vexponent            the low bits of t moved into the exponent field: a power of two, or +0
- *   vtranspose           LANES vectors as a square matrix
+ *   vgather4 vscatter4   four neighbouring elements of LANES rows, `step` bytes apart, as one vector each
  *   Wide wide_*          float only: LANES sums in double; wide_split gives them back as head + tail
  */
 #define LANES (16 / (int)sizeof(T))
@@ -125,11 +125,15 @@ FG_INLINE T vreduce_max(V a) {
   FG_EACH m = m > a[i] ? m : a[i];
   return m;
 }
-FG_INLINE void vtranspose(V v[LANES]) {
-  T a[LANES][LANES], b[LANES][LANES];
-  memcpy(a, v, sizeof a);
-  FG_EACH for (int k = 0; k < LANES; k++) b[i][k] = a[k][i];
-  memcpy(v, b, sizeof b);
+FG_INLINE void vgather4(const char *p, ptrdiff_t step, V v[4]) {
+  T t[4][LANES];
+  FG_EACH for (int k = 0; k < 4; k++) t[k][i] = ((const T *)(p + i * step))[k];
+  memcpy(v, t, sizeof t);
+}
+FG_INLINE void vscatter4(char *p, ptrdiff_t step, const V v[4]) {
+  T t[4][LANES];
+  memcpy(t, v, sizeof t);
+  FG_EACH for (int k = 0; k < 4; k++) ((T *)(p + i * step))[k] = t[k][i];
 }
 
 #if !FG_DOUBLE

@@ -65,34 +65,52 @@ FG_INLINE T vreduce_max(V a) {
   return m;
 }
 
-FG_INLINE void vtranspose(V v[LANES]) {
 #if FG_DOUBLE
-  __m256d a[4];
-  for (int i = 0; i < 4; i += 2) {
-    a[i] = _mm256_unpacklo_pd((__m256d)v[i], (__m256d)v[i + 1]);
-    a[i + 1] = _mm256_unpackhi_pd((__m256d)v[i], (__m256d)v[i + 1]);
-  }
-  for (int j = 0; j < 2; j++) {
-    v[j] = (V)_mm256_permute2f128_pd(a[j], a[j + 2], 0x20);
-    v[j + 2] = (V)_mm256_permute2f128_pd(a[j], a[j + 2], 0x31);
-  }
-#else
-  __m256 a[8], b[8];
-  for (int i = 0; i < 8; i += 2) {
-    a[i] = _mm256_unpacklo_ps((__m256)v[i], (__m256)v[i + 1]);
-    a[i + 1] = _mm256_unpackhi_ps((__m256)v[i], (__m256)v[i + 1]);
-  }
-  for (int i = 0; i < 8; i += 4)
-    for (int j = 0; j < 2; j++) {
-      b[i + 2 * j] = _mm256_shuffle_ps(a[i + j], a[i + j + 2], 0x44);
-      b[i + 2 * j + 1] = _mm256_shuffle_ps(a[i + j], a[i + j + 2], 0xee);
-    }
-  for (int k = 0; k < 4; k++) {
-    v[k] = (V)_mm256_permute2f128_ps(b[k], b[k + 4], 0x20);
-    v[k + 4] = (V)_mm256_permute2f128_ps(b[k], b[k + 4], 0x31);
-  }
-#endif
+FG_INLINE void transpose4(__m256d z[4]) {
+  const __m256d a = _mm256_permute2f128_pd(z[0], z[2], 0x20), b = _mm256_permute2f128_pd(z[1], z[3], 0x20);
+  const __m256d c = _mm256_permute2f128_pd(z[0], z[2], 0x31), d = _mm256_permute2f128_pd(z[1], z[3], 0x31);
+  z[0] = _mm256_unpacklo_pd(a, b);
+  z[1] = _mm256_unpackhi_pd(a, b);
+  z[2] = _mm256_unpacklo_pd(c, d);
+  z[3] = _mm256_unpackhi_pd(c, d);
 }
+FG_INLINE void vgather4(const char *p, ptrdiff_t step, V v[4]) {
+  __m256d z[4];
+  for (int k = 0; k < 4; k++) z[k] = _mm256_loadu_pd((const T *)(p + k * step));
+  transpose4(z);
+  for (int k = 0; k < 4; k++) v[k] = (V)z[k];
+}
+FG_INLINE void vscatter4(char *p, ptrdiff_t step, const V v[4]) {
+  __m256d z[4];
+  for (int k = 0; k < 4; k++) z[k] = (__m256d)v[k];
+  transpose4(z);
+  for (int k = 0; k < 4; k++) _mm256_storeu_pd((T *)(p + k * step), z[k]);
+}
+#else
+FG_INLINE void transpose4(__m256 z[4]) { /* 4 x 4 in each half */
+  const __m256d a = _mm256_castps_pd(_mm256_unpacklo_ps(z[0], z[1])), b = _mm256_castps_pd(_mm256_unpackhi_ps(z[0], z[1]));
+  const __m256d c = _mm256_castps_pd(_mm256_unpacklo_ps(z[2], z[3])), d = _mm256_castps_pd(_mm256_unpackhi_ps(z[2], z[3]));
+  z[0] = _mm256_castpd_ps(_mm256_unpacklo_pd(a, c));
+  z[1] = _mm256_castpd_ps(_mm256_unpackhi_pd(a, c));
+  z[2] = _mm256_castpd_ps(_mm256_unpacklo_pd(b, d));
+  z[3] = _mm256_castpd_ps(_mm256_unpackhi_pd(b, d));
+}
+FG_INLINE void vgather4(const char *p, ptrdiff_t step, V v[4]) {
+  __m256 z[4];
+  for (int k = 0; k < 4; k++)
+    z[k] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps((const T *)(p + k * step))),
+                                _mm_loadu_ps((const T *)(p + (k + 4) * step)), 1);
+  transpose4(z);
+  for (int k = 0; k < 4; k++) v[k] = (V)z[k];
+}
+FG_INLINE void vscatter4(char *p, ptrdiff_t step, const V v[4]) {
+  __m256 z[4];
+  for (int k = 0; k < 4; k++) z[k] = (__m256)v[k];
+  transpose4(z);
+  for (int k = 0; k < 4; k++) _mm_storeu_ps((T *)(p + k * step), _mm256_castps256_ps128(z[k]));
+  for (int k = 0; k < 4; k++) _mm_storeu_ps((T *)(p + (k + 4) * step), _mm256_extractf128_ps(z[k], 1));
+}
+#endif
 
 #if !FG_DOUBLE
 typedef struct {

@@ -56,46 +56,64 @@ FG_INLINE ptrdiff_t vfirst_true(M m) { return __builtin_ctz((unsigned)m); }
 FG_INLINE V vexponent(V t) { return (V)FG_EPI(slli)((__m512i)t, MANTISSA); }
 FG_INLINE T vreduce_max(V a) { return FG_PS(reduce_max)((FG_VREG)a); }
 
-FG_INLINE void vtranspose(V v[LANES]) {
 #if FG_DOUBLE
-  __m512d a[8], b[8];
-  for (int i = 0; i < 8; i += 2) {
-    a[i] = _mm512_unpacklo_pd((__m512d)v[i], (__m512d)v[i + 1]);
-    a[i + 1] = _mm512_unpackhi_pd((__m512d)v[i], (__m512d)v[i + 1]);
-  }
-  for (int i = 0; i < 8; i += 4)
-    for (int j = 0; j < 2; j++) {
-      b[i + j] = _mm512_shuffle_f64x2(a[i + j], a[i + j + 2], 0x88);
-      b[i + j + 2] = _mm512_shuffle_f64x2(a[i + j], a[i + j + 2], 0xdd);
-    }
-  for (int j = 0; j < 4; j++) {
-    v[j] = (V)_mm512_shuffle_f64x2(b[j], b[j + 4], 0x88);
-    v[j + 4] = (V)_mm512_shuffle_f64x2(b[j], b[j + 4], 0xdd);
-  }
-#else
-  __m512 a[16];
-  __m512d b[16];
-  for (int i = 0; i < 16; i += 2) {
-    a[i] = _mm512_unpacklo_ps((__m512)v[i], (__m512)v[i + 1]);
-    a[i + 1] = _mm512_unpackhi_ps((__m512)v[i], (__m512)v[i + 1]);
-  }
-  for (int i = 0; i < 16; i += 4)
-    for (int j = 0; j < 2; j++) {
-      __m512d lo = _mm512_castps_pd(a[i + j]), hi = _mm512_castps_pd(a[i + j + 2]);
-      b[i + 2 * j] = _mm512_unpacklo_pd(lo, hi);
-      b[i + 2 * j + 1] = _mm512_unpackhi_pd(lo, hi);
-    }
-  /* b[i + k] now holds column k (mod 4) of rows i..i+3 in each 128-bit part; swap the parts. */
-  for (int k = 0; k < 4; k++) {
-    __m512d p = _mm512_shuffle_f64x2(b[k], b[k + 4], 0x88), q = _mm512_shuffle_f64x2(b[k], b[k + 4], 0xdd);
-    __m512d r = _mm512_shuffle_f64x2(b[k + 8], b[k + 12], 0x88), s = _mm512_shuffle_f64x2(b[k + 8], b[k + 12], 0xdd);
-    v[k] = (V)_mm512_shuffle_f64x2(p, r, 0x88);
-    v[k + 8] = (V)_mm512_shuffle_f64x2(p, r, 0xdd);
-    v[k + 4] = (V)_mm512_shuffle_f64x2(q, s, 0x88);
-    v[k + 12] = (V)_mm512_shuffle_f64x2(q, s, 0xdd);
-  }
-#endif
+FG_INLINE __m512d pair(const char *p, ptrdiff_t step) {
+  return _mm512_insertf64x4(_mm512_castpd256_pd512(_mm256_loadu_pd((const T *)p)), _mm256_loadu_pd((const T *)(p + 4 * step)), 1);
 }
+/* 4 x 4 in each half: the halves of the rows are swapped across, then pairs. */
+FG_INLINE void transpose4(__m512d z[4]) {
+  const __m512i even = _mm512_setr_epi64(0, 1, 8, 9, 4, 5, 12, 13), odd = _mm512_setr_epi64(2, 3, 10, 11, 6, 7, 14, 15);
+  const __m512d a = _mm512_permutex2var_pd(z[0], even, z[2]), b = _mm512_permutex2var_pd(z[1], even, z[3]);
+  const __m512d c = _mm512_permutex2var_pd(z[0], odd, z[2]), d = _mm512_permutex2var_pd(z[1], odd, z[3]);
+  z[0] = _mm512_unpacklo_pd(a, b);
+  z[1] = _mm512_unpackhi_pd(a, b);
+  z[2] = _mm512_unpacklo_pd(c, d);
+  z[3] = _mm512_unpackhi_pd(c, d);
+}
+FG_INLINE void vgather4(const char *p, ptrdiff_t step, V v[4]) {
+  __m512d z[4];
+  for (int k = 0; k < 4; k++) z[k] = pair(p + k * step, step);
+  transpose4(z);
+  for (int k = 0; k < 4; k++) v[k] = (V)z[k];
+}
+FG_INLINE void vscatter4(char *p, ptrdiff_t step, const V v[4]) {
+  __m512d z[4];
+  for (int k = 0; k < 4; k++) z[k] = (__m512d)v[k];
+  transpose4(z);
+  for (int k = 0; k < 4; k++) _mm256_storeu_pd((T *)(p + k * step), _mm512_castpd512_pd256(z[k]));
+  for (int k = 0; k < 4; k++) _mm256_storeu_pd((T *)(p + (k + 4) * step), _mm512_extractf64x4_pd(z[k], 1));
+}
+#else
+FG_INLINE __m512 quad(const char *p, ptrdiff_t step) {
+  __m512 z = _mm512_castps128_ps512(_mm_loadu_ps((const T *)p));
+  z = _mm512_mask_broadcast_f32x4(z, 0x00f0, _mm_loadu_ps((const T *)(p + 4 * step)));
+  z = _mm512_mask_broadcast_f32x4(z, 0x0f00, _mm_loadu_ps((const T *)(p + 8 * step)));
+  return _mm512_mask_broadcast_f32x4(z, 0xf000, _mm_loadu_ps((const T *)(p + 12 * step)));
+}
+FG_INLINE void transpose4(__m512 z[4]) { /* 4 x 4 in each quarter */
+  const __m512d a = _mm512_castps_pd(_mm512_unpacklo_ps(z[0], z[1])), b = _mm512_castps_pd(_mm512_unpackhi_ps(z[0], z[1]));
+  const __m512d c = _mm512_castps_pd(_mm512_unpacklo_ps(z[2], z[3])), d = _mm512_castps_pd(_mm512_unpackhi_ps(z[2], z[3]));
+  z[0] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, c));
+  z[1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, c));
+  z[2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b, d));
+  z[3] = _mm512_castpd_ps(_mm512_unpackhi_pd(b, d));
+}
+FG_INLINE void vgather4(const char *p, ptrdiff_t step, V v[4]) {
+  __m512 z[4];
+  for (int k = 0; k < 4; k++) z[k] = quad(p + k * step, step);
+  transpose4(z);
+  for (int k = 0; k < 4; k++) v[k] = (V)z[k];
+}
+FG_INLINE void vscatter4(char *p, ptrdiff_t step, const V v[4]) {
+  __m512 z[4];
+  for (int k = 0; k < 4; k++) z[k] = (__m512)v[k];
+  transpose4(z);
+  for (int k = 0; k < 4; k++) _mm_storeu_ps((T *)(p + k * step), _mm512_castps512_ps128(z[k]));
+  for (int k = 0; k < 4; k++) _mm_storeu_ps((T *)(p + (k + 4) * step), _mm512_extractf32x4_ps(z[k], 1));
+  for (int k = 0; k < 4; k++) _mm_storeu_ps((T *)(p + (k + 8) * step), _mm512_extractf32x4_ps(z[k], 2));
+  for (int k = 0; k < 4; k++) _mm_storeu_ps((T *)(p + (k + 12) * step), _mm512_extractf32x4_ps(z[k], 3));
+}
+#endif
 
 #if !FG_DOUBLE
 typedef struct {

@@ -1,0 +1,371 @@
+"""Fixtures of all tests: instruction set, dtype, seeded data, ulps, guarded memory, operations.
+
+Helpers are fixtures because test files cannot import each other (`--import-mode=importlib`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastgrad as fg
+from fastgrad import _reference as ref
+from fastgrad._kernels import isa as _isa
+
+LD = np.longdouble
+
+
+@pytest.fixture(params=_isa.available_names())
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every instruction set of this machine, one after the other."""
+    before = _isa._use(request.param)
+    yield request.param
+    _isa._use(before)
+
+
+@pytest.fixture(params=[np.float32, np.float64], ids=["f32", "f64"])
+def dtype(request: pytest.FixtureRequest) -> type:
+    return request.param
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> np.random.Generator:
+    """Another seed for every test, the same in every run; pytest shows it when the test fails."""
+    seed = zlib.crc32(request.node.nodeid.encode())
+    print(f"seed {seed}")
+    return np.random.default_rng(seed)
+
+
+# ---- ulps ---------------------------------------------------------------------------------------
+
+
+def _spacing(magnitude: np.ndarray, dtype: Any) -> np.ndarray:
+    info = np.finfo(dtype)
+    _, exponent = np.frexp(magnitude)
+    exponent = np.where(magnitude == 0, info.minexp, exponent - 1)
+    return np.ldexp(LD(1), np.maximum(exponent, info.minexp) - info.nmant)
+
+
+def _ulps(actual: Any, exact: Any, scale: Any = None) -> np.ndarray:
+    """Errors in ulps of `exact`, or of `scale`; where both are NaN, or the same infinity, 0."""
+    actual, exact = np.asarray(actual), np.asarray(exact, LD)
+    assert actual.shape == exact.shape, f"shape {actual.shape}, not {exact.shape}"
+    wide = actual.astype(LD)
+    same = (wide == exact) | (np.isnan(wide) & np.isnan(exact))
+    magnitude = np.abs(exact if scale is None else np.asarray(scale, LD))
+    with np.errstate(invalid="ignore"):
+        error = np.abs(wide - exact)
+        magnitude = np.where(np.isfinite(magnitude), magnitude, 0)
+        error = np.where(same, 0, error / _spacing(magnitude, actual.dtype))
+    return np.where(np.isnan(error), np.inf, error)
+
+
+@pytest.fixture(scope="session")
+def ulps() -> Callable[..., np.ndarray]:
+    return _ulps
+
+
+def _assert_ulps(actual: Any, exact: Any, bar: float, scale: Any = None, what: Any = "") -> None:
+    error = _ulps(actual, exact, scale)
+    if error.size and not error.max() <= bar:
+        at = np.unravel_index(int(error.argmax()), error.shape)
+        raise AssertionError(
+            f"{what}: {float(error.max()):.2f} ulp at {tuple(map(int, at))}, more than {bar}: "
+            f"{np.asarray(actual)[at]!r}, not {np.asarray(exact)[at]!r}"
+        )
+
+
+@pytest.fixture(scope="session")
+def assert_ulps() -> Callable[..., None]:
+    """assert_ulps(actual, exact, bar, scale=None, what="")"""
+    return _assert_ulps
+
+
+# ---- guarded memory -----------------------------------------------------------------------------
+
+GUARD = 0xA5
+PAGE = mmap.PAGESIZE
+_READ_WRITE, _NONE = 3, 0
+
+
+def _protect(address: int, size: int, how: int) -> None:
+    """mprotect; on a machine without it only the guard bytes are left."""
+    try:
+        change = ctypes.CDLL(None, use_errno=True).mprotect
+    except (AttributeError, OSError, TypeError):
+        return
+    change.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    assert change(address, size, how) == 0, ctypes.get_errno()
+
+
+class Guard:
+    """Memory between two pages that nobody may touch; unused bytes of it hold a pattern."""
+
+    def __init__(self, room: int) -> None:
+        self._room = -(-room // PAGE) * PAGE
+        self._map = mmap.mmap(-1, self._room + 2 * PAGE)
+        self._bytes = np.frombuffer(self._map, np.uint8)
+        self._start = self._bytes.ctypes.data
+        for page in (self._start, self._start + PAGE + self._room):
+            _protect(page, PAGE, _NONE)
+        self._inner = self._bytes[PAGE : PAGE + self._room]
+        self._taken = slice(0, 0)
+        self._inner[:] = GUARD
+
+    def place(self, a: np.ndarray, at: str = "end") -> np.ndarray:
+        """A copy of `a`, in its memory order, that touches the page behind it or the one before."""
+        self.check()
+        self._inner[self._taken] = GUARD
+        begin = self._room - a.nbytes if at == "end" else 0
+        assert 0 <= begin <= self._room, "the guarded room is too small"
+        self._taken = slice(begin, begin + a.nbytes)
+        strides = np.empty_like(a).strides
+        copy = np.ndarray(a.shape, a.dtype, self._inner[self._taken].data, strides=strides)
+        copy[...] = a
+        return copy
+
+    def check(self) -> None:
+        taken = self._taken
+        assert (self._inner[: taken.start] == GUARD).all(), "written before the buffer"
+        assert (self._inner[taken.stop :] == GUARD).all(), "written behind the buffer"
+
+    def release(self) -> None:
+        for page in (self._start, self._start + PAGE + self._room):
+            _protect(page, PAGE, _READ_WRITE)
+
+
+@pytest.fixture
+def guard() -> Iterator[Callable[[int], Guard]]:
+    """guard(room) is memory between two protected pages; what lies around arrays is checked."""
+    made: list[Guard] = []
+
+    def make(room: int) -> Guard:
+        made.append(Guard(room))
+        return made[-1]
+
+    yield make
+    for g in made:
+        g.check()
+        g.release()
+
+
+# ---- operations ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Op:
+    """One kernel as the sweeps over shapes, layouts and lengths see it.
+
+    `inputs` draws what the call needs beside x; `scale` says in ulps of what the error counts
+    (None: of the exact value), because a sum of terms of mixed sign is as good as its terms.
+    """
+
+    name: str
+    inputs: Callable[[np.random.Generator, np.ndarray, int], tuple[Any, ...]]
+    run: Callable[..., Any]
+    reference: Callable[..., Any]
+    bar: float
+    scale: Callable[..., Any] | None = None
+    reduces: bool = False
+
+    def check(self, actual: Any, x: np.ndarray, axis: int, inputs: Any, what: Any = "") -> None:
+        exact = self.reference(x, axis, *inputs)
+        scale = None if self.scale is None else self.scale(x, axis, *inputs)
+        assert np.asarray(actual).dtype == x.dtype.newbyteorder("=")
+        _assert_ulps(actual, exact, self.bar, scale, what or self.name)
+
+
+def _nothing(rng: Any, x: Any, axis: int) -> tuple[()]:
+    return ()
+
+
+def _full(rng: np.random.Generator, x: np.ndarray, axis: int) -> tuple[np.ndarray]:
+    return (rng.normal(size=x.shape).astype(x.dtype.newbyteorder("=")),)
+
+
+def _positive(rng: np.random.Generator, x: np.ndarray, axis: int) -> tuple[np.ndarray]:
+    return (np.abs(_full(rng, x, axis)[0]) + x.dtype.type(0.25),)
+
+
+def _without(x: np.ndarray, axis: int) -> tuple[int, ...]:
+    axis %= max(x.ndim, 1)
+    return x.shape[:axis] + x.shape[axis + 1 :]
+
+
+def _classes(x: np.ndarray, axis: int) -> int:
+    return x.shape[axis] if x.ndim else 1
+
+
+def _targets(rng: np.random.Generator, x: np.ndarray, axis: int) -> tuple[np.ndarray]:
+    y = np.asarray(rng.integers(0, _classes(x, axis), _without(x, axis)))
+    if y.size > 3:
+        y.reshape(-1)[2] = -100
+    return (y,)
+
+
+def _rowwise(rng: np.random.Generator, x: np.ndarray, axis: int) -> tuple[np.ndarray]:
+    return (rng.normal(size=_without(x, axis)).astype(x.dtype.newbyteorder("=")),)
+
+
+def _sum(a: np.ndarray, axis: int) -> np.ndarray:
+    return np.sum(a, axis=axis, keepdims=True) if a.ndim else a
+
+
+def _pg(x: np.ndarray, axis: int, g: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    p = ref.softmax(x, axis)
+    return p, np.abs(g), _sum(p * np.abs(g), axis)
+
+
+def _size_of_log(x: np.ndarray, axis: int, *b: np.ndarray) -> np.ndarray:
+    """max(|lse|, |max|) is what both parts of max + log1p(...) are rounded to."""
+    top = np.max(x, axis) if x.ndim else x
+    log = ref.logsumexp(x, axis, b=b[0] if b else None)
+    return np.maximum(np.abs(log), np.abs(top))
+
+
+def _softmax_scale(x: np.ndarray, axis: int, g: np.ndarray) -> np.ndarray:
+    p, size, mean = _pg(x, axis, g)
+    return p * (size + mean)
+
+
+def _pulled_scale(x: np.ndarray, axis: int, g: np.ndarray) -> np.ndarray:
+    p, size, _ = _pg(x, axis, g)
+    return size + p * _sum(size, axis)
+
+
+def _pushed_scale(x: np.ndarray, axis: int, g: np.ndarray) -> np.ndarray:
+    _, size, mean = _pg(x, axis, g)
+    return size + mean
+
+
+def _dot_scale(x: np.ndarray, axis: int, g: np.ndarray) -> np.ndarray:
+    _, _, mean = _pg(x, axis, g)
+    return mean.reshape(_without(x, axis))
+
+
+# Bars in ulps: those of NUMERICS.md section 1 (softmax 2.5, logsumexp 2, loss 4, gradient 8 at the
+# target). Where it names none: log_softmax has relative error 4 eps; derivatives are p (2.5 ulp)
+# with three more roundings of half an ulp each, in ulps of their largest term.
+OPS = [
+    Op(
+        "softmax",
+        _nothing,
+        lambda x, axis, **kw: fg.softmax(x, axis, **kw),
+        lambda x, axis: ref.softmax(x, axis),
+        2.5,
+    ),
+    Op(
+        "log_softmax",
+        _nothing,
+        lambda x, axis, **kw: fg.log_softmax(x, axis, **kw),
+        lambda x, axis: ref.log_softmax(x, axis),
+        4,
+    ),
+    Op(
+        "logsumexp",
+        _nothing,
+        lambda x, axis, **kw: fg.logsumexp(x, axis, **kw),
+        lambda x, axis: ref.logsumexp(x, axis),
+        2,
+        _size_of_log,
+        reduces=True,
+    ),
+    Op(
+        "logsumexp-b",
+        _positive,
+        lambda x, axis, b, **kw: fg.logsumexp(x, axis, b=b, **kw),
+        lambda x, axis, b: ref.logsumexp(x, axis, b=b),
+        4,
+        _size_of_log,
+        reduces=True,
+    ),
+    Op(
+        "cross_entropy",
+        _targets,
+        lambda x, axis, y: fg.cross_entropy(x, y, axis=axis, reduction="none"),
+        lambda x, axis, y: ref.cross_entropy(np.atleast_1d(x), y, axis=axis, reduction="none"),
+        4,
+        reduces=True,
+    ),
+    Op(
+        "cross_entropy.grad",
+        _targets,
+        lambda x, axis, y, **kw: fg.cross_entropy.grad(x, y, axis=axis, reduction="sum", **kw),
+        lambda x, axis, y: ref.cross_entropy_grad(
+            np.atleast_1d(x), y, axis=axis, reduction="sum"
+        ).reshape(x.shape),
+        8,
+    ),
+    Op(
+        "softmax.vjp",
+        _full,
+        lambda x, axis, g, **kw: fg.softmax.vjp(x, g, axis, **kw),
+        lambda x, axis, g: ref.softmax_vjp(x, g, axis),
+        4,
+        _softmax_scale,
+    ),
+    Op(
+        "log_softmax.vjp",
+        _full,
+        lambda x, axis, g, **kw: fg.log_softmax.vjp(x, g, axis, **kw),
+        lambda x, axis, g: ref.log_softmax_vjp(x, g, axis),
+        4,
+        _pulled_scale,
+    ),
+    Op(
+        "log_softmax.jvp",
+        _full,
+        lambda x, axis, g, **kw: fg.log_softmax.jvp(x, g, axis, **kw),
+        lambda x, axis, g: ref.log_softmax_jvp(x, g, axis),
+        4,
+        _pushed_scale,
+    ),
+    Op(
+        "logsumexp.vjp",
+        _rowwise,
+        lambda x, axis, g, **kw: fg.logsumexp.vjp(x, g, axis, **kw),
+        lambda x, axis, g: ref.logsumexp_vjp(x, g, axis),
+        4,
+    ),
+    Op(
+        "logsumexp.jvp",
+        _full,
+        lambda x, axis, v, **kw: fg.logsumexp.jvp(x, v, axis, **kw),
+        lambda x, axis, v: ref.logsumexp_jvp(x, v, axis),
+        4,
+        _dot_scale,
+        reduces=True,
+    ),
+]
+
+
+@pytest.fixture(params=OPS, ids=lambda op: op.name)
+def op(request: pytest.FixtureRequest) -> Op:
+    """Every kernel, with its reference and its bar."""
+    return request.param
+
+
+@pytest.fixture(params=[op for op in OPS if not op.reduces], ids=lambda op: op.name)
+def elementwise_op(request: pytest.FixtureRequest) -> Op:
+    """Kernels whose result has the shape of x."""
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def raises_exactly() -> Callable[..., Any]:
+    """raises_exactly(kind, message, f, *args, **kwargs): this class, this message in full."""
+
+    def check(kind: type[Exception], message: str, f: Callable[..., Any], *args: Any, **kw: Any):
+        with pytest.raises(kind) as caught:
+            f(*args, **kw)
+        assert str(caught.value) == message
+        assert type(caught.value) is kind
+
+    return check

@@ -1,0 +1,183 @@
+"""The same bits: over threads, batches, `out`, stores; NUMERICS.md and promise 4 of DESIGN.md."""
+
+from __future__ import annotations
+
+import contextlib
+
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_limits
+
+import fastgrad as fg
+from fastgrad._kernels import rows as _rows
+
+# Without OpenMP there is one thread, and the claims hold by themselves.
+THREADS = [1, 2, 3, 4] if _rows.build_info()[1] else [1]
+layouts = pytest.mark.parametrize("layout", ["C", "F"])
+
+
+@contextlib.contextmanager
+def threads(n):
+    """Really n, even on a machine with fewer cores: both limits are raised."""
+    with threadpool_limits(n, user_api="openmp"), fg.num_threads(n):
+        assert fg.get_num_threads() == n
+        yield
+
+
+def bits(a):
+    return np.ascontiguousarray(a).tobytes()
+
+
+# (rows, classes): at least four times 2**16 elements, where the fourth thread joins. Rows are no
+# multiple of anything, and more than one block of the sum (4096) where they are short.
+LARGE = [(30011, 10), (5003, 60), (1501, 250), (7, 40009)]
+
+
+@layouts
+@pytest.mark.parametrize("shape", LARGE, ids=str)
+def test_results_do_not_depend_on_the_number_of_threads(dtype, op, rng, shape, layout):
+    x = np.asarray(rng.normal(0, 3, shape), dtype, order=layout)
+    inputs = op.inputs(rng, x, -1)
+    results = set()
+    for n in THREADS:
+        with threads(n):
+            results.add(bits(op.run(x, -1, *inputs)))
+    assert len(results) == 1
+
+
+@layouts
+@pytest.mark.parametrize("marker", [-100, 0])
+@pytest.mark.parametrize("shape", LARGE, ids=str)
+def test_reduced_loss_does_not_depend_on_threads(isa, dtype, rng, shape, marker, layout):
+    x = np.asarray(rng.normal(0, 3, shape), dtype, order=layout)
+    y = rng.integers(0, shape[1], shape[0])
+    values = set()
+    for n in THREADS:
+        with threads(n):
+            values.add(fg.cross_entropy(x, y, ignore_index=marker))
+            values.add(fg.cross_entropy.value_and_grad(x, y, ignore_index=marker)[0])
+    assert len(values) == 1
+
+
+def test_a_sum_over_several_slabs_does_not_depend_on_threads(dtype, rng):
+    """A slab is 2^23 elements or 2^16 rows for each thread; their edges move with the threads."""
+    small = rng.normal(0, 3, (3, 1)).astype(dtype)
+    tall = np.broadcast_to(small[:1], (200003, 2))
+    wide = np.broadcast_to(small, (700, 3, 10007)).reshape(2100, 10007)[:2099]
+    for x in (tall, wide):
+        y = np.arange(len(x)) % 2
+        values = set()
+        for n in THREADS:
+            with threads(n):
+                values.add(fg.cross_entropy(x, y, reduction="sum"))
+        assert len(values) == 1
+
+
+@layouts
+@pytest.mark.parametrize("classes", [10, 60, 250])
+def test_rows_do_not_depend_on_their_neighbours(isa, dtype, op, rng, classes, layout):
+    x = np.asarray(rng.normal(0, 3, (70, classes)), dtype, order=layout)
+    inputs = op.inputs(rng, x, -1)
+    whole = op.run(x, -1, *inputs)
+    for begin, end in [(0, 1), (0, 16), (1, 18), (15, 70), (69, 70), (33, 66)]:
+        part = op.run(x[begin:end], -1, *(a[begin:end] for a in inputs))
+        assert bits(part) == bits(whole[begin:end]), (begin, end)
+
+
+@layouts
+@pytest.mark.parametrize("classes", [10, 60, 250])
+def test_rows_do_not_depend_on_their_order(isa, dtype, op, rng, classes, layout):
+    x = np.asarray(rng.normal(0, 3, (70, classes)), dtype, order=layout)
+    inputs = op.inputs(rng, x, -1)
+    order = rng.permutation(70)
+    shuffled = np.asarray(x[order], order=layout)
+    actual = op.run(shuffled, -1, *(np.asarray(a[order], order=layout) for a in inputs))
+    assert bits(actual) == bits(op.run(x, -1, *inputs)[order])
+
+
+@layouts
+@pytest.mark.parametrize("classes", [10, 60, 250])
+def test_equal_rows_have_equal_results(isa, dtype, op, rng, classes, layout):
+    row = rng.normal(0, 3, classes).astype(dtype)
+    x = np.asarray(np.tile(row, (37, 1)), order=layout)
+    inputs = tuple(
+        np.asarray(np.broadcast_to(a[:1], a.shape), order=layout) for a in op.inputs(rng, x, -1)
+    )
+    y = np.asarray(op.run(x, -1, *inputs))
+    assert (y == y[:1]).all()
+
+
+@layouts
+@pytest.mark.parametrize("classes", [10, 60, 250])
+def test_out_changes_no_bit(isa, dtype, elementwise_op, rng, classes, layout):
+    x = np.asarray(rng.normal(0, 3, (70, classes)), dtype, order=layout)
+    inputs = elementwise_op.inputs(rng, x, -1)
+    out = np.full_like(x, 9)
+    elementwise_op.run(x, -1, *inputs, out=out)
+    assert bits(out) == bits(elementwise_op.run(x, -1, *inputs))
+
+
+@layouts
+@pytest.mark.parametrize("shape", [(110003, 10), (20011, 60), (4201, 250), (5, 230003)], ids=str)
+def test_results_streamed_past_the_caches_are_the_same(isa, dtype, elementwise_op, rng, shape, layout):
+    """From 4 MiB on results are streamed; a slice of the rows is stored as usual."""
+    x = np.asarray(rng.standard_normal(shape, np.float32), dtype, order=layout)
+    assert x.nbytes > 4 << 20
+    inputs = elementwise_op.inputs(rng, x, -1)
+    whole = elementwise_op.run(x, -1, *inputs)
+    n = shape[0]
+    for begin, end in [(0, n // 5), (n // 5, n // 3), (n - n // 5, n)]:
+        part = elementwise_op.run(x[begin:end], -1, *(a[begin:end] for a in inputs))
+        assert bits(part) == bits(whole[begin:end])
+
+
+@layouts
+@pytest.mark.parametrize("shift", [1, 3, 7])
+@pytest.mark.parametrize("classes", [10, 57, 1999])
+def test_streaming_to_odd_addresses(isa, dtype, rng, classes, shift, layout):
+    """Streamed stores want whole aligned lines; the edges of each row are stored as usual."""
+    rows = (5 << 20) // (classes * np.dtype(dtype).itemsize)
+    x = np.asarray(rng.standard_normal((rows, classes), np.float32), dtype, order=layout)
+    memory = np.full(x.size + 2 * shift, 9, dtype)
+    out = memory[shift : shift + x.size].reshape(x.shape if layout == "C" else x.shape[::-1])
+    out = out if layout == "C" else out.T
+    fg.softmax(x, out=out)
+    small = np.concatenate([fg.softmax(x[i : i + rows // 3 + 1]) for i in range(0, rows, rows // 3 + 1)])
+    assert bits(out) == bits(small)
+    assert (memory[:shift] == 9).all()
+    assert (memory[shift + x.size :] == 9).all()
+
+
+@layouts
+@pytest.mark.parametrize("classes", [10, 60, 250])
+def test_value_at_once_with_the_gradient_has_the_same_bits(isa, dtype, rng, classes, layout):
+    x = np.asarray(rng.normal(0, 3, (5003, classes)), dtype, order=layout)
+    y = rng.integers(0, classes, 5003)
+    for reduction in ("mean", "sum", "none"):
+        value, grad = fg.cross_entropy.value_and_grad(x, y, reduction=reduction)
+        assert bits(value) == bits(fg.cross_entropy(x, y, reduction=reduction))
+        assert bits(grad) == bits(fg.cross_entropy.grad(x, y, reduction=reduction))
+
+
+def test_the_shortest_path_has_the_bits_of_the_general_one(isa, dtype, rng):
+    """Plain calls skip the border; with where=True, out= or int32 targets they do not."""
+    x = rng.normal(0, 3, (40, 60)).astype(dtype)
+    for f in (fg.softmax, fg.log_softmax):
+        assert bits(f(x)) == bits(f(x, out=np.empty_like(x))) == bits(f(x, 1, temperature=1))
+    y = rng.integers(0, 60, 40)
+    value, grad = fg.cross_entropy.value_and_grad(x, y)
+    again, out = fg.cross_entropy.value_and_grad(x, y.astype("i"), out=np.empty_like(x))
+    assert (value, bits(grad)) == (again, bits(out))
+
+
+def test_repeated_calls_have_the_same_bits(isa, dtype, op, rng):
+    x = rng.normal(0, 3, (700, 60)).astype(dtype)
+    inputs = op.inputs(rng, x, -1)
+    assert len({bits(op.run(x, -1, *inputs)) for _ in range(5)}) == 1
+
+
+def test_batches_of_several_dimensions_have_the_bits_of_flat_ones(isa, dtype, op, rng):
+    x = rng.normal(0, 3, (4, 5, 6, 60)).astype(dtype)
+    inputs = op.inputs(rng, x, -1)
+    flat = op.run(x.reshape(120, 60), -1, *(a.reshape(120, *a.shape[3:]) for a in inputs))
+    assert bits(op.run(x, -1, *inputs)) == bits(flat)

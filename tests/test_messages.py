@@ -1,0 +1,248 @@
+"""Every message of the library in full, its class, and that nothing was written before it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import fastgrad as fg
+
+X = np.zeros((2, 3))
+OUT = np.full((2, 3), 7.0)
+Y = np.array([0, 1])
+MASKED = np.ma.masked_array(X, X == 1)
+READ_ONLY = np.zeros((2, 3))
+READ_ONLY.flags.writeable = False
+UNALIGNED = np.zeros(49, np.uint8)[1:].view(np.float64).reshape(2, 3)
+BIG = np.zeros(12)
+
+
+def late(index):
+    """Ten thousand targets, one of them wrong: found in a later chunk of the scan."""
+    y = np.zeros(10000, int)
+    y[index] = 9
+    return y
+
+
+CALLS = {
+    "softmax": fg.softmax,
+    "log_softmax": fg.log_softmax,
+    "logsumexp": fg.logsumexp,
+    "cross_entropy": fg.cross_entropy,
+    "grad": fg.cross_entropy.grad,
+    "value_and_grad": fg.cross_entropy.value_and_grad,
+    "softmax.vjp": fg.softmax.vjp,
+    "softmax.jvp": fg.softmax.jvp,
+    "log_softmax.vjp": fg.log_softmax.vjp,
+    "log_softmax.jvp": fg.log_softmax.jvp,
+    "logsumexp.vjp": fg.logsumexp.vjp,
+    "logsumexp.jvp": fg.logsumexp.jvp,
+    "set_num_threads": fg.set_num_threads,
+}
+
+AxisError = np.exceptions.AxisError
+MASK_LOST = "must be a plain array; got a masked array, whose mask would be lost. "
+RAGGED = (
+    "must be an array of numbers; got dtype {}. If it holds rows of unequal length or text, make it "
+    "rectangular and numeric first, for example with np.asarray(x, dtype=np.float64)."
+)
+SAME = "x itself or not overlap x; they share part of their memory. Use a fresh np.empty."
+SHARED = "they share part of their memory. Use a fresh np.empty."
+
+# call, arguments, keywords, class, message
+CASES = [
+    # scores
+    ("softmax", (MASKED,), {}, TypeError, f"x {MASK_LOST}Pass x=x.filled(0) and where=~np.ma.getmaskarray(x)."),
+    ("cross_entropy", (MASKED, Y), {}, TypeError, f"logits {MASK_LOST}Pass logits=x.filled(0) and where=~np.ma.getmaskarray(x)."),
+    ("softmax", (X.astype(np.float16),), {}, TypeError, "x must be float32 or float64; got float16, which is not supported yet. Use x.astype(np.float32)."),
+    ("softmax", (X.astype(np.longdouble),), {}, TypeError, f"x must be float32 or float64; got {np.dtype(np.longdouble).name}, which would lose digits. Use x.astype(np.float64) if float64 is enough."),
+    ("logsumexp", (X.astype(complex),), {}, TypeError, "a must be real; got complex128. Use a.real if the imaginary part is 0."),
+    ("log_softmax", (X.astype(object),), {}, TypeError, f"x {RAGGED.format('object')}"),
+    ("softmax", (["a", "b"],), {}, TypeError, f"x {RAGGED.format('<U1')}"),
+    ("softmax", (np.array(["2020-01-01"], "M8[D]"),), {}, TypeError, f"x {RAGGED.format('datetime64[D]')}"),
+    ("softmax", (None,), {}, TypeError, f"x {RAGGED.format('object')}"),
+    # axis
+    ("softmax", (X, 2), {}, AxisError, "axis must be in [-2, 2) for x of 2 dimensions; got 2."),
+    ("logsumexp", (X, -3), {}, AxisError, "axis must be in [-2, 2) for a of 2 dimensions; got -3."),
+    ("cross_entropy", (X, Y), {"axis": 2}, AxisError, "axis must be in [-2, 2) for logits of 2 dimensions; got 2."),
+    ("softmax", (np.float64(0), 1), {}, AxisError, "axis must be in [-1, 1) for x of 1 dimension; got 1."),
+    ("softmax", (X, (0, 5)), {}, AxisError, "axis must be in [-2, 2) for x of 2 dimensions; got 5."),
+    ("softmax", (X, 0.5), {}, TypeError, "axis must be an int; got 0.5 (float)."),
+    ("softmax", (X, -1.0), {}, TypeError, "axis must be an int; got -1.0 (float)."),
+    ("log_softmax", (X, -1.0), {}, TypeError, "axis must be an int; got -1.0 (float)."),
+    ("cross_entropy", (X, Y), {"axis": -1.0}, TypeError, "axis must be an int; got -1.0 (float)."),
+    ("softmax", (X, np.array([0, 1])), {}, TypeError, "axis must be an int; got array([0, 1]) (ndarray)."),
+    ("cross_entropy", (X, Y), {"axis": None}, TypeError, "axis must be an int; got None (NoneType)."),
+    ("cross_entropy", (X, Y), {"axis": (0, 1)}, TypeError, "axis must be an int; got (0, 1) (tuple)."),
+    ("softmax", (X, (0, "1")), {}, TypeError, "axis must be an int; got '1' (str)."),
+    ("softmax", (X, (1, -1)), {}, ValueError, "axis must not name an axis twice; got (1, -1)."),
+    # temperature
+    ("softmax", (X,), {"temperature": 0.0}, ValueError, "temperature must be finite and > 0; got 0.0."),
+    ("softmax", (X,), {"temperature": -1}, ValueError, "temperature must be finite and > 0; got -1.0."),
+    ("logsumexp", (X,), {"temperature": np.inf}, ValueError, "temperature must be finite and > 0; got inf."),
+    ("log_softmax", (X,), {"temperature": np.nan}, ValueError, "temperature must be finite and > 0; got nan."),
+    ("softmax", (X,), {"temperature": np.ones(2)}, TypeError, "temperature must be one number; got an array of shape (2,)."),
+    ("softmax", (X,), {"temperature": "2"}, TypeError, "temperature must be a real number; got '2'."),
+    ("softmax", (X,), {"temperature": "hot"}, TypeError, "temperature must be a real number; got 'hot'."),
+    ("softmax", (X,), {"temperature": None}, TypeError, "temperature must be a real number; got None."),
+    ("softmax", (X,), {"temperature": 1j}, TypeError, "temperature must be a real number; got 1j."),
+    # where, b, vectors
+    ("softmax", (X,), {"where": [1, 0, 1]}, TypeError, "where must be boolean (True keeps an element); got dtype int64. Use where=mask.astype(bool), or where=mask != 0."),
+    ("softmax", (X,), {"where": [True, False]}, ValueError, "where must broadcast to the shape of x, (2, 3); it has shape (2,)."),
+    ("logsumexp", (X,), {"where": np.ones((1, 2, 3), bool)}, ValueError, "where must broadcast to the shape of a, (2, 3); it has shape (1, 2, 3)."),
+    ("logsumexp", (X,), {"b": [1.0, 2]}, ValueError, "b must broadcast to the shape of a, (2, 3); it has shape (2,)."),
+    ("logsumexp", (X,), {"b": [1j]}, TypeError, "b must be real; got complex128. Use b.real if the imaginary part is 0."),
+    ("softmax.vjp", (X, [1.0, 2]), {}, ValueError, "g must have shape (2, 3); it has shape (2,)."),
+    ("softmax.jvp", (X, [1.0, 2]), {}, ValueError, "v must have shape (2, 3); it has shape (2,)."),
+    ("softmax.vjp", (X, X), {"y": X[:1]}, ValueError, "y must have shape (2, 3); it has shape (1, 3)."),
+    ("log_softmax.vjp", (X, X.T), {}, ValueError, "g must have shape (2, 3); it has shape (3, 2)."),
+    ("log_softmax.jvp", (X, 1.0), {}, ValueError, "v must have shape (2, 3); it has shape ()."),
+    ("logsumexp.vjp", (X, X), {}, ValueError, "g must have shape (2,); it has shape (2, 3)."),
+    ("logsumexp.vjp", (X, [1.0, 2]), {"keepdims": True}, ValueError, "g must have shape (2, 1); it has shape (2,)."),
+    ("logsumexp.jvp", (X, [1.0, 2]), {}, ValueError, "v must have shape (2, 3); it has shape (2,)."),
+    # out
+    ("softmax", (X,), {"out": [0.0]}, TypeError, "out must be a NumPy array; got list."),
+    ("softmax", (X,), {"out": MASKED}, TypeError, "out must be a NumPy array; got MaskedArray."),
+    ("softmax", (X,), {"out": np.zeros((3, 2))}, ValueError, "out must have shape (2, 3); it has shape (3, 2)."),
+    ("logsumexp", (X,), {"out": np.zeros((2, 1))}, ValueError, "out must have shape (2,); it has shape (2, 1)."),
+    ("softmax", (X,), {"out": OUT.astype(np.float32)}, TypeError, "out must have the dtype of the result, float64; it has float32. Use np.empty((2, 3), np.float64)."),
+    ("grad", (X, Y), {"out": OUT.astype(">f8")}, TypeError, "out must have the dtype of the result, float64; it has >f8. Use np.empty((2, 3), np.float64)."),
+    ("softmax", (X,), {"out": READ_ONLY}, ValueError, "out must be writeable; it is read-only."),
+    ("softmax", (X,), {"out": UNALIGNED}, ValueError, "out must be aligned in memory; it is not. Use a fresh np.empty."),
+    ("softmax", (X,), {"out": np.lib.stride_tricks.as_strided(BIG, (2, 3), (8, 8))}, ValueError, "out must not overlap itself; its strides (8, 8) visit some memory twice. Use a fresh np.empty, not a broadcast or windowed view."),
+    ("softmax", (X,), {"out": np.lib.stride_tricks.as_strided(BIG, (2, 3), (0, 8))}, ValueError, "out must not overlap itself; its strides (0, 8) visit some memory twice. Use a fresh np.empty, not a broadcast or windowed view."),
+    ("softmax", (BIG[:6],), {"out": BIG[1:7]}, ValueError, f"out must be {SAME}"),
+    ("softmax", (BIG[:6],), {"out": BIG[5::-1]}, ValueError, f"out must be {SAME}"),
+    ("logsumexp", (BIG.reshape(2, 6),), {"out": BIG[:2]}, ValueError, f"out must be a itself or not overlap a; {SHARED}"),
+    ("grad", (BIG[:6].reshape(2, 3), Y), {"out": BIG[3:9].reshape(2, 3)}, ValueError, f"out must be logits itself or not overlap logits; {SHARED}"),
+    ("softmax.vjp", (BIG[:3], BIG[6:9]), {"out": BIG[:3]}, ValueError, f"out must not overlap x; {SHARED}"),
+    ("softmax.vjp", (BIG[:3], BIG[6:9]), {"out": BIG[7:10]}, ValueError, f"out must be g itself or not overlap g; {SHARED}"),
+    ("softmax.vjp", (BIG[:3], BIG[6:9]), {"y": BIG[3:6], "out": BIG[3:6]}, ValueError, f"out must not overlap y; {SHARED}"),
+    ("logsumexp.vjp", (BIG.reshape(2, 6), BIG[:2]), {"out": BIG.reshape(2, 6)}, ValueError, f"out must not overlap g; {SHARED}"),
+    ("logsumexp", (BIG[:3],), {"b": BIG[4:7], "out": BIG[4:5].reshape(())}, ValueError, f"out must not overlap b; {SHARED}"),
+    ("softmax", (BIG[:3],), {"where": BIG[6:].view(bool)[:3], "out": BIG[6:9]}, ValueError, f"out must not overlap where; {SHARED}"),
+    ("grad", (X[:, :1], BIG[:2].view(np.int64)), {"out": BIG[:2, None]}, ValueError, f"out must not overlap target; {SHARED}"),
+    # targets
+    ("cross_entropy", (X, np.ma.masked_array(Y, [0, 1])), {}, TypeError, f"target {MASK_LOST}Pass target=y.filled(-100): rows with ignore_index=-100 are left out."),
+    ("cross_entropy", (X, [0.0, 1.0]), {}, TypeError, "target must hold class indices (integers); got dtype float64. Use target.astype(np.int64) if the values are whole numbers."),
+    ("cross_entropy", (X, X), {}, TypeError, "target must hold class indices (integers); got dtype float64 and the shape of logits. Class probabilities are not supported yet; for one-hot rows pass target.argmax(axis)."),
+    ("cross_entropy", (Y, X), {}, TypeError, "target must hold class indices (integers); got dtype float64 and more dimensions than logits. The order is (logits, target)."),
+    ("cross_entropy", (X, ["a", "b"]), {}, TypeError, "target must hold class indices (integers); got dtype <U1. Map the classes to 0, 1, ..., for example by np.unique(y, return_inverse=True)."),
+    ("cross_entropy", (X, [[0], [1]]), {}, ValueError, "target must have shape (2,), that of logits (2, 3) without the class axis 1; it has shape (2, 1). Nothing is broadcast: pass target.reshape((2,))."),
+    ("cross_entropy", (X, np.eye(2, 3, dtype=int)), {}, ValueError, "target must have shape (2,), that of logits (2, 3) without the class axis 1; it has shape (2, 3). If it is one-hot, pass target.argmax(1)."),
+    ("cross_entropy", (X, [0, 1, 0]), {}, ValueError, "target must have shape (2,), that of logits (2, 3) without the class axis 1; it has shape (3,)."),
+    ("cross_entropy", (X, 0), {}, ValueError, "target must have shape (2,), that of logits (2, 3) without the class axis 1; it has shape ()."),
+    ("cross_entropy", (Y, X.astype(int)), {}, ValueError, "target must have shape (), that of logits (2,) without the class axis 0; it has shape (2, 3). The order of the arguments is (logits, target)."),
+    ("cross_entropy", (np.zeros((2, 3, 4)), np.zeros((2, 4), int)), {}, ValueError, "target must have shape (2, 3), that of logits (2, 3, 4) without the class axis 2; it has shape (2, 4). If another axis holds the classes, say axis=."),
+    ("cross_entropy", (X, [0, 3]), {}, IndexError, "target must be in [0, 3) or equal to ignore_index=-100; target[1] is 3."),
+    ("cross_entropy", (X, [1, 3]), {}, IndexError, "target must be in [0, 3) or equal to ignore_index=-100; target[1] is 3. Classes count from 0: if yours count from 1, pass target - 1."),
+    ("cross_entropy", (X, [0, -1]), {}, IndexError, "target must be in [0, 3) or equal to ignore_index=-100; target[1] is -1. If -1 marks rows to leave out, pass ignore_index=-1."),
+    ("grad", (X, [-2, 5]), {"out": OUT}, IndexError, "target must be in [0, 3) or equal to ignore_index=-100; target[0] is -2. Negative indices do not count from the end."),
+    ("value_and_grad", (X, [0, -100]), {"ignore_index": None, "out": OUT}, IndexError, "target must be in [0, 3); target[1] is -100. Negative indices do not count from the end."),
+    ("cross_entropy", (X[0], 3), {}, IndexError, "target must be in [0, 3) or equal to ignore_index=-100; target is 3. Classes count from 0: if yours count from 1, pass target - 1."),
+    ("cross_entropy", (X, np.array([0, 2**64 - 1], np.uint64)), {}, IndexError, "target must be in [0, 3) or equal to ignore_index=-100; target[1] is 18446744073709551615."),
+    ("cross_entropy", (X, [0, 7]), {"ignore_index": 1}, IndexError, "target must be in [0, 3) or equal to ignore_index=1; target[1] is 7."),
+    ("cross_entropy", (np.zeros((2, 3, 4)), [[0, 0, 0], [0, 9, 9]]), {}, IndexError, "target must be in [0, 4) or equal to ignore_index=-100; target[1, 1] is 9."),
+    ("cross_entropy", (np.zeros((3, 4, 2)), np.array([[0, 0, 0], [0, 9, 9]]).T), {"axis": 1}, IndexError, "target must be in [0, 4) or equal to ignore_index=-100; target[1, 1] is 9."),
+    ("cross_entropy", (np.zeros((10000, 3)), late(9999)), {}, IndexError, "target must be in [0, 3) or equal to ignore_index=-100; target[9999] is 9."),
+    ("cross_entropy", (np.zeros((10000, 3)), late(5000).astype(np.int8)), {}, IndexError, "target must be in [0, 3) or equal to ignore_index=-100; target[5000] is 9."),
+    ("cross_entropy", (X, Y), {"ignore_index": 0.5}, TypeError, "ignore_index must be an int or None; got 0.5."),
+    ("cross_entropy", (X, Y), {"ignore_index": "x"}, TypeError, "ignore_index must be an int or None; got 'x'."),
+    ("cross_entropy", (X, Y), {"ignore_index": 2**63}, ValueError, "ignore_index must fit in int64; got 9223372036854775808."),
+    ("cross_entropy", (X, Y), {"ignore_index": -(2**63) - 1}, ValueError, "ignore_index must fit in int64; got -9223372036854775809."),
+    ("cross_entropy", (X, Y), {"reduction": "avg"}, ValueError, "reduction must be 'mean', 'sum' or 'none'; got 'avg'."),
+    ("grad", (X, Y), {"reduction": 1}, ValueError, "reduction must be 'mean', 'sum' or 'none'; got 1."),
+    # threads
+    ("set_num_threads", (0,), {}, ValueError, "n must be at least 1; got 0."),
+    ("set_num_threads", (-3,), {}, ValueError, "n must be at least 1; got -3."),
+    ("set_num_threads", (1.5,), {}, TypeError, "n must be an int; got 1.5."),
+    ("set_num_threads", ("2",), {}, TypeError, "n must be an int; got '2'."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("call", "args", "kwargs", "kind", "message"),
+    CASES,
+    ids=[f"{i}-{c[0]}-{c[3].__name__}" for i, c in enumerate(CASES)],
+)
+def test_message_in_full(raises_exactly, call, args, kwargs, kind, message):
+    arrays = [a for a in (*args, *kwargs.values()) if isinstance(a, np.ndarray)]
+    before = [a.tobytes() for a in arrays]
+    raises_exactly(kind, message, CALLS[call], *args, **kwargs)
+    assert [a.tobytes() for a in arrays] == before  # out too: nothing is written before raising
+
+
+@pytest.mark.parametrize("f", [fg.cross_entropy, fg.cross_entropy.grad], ids=str)
+@pytest.mark.parametrize("shape", [(2, 0), (0, 0)], ids=str)
+def test_no_classes(raises_exactly, f, shape):
+    message = "logits must have at least one class; axis 1 has length 0."
+    raises_exactly(ValueError, message, f, np.zeros(shape), np.zeros(shape[0], int))
+
+
+def test_ml_dtypes_bfloat16(raises_exactly):
+    """bfloat16 is known by its name; ml_dtypes is no dependency."""
+    from fastgrad import _arrays
+
+    class Dtype:
+        kind, itemsize, name = "V", 2, "bfloat16"
+
+    class Array:
+        dtype = Dtype()
+
+    message = (
+        "x must be float32 or float64; got bfloat16, which is not supported yet. "
+        "Use x.astype(np.float32)."
+    )
+    raises_exactly(TypeError, message, _arrays._converted, Array(), "x")
+
+
+def test_derivative_that_does_not_exist(raises_exactly):
+    message = "cross_entropy has no hvp; the derivatives it has: grad, value_and_grad."
+    raises_exactly(AttributeError, message, getattr, fg.cross_entropy, "hvp")
+
+
+def test_attribute_that_does_not_exist(raises_exactly):
+    message = "'Softmax' object has no attribute 'nonsense'"
+    raises_exactly(AttributeError, message, getattr, fg.softmax, "nonsense")
+
+
+def test_derivative_of_a_function_without_any(raises_exactly):
+    message = "square has no vjp; the derivatives it has: none."
+    raises_exactly(AttributeError, message, getattr, fg.Map(np.square), "vjp")
+
+
+def test_option_that_does_not_exist(raises_exactly):
+    message = "cross_entropy has no option 'smoothing'; it has axis, ignore_index, reduction."
+    raises_exactly(TypeError, message, fg.cross_entropy.with_options, smoothing=0.1)
+
+
+def test_a_loss_of_nothing(raises_exactly):
+    message = "a Loss needs value=, or value_and_grad= to take it from; got neither."
+    raises_exactly(TypeError, message, fg.Loss)
+
+
+@pytest.mark.parametrize("which", ["value", "grad", "value_and_grad", "hvp", "hess_diag"])
+def test_a_part_of_a_loss_that_is_no_function(raises_exactly, which):
+    given = {"value": abs} | {which: 3}
+    raises_exactly(TypeError, f"{which} must be a function; got int.", fg.Loss, **given)
+
+
+def test_instruction_set_that_does_not_exist(raises_exactly):
+    from fastgrad._kernels import isa
+
+    have = ", ".join(isa.available_names())
+    message = f"no instruction set 'mmx': this machine and build have {have}"
+    raises_exactly(ValueError, message, isa._use, "mmx")
+
+
+def test_every_raise_of_the_border_is_met_here():
+    """A new check in _arrays.py or _threads.py needs a new case above."""
+    import inspect
+
+    from fastgrad import _arrays, _threads
+
+    raises = sum(inspect.getsource(m).count("    raise ") for m in (_arrays, _threads))
+    assert raises == RAISES, "count them again, and add the message that is new"
+
+
+RAISES = 32

@@ -1,0 +1,104 @@
+"""Every row length and number of rows around the width of a vector, in guarded memory.
+
+Arrays end at a page that cannot be read (or begin behind one), so that a kernel that reads one byte
+too far ends the process; bytes around what is written hold a pattern that is checked.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+LANES = {np.float32: 16, np.float64: 8}  # of the widest vector, 64 bytes
+# Around the numbers of classes where the kernels change style (fastgrad.h: 48 and 192), and where a
+# tile of short rows has fewer groups.
+AROUND = [*range(96, 100), *range(190, 196), *range(255, 258)]
+
+
+def lengths(dtype):
+    return [*range(1, 4 * LANES[dtype] + 2), *range(46, 51), *AROUND]
+
+
+@pytest.mark.parametrize("at", ["end", "start"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_every_row_length_stays_inside_its_memory(isa, dtype, op, guard, rng, order, at):
+    room = 5 * 257 * 8
+    memory = guard(room)
+    others = [guard(room), guard(room)]
+    for n in lengths(dtype):
+        x = memory.place(np.asarray(rng.normal(0, 3, (5, n)), dtype, order=order), at)
+        x.flags.writeable = False
+        drawn = op.inputs(rng, x, -1)
+        inputs = tuple(g.place(a, at) for g, a in zip(others, drawn, strict=False))
+        before = x.tobytes()
+        if op.name == "cross_entropy":
+            actual = op.run(x, -1, *inputs)
+        else:
+            shape = (5,) if op.reduces else x.shape
+            out = others[1].place(np.full(shape, 7, dtype, order=order), at)
+            actual = op.run(x, -1, *inputs, out=out)
+            assert actual is out
+        op.check(actual, x, -1, inputs, f"C={n}")
+        assert x.tobytes() == before
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("classes", [2, 10, 17])
+def test_every_number_of_rows_stays_inside_its_memory(isa, dtype, op, guard, rng, order, classes):
+    most = 2 * LANES[dtype] + 1
+    memory, other, result = (guard(most * classes * 8) for _ in range(3))
+    for rows in range(1, most + 1):
+        x = memory.place(np.asarray(rng.normal(0, 3, (rows, classes)), dtype, order=order))
+        inputs = tuple(other.place(a) for a in op.inputs(rng, x, -1))
+        if op.name == "cross_entropy":
+            actual = op.run(x, -1, *inputs)
+        else:
+            shape = (rows,) if op.reduces else x.shape
+            out = result.place(np.full(shape, 7, dtype, order=order))
+            actual = op.run(x, -1, *inputs, out=out)
+        op.check(actual, x, -1, inputs, f"N={rows}")
+
+
+@pytest.mark.parametrize("classes", [3, 40, 60, 200])
+def test_strided_out_leaves_the_gaps_alone(isa, dtype, elementwise_op, rng, classes):
+    x = rng.normal(0, 3, (7, classes)).astype(dtype)
+    inputs = elementwise_op.inputs(rng, x, -1)
+    whole = np.full((14, 3 * classes), 7, dtype)
+    out = whole[::2, 1::3]
+    elementwise_op.check(elementwise_op.run(x, -1, *inputs, out=out), x, -1, inputs)
+    gaps = np.ones(whole.shape, bool)
+    gaps[::2, 1::3] = False
+    assert (whole[gaps] == 7).all()
+
+
+@pytest.mark.parametrize("classes", [3, 40, 60, 200])
+def test_masked_rows_stay_inside_their_memory(isa, dtype, guard, rng, classes):
+    import fastgrad as fg
+    from fastgrad import _reference as ref
+
+    memory, masks, result = guard(9 * classes * 8), guard(9 * classes), guard(9 * classes * 8)
+    for rows in range(1, 10):
+        x = memory.place(rng.normal(0, 3, (rows, classes)).astype(dtype))
+        keep = masks.place(rng.random(x.shape) < 0.7)
+        out = result.place(np.empty_like(x))
+        fg.softmax(x, where=keep, out=out)
+        exact = ref.softmax(x, where=keep)
+        np.testing.assert_allclose(out, exact.astype(dtype), rtol=3 * np.finfo(dtype).eps, atol=0)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 17])
+@pytest.mark.parametrize("classes", [32768, 32769])
+def test_very_long_strided_rows(isa, dtype, op, rng, rows, classes, assert_ulps):
+    """Up to 32768 classes a strided class axis is a tile; beyond it is copied row by row."""
+    x = np.asarray(rng.normal(0, 3, (rows, classes)), dtype, order="F")
+    inputs = op.inputs(rng, x, -1)
+    flat = op.run(np.ascontiguousarray(x), -1, *inputs)
+    strided = op.run(x, -1, *inputs)
+    scale = None if op.scale is None else op.scale(x[:1], -1, *(a[:1] for a in inputs)).max()
+    if scale is not None:
+        scale = np.full(np.shape(flat), scale) if op.name.startswith("logsumexp") else None
+    if op.name in ("softmax.vjp", "log_softmax.vjp", "log_softmax.jvp"):
+        atol = 8 * np.finfo(dtype).eps * float(np.abs(flat).max())
+        np.testing.assert_allclose(strided, flat, rtol=0, atol=atol)
+    else:
+        assert_ulps(strided, flat, 2 * op.bar, scale)
