@@ -16,7 +16,8 @@ except ModuleNotFoundError as _error:
         raise
     raise ImportError(
         "this is fastgrad's source folder, and nothing is compiled in it: "
-        "run `pip install -e .` here, or start Python in another folder to use the installed package."
+        "run `pip install -e .` here, or start Python in another folder to use the installed "
+        "package."
     ) from None
 
 from fastgrad._config import show_config as show_config

@@ -1,8 +1,9 @@
 """The border: the only place that coerces and rejects what users pass.
 
-Behind it every array is an ndarray of a float type that the kernels compute in, aligned and in native
-byte order, every axis is an int in range, and every target lies in [0, C) or is ignored.  All checks come
-before anything is written.  A message says what must hold, what was found, where, and what to do.
+Behind it every array is an ndarray of a float type that the kernels compute in, aligned and in
+native byte order, every axis is an int in range, and every target lies in [0, C) or is ignored.
+All checks come before anything is written.  A message says what must hold, what was found, where,
+and what to do.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def _converted(a: NDArray[Any], name: str) -> FloatArray:
         return a.astype(a.dtype.newbyteorder("="))
     if kind in "biu":
         return a.astype(np.float64)
-    if kind == "f" and size == 2 or a.dtype.name == "bfloat16":
+    if (kind == "f" and size == 2) or a.dtype.name == "bfloat16":
         raise TypeError(
             f"{name} must be float32 or float64; got {a.dtype.name}, which is not supported yet. "
             f"Use {name}.astype(np.float32)."
@@ -100,7 +101,7 @@ def check_temperature(t: float) -> float:
     return value
 
 
-def _real(x: float, name: str) -> float:
+def _real(x: Any, name: str) -> float:
     if isinstance(x, np.ndarray) and x.ndim > 0:
         raise TypeError(f"{name} must be one number; got an array of shape {x.shape}.")
     try:
@@ -136,8 +137,10 @@ def _broadcast(a: NDArray[Any], shape: tuple[int, ...], what: str, name: str) ->
         ) from None
 
 
-def as_cotangent(g: ArrayLike, shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> FloatArray:
-    """A vector that a derivative is applied to: exactly this shape, cast to the dtype of the scores."""
+def as_cotangent(
+    g: ArrayLike, shape: tuple[int, ...], dtype: np.dtype[Any], name: str
+) -> FloatArray:
+    """A vector for a derivative: exactly this shape, cast to the dtype of the scores."""
     a = as_scores(g, name)
     if a.shape != shape:
         raise ValueError(f"{name} must have shape {shape}; it has shape {a.shape}.")
@@ -148,9 +151,9 @@ def as_cotangent(g: ArrayLike, shape: tuple[int, ...], dtype: np.dtype[Any], nam
 
 
 def check_out(
-    out: NDArray[Any], shape: tuple[int, ...], dtype: np.dtype[Any], **inputs: NDArray[Any] | None
+    out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], **inputs: NDArray[Any] | None
 ) -> FloatArray:
-    """`out` if it can take the result.  It may be the first of `inputs` itself, never overlap one."""
+    """`out` if it can take the result; it may be the first of `inputs`, but overlap none."""
     if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
         raise TypeError(f"out must be a NumPy array; got {type(out).__name__}.")
     if out.shape != shape:
@@ -226,7 +229,9 @@ def _not_indices(y: NDArray[Any], logits: FloatArray, rows: tuple[int, ...]) -> 
         )
     if y.dtype.kind == "f":
         return f"{start}. Use target.astype(np.int64) if the values are whole numbers."
-    return f"{start}. Map the classes to 0, 1, ..., for example by np.unique(y, return_inverse=True)."
+    return (
+        f"{start}. Map the classes to 0, 1, ..., for example by np.unique(y, return_inverse=True)."
+    )
 
 
 def _wrong_rows(y: NDArray[Any], logits: FloatArray, rows: tuple[int, ...], axis: int) -> str:

@@ -28,8 +28,8 @@ class CrossEntropy(Loss):
     axis : int, default -1
         The class axis.  (PyTorch's is always 1.)
     ignore_index : int or None, default -100
-        Rows with this target are left out: loss 0, gradient exactly 0, whatever their logits.  The class
-        stays in the softmax of the other rows.  None leaves nothing out.
+        Rows with this target are left out: loss 0, gradient exactly 0, whatever their logits.  The
+        class stays in the softmax of the other rows.  None leaves nothing out.
     reduction : {"mean", "sum", "none"}, default "mean"
         "mean" divides the sum by the number of rows kept; "none" (or None) gives one value per row.
 
@@ -55,22 +55,23 @@ class CrossEntropy(Loss):
     Notes
     -----
     The loss is ``log1p(rest / e_y)`` with `rest` the sum of the exponentials of all classes but the
-    target's, and the gradient at the target ``-rest / (rest + e_y)``: confident rows keep full relative
-    accuracy (4 eps) where other libraries return 0 [1]_.  Value and gradient take one pass over memory.
+    target's, and the gradient at the target ``-rest / (rest + e_y)``: confident rows keep full
+    relative accuracy (4 eps) where other libraries return 0 [1]_.  Value and gradient take one pass
+    over memory.
 
     A row with NaN or +inf has loss and gradient NaN, as has a row of -inf alone; other rows are
     untouched.  A target's own logit of -inf gives loss +inf, gradient -1 there and `p` elsewhere.
     With no row kept, "mean" is NaN, "sum" 0, the gradient 0.  Nothing warns.
 
-    A row's loss and gradient do not depend on the other rows, on threads or on `out`, to the last bit;
-    the reduced value does not depend on threads.
+    A row's loss and gradient do not depend on the other rows, on threads or on `out`, to the last
+    bit; the reduced value does not depend on threads.
 
     Derivatives: ``grad`` and ``value_and_grad``, with the same arguments and `out`.
 
     References
     ----------
-    .. [1] P. Blanchard, D. J. Higham and N. J. Higham, "Accurately computing the log-sum-exp and softmax
-       functions", IMA J. Numer. Anal. 41(4), 2021, doi:10.1093/imanum/draa038.
+    .. [1] P. Blanchard, D. J. Higham and N. J. Higham, "Accurately computing the log-sum-exp and
+       softmax functions", IMA J. Numer. Anal. 41(4), 2021, doi:10.1093/imanum/draa038.
 
     Examples
     --------
@@ -138,7 +139,10 @@ class CrossEntropy(Loss):
         >>> fg.cross_entropy.grad(np.zeros((1, 2)), [0])
         array([[-0.5,  0.5]])
         """
-        return self._general(logits, target, axis, ignore_index, reduction, out, False, True)[1]
+        grad: FloatArray = self._general(
+            logits, target, axis, ignore_index, reduction, out, False, True
+        )[1]
+        return grad
 
     def value_and_grad(
         self,

@@ -1,11 +1,11 @@
 """What a map and a loss are: callables that carry their own derivatives.
 
-A *map* (`f(x, ...)` gives an array) has `.vjp` and `.jvp`; a *loss* (`f(scores, target, ...)` gives a
-scalar, or one value per row) has `.grad`, `.value_and_grad` and maybe `.hvp`, `.hess_diag`.  A derivative
-that does not exist is an absent attribute, so that `hasattr` tells.
+A *map* (`f(x, ...)` gives an array) has `.vjp` and `.jvp`; a *loss* (`f(scores, target, ...)` gives
+a scalar, or one value per row) has `.grad`, `.value_and_grad` and maybe `.hvp`, `.hess_diag`.  A
+derivative that does not exist is an absent attribute, so that `hasattr` tells.
 
-Built-in maps and losses are instances of subclasses that write `__call__` and every derivative out with
-their real parameters; users make their own from functions.
+Built-in maps and losses are instances of subclasses that write `__call__` and every derivative out
+with their real parameters; users make their own from functions.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class _Differentiable:
             if f is not None and not callable(f):
                 raise TypeError(f"{kind} must be a function; got {type(f).__name__}.")
         self._value = value
-        self.__name__ = name or getattr(value, "__name__", type(self).__name__.lower())
+        self.__name__ = name or str(getattr(value, "__name__", type(self).__name__.lower()))
         self.__doc__ = value.__doc__
         self.__signature__ = inspect.signature(value)
         for kind, f in derivatives.items():
@@ -59,7 +59,7 @@ class _Differentiable:
         takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         for option in options:
             p = parameters.get(option)
-            if p is None and not takes_any or p is not None and p.kind is p.POSITIONAL_ONLY:
+            if (p is None and not takes_any) or (p is not None and p.kind is p.POSITIONAL_ONLY):
                 raise TypeError(
                     f"{self.__name__} has no option {option!r}; it has "
                     f"{', '.join(n for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY)}."
@@ -77,7 +77,8 @@ class _Differentiable:
         if name in type(self)._derivatives:
             have = [d for d in type(self)._derivatives if d in dir(self)]
             raise AttributeError(
-                f"{self.__name__} has no {name}; the derivatives it has: {', '.join(have) or 'none'}."
+                f"{self.__name__} has no {name}; "
+                f"the derivatives it has: {', '.join(have) or 'none'}."
             )
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
@@ -225,8 +226,6 @@ class _Options:
 
 def _with_options(f: _Differentiable, options: dict[str, Any]) -> _Differentiable:
     kind = Loss if isinstance(f, Loss) else Map
-    derivatives = {
-        d: _Options(getattr(f, d), options) for d in kind._derivatives if hasattr(f, d)
-    }
+    derivatives = {d: _Options(getattr(f, d), options) for d in kind._derivatives if hasattr(f, d)}
     shown = ", ".join(f"{n}={v!r}" for n, v in options.items())
     return kind(_Options(f, options), name=f"{f.__name__}({shown})", **derivatives)

@@ -16,8 +16,8 @@ from fastgrad._maps import Map
 class _Merged:
     """An array seen with its reduced axes merged into one.
 
-    One axis is a view of any array.  Several are where their memory allows it; otherwise `array` is a
-    copy, and `restore` writes it back.
+    One axis is a view of any array.  Several are where their memory allows it; otherwise `array` is
+    a copy, and `restore` writes it back.
     """
 
     def __init__(self, a: Any, axes: tuple[int, ...]) -> None:
@@ -60,19 +60,30 @@ class _RowMap(Map):
         axes = _arrays.some_axes(axis, a.ndim, "x")
         t = _arrays.check_temperature(temperature)
         mask = _arrays.as_where(where, a.shape, "x")
-        y = np.empty_like(a) if out is None else _arrays.check_out(out, a.shape, a.dtype, x=a, where=mask)
+        y = (
+            np.empty_like(a)
+            if out is None
+            else _arrays.check_out(out, a.shape, a.dtype, x=a, where=mask)
+        )
         self._into(self._builtin_name, a, axes, t, mask, y)
         return _result(y) if out is None else y
 
     @staticmethod
     def _into(
-        name: str, a: FloatArray, axes: tuple[int, ...], t: float, mask: BoolArray | None, y: FloatArray
+        name: str,
+        a: FloatArray,
+        axes: tuple[int, ...],
+        t: float,
+        mask: BoolArray | None,
+        y: FloatArray,
     ) -> None:
         if a.size == 0:
             return
         merged = _Merged(y, axes)
         source = _Merged(a, axes)
-        _kernels.map(name, source.array, source.axis, merged.array, t, _optional(mask, axes), None)
+        _kernels.transform(
+            name, source.array, source.axis, merged.array, t, _optional(mask, axes), None
+        )
         merged.restore()
 
     def _pull(
@@ -94,7 +105,9 @@ class _RowMap(Map):
         v = _arrays.as_cotangent(g, a.shape, a.dtype, what)
         p = None if y is None else _arrays.as_cotangent(y, a.shape, a.dtype, "y")
         named = {what: v, "x": a, "y": p, "where": mask}
-        result = np.empty_like(a) if out is None else _arrays.check_out(out, a.shape, a.dtype, **named)
+        result = (
+            np.empty_like(a) if out is None else _arrays.check_out(out, a.shape, a.dtype, **named)
+        )
         if a.size == 0:
             return result
         if p is None:
@@ -103,7 +116,13 @@ class _RowMap(Map):
             self._into("softmax", a, axes, t, mask, p)
         merged, source = _Merged(result, axes), _Merged(p, axes)
         _kernels.derivative(
-            kernel, source.array, _Merged(v, axes).array, source.axis, merged.array, t, _optional(mask, axes)
+            kernel,
+            source.array,
+            _Merged(v, axes).array,
+            source.axis,
+            merged.array,
+            t,
+            _optional(mask, axes),
         )
         merged.restore()
         return _result(result) if out is None else result
@@ -117,13 +136,15 @@ class Softmax(_RowMap):
     Parameters
     ----------
     x : array_like, float32 or float64
-        Scores of any shape and strides.  Integers and bools become float64; 0-d counts as one element.
+        Scores of any shape and strides.  Integers and bools become float64; 0-d counts as one
+        element.
     axis : int, sequence of int, or None, default -1
         Axis or axes that sum to one; None means all.
     temperature : float, default 1.0
         `T`: finite and positive.  It costs neither time nor accuracy.
     where : array_like of bool, optional
-        Elements to keep, broadcast to the shape of `x`; the others get exactly 0 and may hold anything.
+        Elements to keep, broadcast to the shape of `x`; the others get exactly 0 and may hold
+        anything.
     out : ndarray, optional
         Where to put the result: shape and dtype of `x`.  It may be `x` itself.
 
@@ -135,10 +156,11 @@ class Softmax(_RowMap):
     Raises
     ------
     TypeError
-        For complex, long double, half precision, object or masked input, and an `out` of another dtype.
+        For complex, long double, half precision, object or masked input, and an `out` of another
+        dtype.
     ValueError
-        For a temperature that is not finite and positive, a `where` that does not broadcast, an `out`
-        of another shape, read-only, or overlapping an input.
+        For a temperature that is not finite and positive, a `where` that does not broadcast, an
+        `out` of another shape, read-only, or overlapping an input.
     numpy.exceptions.AxisError
         For an axis out of range.
 
@@ -148,13 +170,13 @@ class Softmax(_RowMap):
 
     Notes
     -----
-    Within 2.5 ulp of the exact value for every number of classes: the maximum is subtracted as an exact
-    power of two and the sum is taken in two words [1]_ [2]_.  A row's bits do not depend on the other
-    rows, on the number of threads or on `out`.
+    Within 2.5 ulp of the exact value for every number of classes: the maximum is subtracted as an
+    exact power of two and the sum is taken in two words [1]_ [2]_.  A row's bits do not depend on
+    the other rows, on the number of threads or on `out`.
 
     A row with NaN or +inf is NaN, as is a row of -inf alone; other rows are untouched.  -inf gives
-    exactly 0.  A row whose elements `where` drops altogether is 0.  An empty axis gives an empty result.
-    Nothing warns.
+    exactly 0.  A row whose elements `where` drops altogether is 0.  An empty axis gives an empty
+    result. Nothing warns.
 
     A long call can be interrupted; `out` is then partly written.  Several axes at once are
     merged without a copy where the memory allows it.
@@ -164,8 +186,8 @@ class Softmax(_RowMap):
     References
     ----------
     .. [1] M. Dukhan and A. Ablavatski, "The Two-Pass Softmax Algorithm", 2020, arXiv:2001.04438.
-    .. [2] P. Blanchard, D. J. Higham and N. J. Higham, "Accurately computing the log-sum-exp and softmax
-       functions", IMA J. Numer. Anal. 41(4), 2021, doi:10.1093/imanum/draa038.
+    .. [2] P. Blanchard, D. J. Higham and N. J. Higham, "Accurately computing the log-sum-exp and
+       softmax functions", IMA J. Numer. Anal. 41(4), 2021, doi:10.1093/imanum/draa038.
 
     Examples
     --------
@@ -187,7 +209,13 @@ class Softmax(_RowMap):
         where: ArrayLike | None = None,
         out: FloatArray | None = None,
     ) -> FloatArray:
-        if axis == -1 and where is None and out is None and temperature.__class__ is float and temperature == 1.0:
+        if (
+            axis == -1
+            and where is None
+            and out is None
+            and temperature.__class__ is float
+            and temperature == 1.0
+        ):
             y: FloatArray | None = _kernels.plain_softmax(x)
             if y is not None:
                 return y
@@ -285,18 +313,18 @@ class LogSoftmax(_RowMap):
 
     Notes
     -----
-    Full relative accuracy even at the winner of a confident row: the sum leaves the largest term out,
-    and its own value is ``-log1p(others / largest)``, where other libraries return 0.
+    Full relative accuracy even at the winner of a confident row: the sum leaves the largest term
+    out, and its own value is ``-log1p(others / largest)``, where other libraries return 0.
 
-    A row with NaN or +inf is NaN, as is a row of -inf alone.  -inf gives -inf.  A row whose elements
-    `where` drops altogether is -inf.
+    A row with NaN or +inf is NaN, as is a row of -inf alone.  -inf gives -inf.  A row whose
+    elements `where` drops altogether is -inf.
 
     Derivatives: ``vjp(x, g)`` and ``jvp(x, v)``.
 
     References
     ----------
-    .. [1] P. Blanchard, D. J. Higham and N. J. Higham, "Accurately computing the log-sum-exp and softmax
-       functions", IMA J. Numer. Anal. 41(4), 2021, doi:10.1093/imanum/draa038.
+    .. [1] P. Blanchard, D. J. Higham and N. J. Higham, "Accurately computing the log-sum-exp and
+       softmax functions", IMA J. Numer. Anal. 41(4), 2021, doi:10.1093/imanum/draa038.
 
     Examples
     --------
@@ -317,7 +345,13 @@ class LogSoftmax(_RowMap):
         where: ArrayLike | None = None,
         out: FloatArray | None = None,
     ) -> FloatArray:
-        if axis == -1 and where is None and out is None and temperature.__class__ is float and temperature == 1.0:
+        if (
+            axis == -1
+            and where is None
+            and out is None
+            and temperature.__class__ is float
+            and temperature == 1.0
+        ):
             y: FloatArray | None = _kernels.plain_log_softmax(x)
             if y is not None:
                 return y
@@ -412,8 +446,8 @@ class LogSumExp(Map):
     temperature : float, default 1.0
         `T`: finite and positive.
     b : array_like, optional
-        Factors of the exponentials, of either sign, broadcast to the shape of `a` and cast to its dtype.
-        A factor 0 removes its element, even an infinite one.
+        Factors of the exponentials, of either sign, broadcast to the shape of `a` and cast to its
+        dtype. A factor 0 removes its element, even an infinite one.
     keepdims : bool, default False
         Keep the reduced axes with length one.
     return_sign : bool, default False
@@ -444,15 +478,15 @@ class LogSumExp(Map):
     Computed as ``max + log1p(others / largest)``: within 2 ulp of the larger of the result and the
     maximum, and with full relative accuracy where the result is near zero.
 
-    NaN gives NaN, unless `where` or a factor 0 removes it; otherwise +inf gives +inf.  -inf counts as
-    nothing; a sum of nothing is -inf with sign 0.
+    NaN gives NaN, unless `where` or a factor 0 removes it; otherwise +inf gives +inf.  -inf counts
+    as nothing; a sum of nothing is -inf with sign 0.
 
     Derivatives: ``vjp(a, g)`` and ``jvp(a, v)``.
 
     References
     ----------
-    .. [1] P. Blanchard, D. J. Higham and N. J. Higham, "Accurately computing the log-sum-exp and softmax
-       functions", IMA J. Numer. Anal. 41(4), 2021, doi:10.1093/imanum/draa038.
+    .. [1] P. Blanchard, D. J. Higham and N. J. Higham, "Accurately computing the log-sum-exp and
+       softmax functions", IMA J. Numer. Anal. 41(4), 2021, doi:10.1093/imanum/draa038.
 
     Examples
     --------
@@ -511,7 +545,15 @@ class LogSumExp(Map):
                 s = None if sign is None else _as_rows(sign, rows)
                 weights = _Merged(factors, axes).array
                 _kernels.logsumexp_weighted(
-                    source.array, weights, source.axis, _as_rows(value, rows), s, None, None, t, masked
+                    source.array,
+                    weights,
+                    source.axis,
+                    _as_rows(value, rows),
+                    s,
+                    None,
+                    None,
+                    t,
+                    masked,
                 )
         result = _result(value) if out is None else value
         return result if sign is None else (result, _result(sign))
@@ -573,7 +615,7 @@ class LogSumExp(Map):
         rows = source.array.shape[: source.axis] + source.array.shape[source.axis + 1 :]
         alpha, masked = cotangent.reshape(rows), _optional(mask, axes)
         if factors is None:
-            _kernels.map("softmax", source.array, source.axis, merged.array, t, masked, alpha)
+            _kernels.transform("softmax", source.array, source.axis, merged.array, t, masked, alpha)
         else:
             sign = np.empty(rows, x.dtype) if return_sign else None
             value = np.empty(rows, x.dtype)
@@ -638,7 +680,14 @@ class LogSumExp(Map):
             return _result(value) if out is None else value
         kept = _reduced(x.shape, axes, keepdims=True)
         p = self.vjp(
-            x, np.ones(kept, x.dtype), axes, b=b, keepdims=True, return_sign=return_sign, where=mask, temperature=t
+            x,
+            np.ones(kept, x.dtype),
+            axes,
+            b=b,
+            keepdims=True,
+            return_sign=return_sign,
+            where=mask,
+            temperature=t,
         )
         removed = mask
         if b is not None:
@@ -647,7 +696,12 @@ class LogSumExp(Map):
         source = _Merged(np.asarray(p), axes)
         rows = source.array.shape[: source.axis] + source.array.shape[source.axis + 1 :]
         _kernels.dot(
-            source.array, _Merged(tangent, axes).array, source.axis, _as_rows(value, rows), 1.0, _optional(removed, axes)
+            source.array,
+            _Merged(tangent, axes).array,
+            source.axis,
+            _as_rows(value, rows),
+            1.0,
+            _optional(removed, axes),
         )
         return _result(value) if out is None else value
 
@@ -661,7 +715,7 @@ def _reduced(shape: tuple[int, ...], axes: tuple[int, ...], *, keepdims: bool) -
 
 
 def _as_rows(a: FloatArray, rows: tuple[int, ...]) -> FloatArray:
-    """A view without the axes of length one that keepdims leaves; reshape of such a view never copies."""
+    """A view of the shape `rows`, without the axes of length one that keepdims leaves."""
     view = a.view()
     view.shape = rows
     return view

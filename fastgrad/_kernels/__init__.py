@@ -1,6 +1,6 @@
 """The compiled layer: what lies where.
 
-A call goes Python (checks) -> Cython (rows, blocks, threads) -> C (one run of rows, vector instructions).
+A call goes from Python (checks) to Cython (rows, blocks, threads) to C (one run of rows, vectors).
 
 isa             which instruction set is active; owns the C tables
 rows            the driver: layouts, blocks, threads, slabs; no mathematics

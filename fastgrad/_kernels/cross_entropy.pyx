@@ -1,6 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 # cython: freethreading_compatible=True
-"""Cross-entropy with class-index targets, over arrays that Python has checked, and the scan of targets."""
+"""Cross-entropy with class-index targets, over arrays that Python has checked, and the scan of
+targets."""
 cimport numpy as cnp
 from libc.stdint cimport int64_t
 
@@ -115,11 +116,12 @@ cdef object _run(
         if alpha is not None:
             plan_rowwise(&plan, ALPHA, alpha, axis, ndim)
     plan_run(&plan, FG_CROSS_ENTROPY if out is None else FG_CROSS_ENTROPY_GRAD)
-    return plan.total[0] + plan.total[1] if reduce else None
+    return plan.total[0] + plan.total[1]
 
 
 def run(logits, target, axis, value, out, alpha, scale, ignore_index, kept, reduce):
-    """Losses into `value`, or their sum as a float if `reduce`; gradient times alpha and scale into `out`.
+    """Losses into `value`, or their sum as a float if `reduce`; gradient times alpha and scale into
+    `out`.
 
     `kept` is what `scan` counted: with nothing ignored, int64 targets are read in place.
     """

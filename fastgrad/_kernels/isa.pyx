@@ -2,8 +2,9 @@
 # cython: freethreading_compatible=True
 """Which instruction set is active.
 
-The C tables are linked into this extension alone and the others cimport `active`, so a process has one
-active instruction set.  A kernel call reads the pointer once: a switch never tears a running call.
+The C tables are linked into this extension alone and the others cimport `active`, so a process has
+one active instruction set.  A kernel call reads the pointer once: a switch never tears a running
+call.
 """
 import os
 

@@ -3,12 +3,12 @@
 """The driver of every kernel that works on rows.
 
 A call is a Plan: the axes other than the class axis, sorted by the strides of x (largest first) and
-merged where all operands allow it.  Rows are numbered in that order and cut into slabs; a slab is cut
-into one stretch per thread, a stretch into runs of equally spaced rows, which is what a C kernel takes.
-None of these cuts changes a bit of a row's result.
+merged where all operands allow it.  Rows are numbered in that order and cut into slabs; a slab is
+cut into one stretch per thread, a stretch into runs of equally spaced rows, which is what a C
+kernel takes. None of these cuts changes a bit of a row's result.
 
-The sum of the values of all rows is taken over blocks of REDUCE rows, whatever the slabs and threads, and
-the blocks are added in order, in two words: the same bits for every number of threads.
+The sum of the values of all rows is taken over blocks of REDUCE rows, whatever the slabs and
+threads, and the blocks are added in order, in two words: the same bits for every number of threads.
 
 Between slabs the GIL is taken and signals are looked at, so that Ctrl-C ends a long call.
 """
@@ -56,7 +56,8 @@ cdef enum:
     SLAB_ELEMENTS = 1 << 23       # per thread: some 5 ms of work, 50 at the slowest
     ELEMENTS_PER_THREAD = 1 << 16  # less does not pay a second thread
     KEEP_GIL_BELOW = 1 << 12      # elements: releasing it costs more than such a call
-    STREAM_BYTES = 32 << 20       # results larger than this leave the caches anyway: store past them
+    STREAM_BYTES = 32 << 20       # results larger than this leave the caches anyway: store past
+    them
 
 cdef int _threads = fg_max_threads()
 cdef bint _forked = False
@@ -165,7 +166,8 @@ cdef void plan_full(Plan *plan, int which, cnp.ndarray a, int axis) noexcept:
 
 
 cdef void plan_rowwise(Plan *plan, int which, cnp.ndarray a, int axis, int ndim) noexcept:
-    """An operand with one element per row; `axis` is there too if a has all ndim axes (keepdims)."""
+    """An operand with one element per row; `axis` is there too if a has all ndim axes
+    (keepdims)."""
     cdef int i, d = 0
     plan.data[which] = <char *>cnp.PyArray_DATA(a)
     for i in range(cnp.PyArray_NDIM(a)):
@@ -185,7 +187,8 @@ cdef void _swap_dims(Plan *plan, int i, int j) noexcept:
 
 
 cdef bint _outer_before(Plan *plan, int i, int j) noexcept:
-    """Should axis i lie outside axis j?  By the stride of x; a broadcast axis (stride 0) outermost."""
+    """Should axis i lie outside axis j?  By the stride of x; a broadcast axis (stride 0)
+    outermost."""
     cdef Py_ssize_t a = plan.step[X][i], b = plan.step[X][j]
     a = -a if a < 0 else a
     b = -b if b < 0 else b
@@ -392,8 +395,8 @@ cdef void _add(double *sum, double head, double tail) noexcept nogil:
     sum[0] = s
 
 
-# What a call allocates: targets of a slab unless they are read in place, values of a slab if they are
-# to be added, and `step` bytes of scratch for every thread.
+# What a call allocates: targets of a slab unless they are read in place, values of a slab if they
+# are to be added, and `step` bytes of scratch for every thread.
 cdef struct Memory:
     int64_t *target
     char *value
@@ -435,7 +438,9 @@ cdef int _slabs(Plan *plan, Memory memory, int threads, bint with_gil) except -1
             for t in prange(threads, num_threads=threads, schedule="static", chunksize=1):
                 if t * part < n:
                     _stretch(
-                        plan, begin + t * part, begin + (n if n < (t + 1) * part else (t + 1) * part),
+                        plan,
+                        begin + t * part,
+                        begin + (n if n < (t + 1) * part else (t + 1) * part),
                         targets + t * part if targets != NULL else NULL,
                         value + (filled + t * part) * plan.item if value != NULL else NULL,
                         memory.scratch + t * memory.step,

@@ -2,9 +2,10 @@
 # cython: freethreading_compatible=True
 """softmax, log_softmax, logsumexp and their derivatives over arrays that Python has checked.
 
-Every array argument is an aligned native ndarray of one float type, `where` a bool array of the shape
-of x; outputs exist already.  The `plain_*` functions serve the commonest call with the least overhead:
-they return None unless x is a C-contiguous float32 or float64 array with elements, and judge nothing else.
+Every array argument is an aligned native ndarray of one float type, `where` a bool array of the
+shape of x; outputs exist already.  The `plain_*` functions serve the commonest call with the least
+overhead: they return None unless x is a C-contiguous float32 or float64 array with elements, and
+judge nothing else.
 """
 cimport numpy as cnp
 
@@ -80,7 +81,7 @@ def plain_log_softmax(x):
     return _plain(x, FG_LOG_SOFTMAX)
 
 
-def map(name, cnp.ndarray x, int axis, cnp.ndarray out, double t, where, alpha):
+def transform(name, cnp.ndarray x, int axis, cnp.ndarray out, double t, where, alpha):
     """out = softmax or log_softmax of x / t; softmax times alpha, one factor per row, if given."""
     cdef Plan plan
     plan_begin(&plan, x, axis)

@@ -14,8 +14,8 @@ static uint64_t saved_state(void) {
 static int has_bits(uint64_t word, uint64_t bits) { return (word & bits) == bits; }
 
 static void detect(int *avx2, int *avx512) {
-  const unsigned FMA = 1u << 12, OSXSAVE = 1u << 27, AVX = 1u << 28;                                      /* 1, ECX */
-  const unsigned AVX2 = 1u << 5, F = 1u << 16, DQ = 1u << 17, BW = 1u << 30, VL = 1u << 31;              /* 7, EBX */
+  const unsigned FMA = 1u << 12, OSXSAVE = 1u << 27, AVX = 1u << 28;                        /* 1, ECX */
+  const unsigned AVX2 = 1u << 5, F = 1u << 16, DQ = 1u << 17, BW = 1u << 30, VL = 1u << 31; /* 7, EBX */
   const uint64_t YMM = 0x6, ZMM = 0xe6;
   unsigned a, b, c, d;
   *avx2 = *avx512 = 0;

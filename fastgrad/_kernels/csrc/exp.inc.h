@@ -29,7 +29,7 @@
 #define BIGGEST 0x1.fffffffffffffp1023
 #define SQRT_HALF_BITS 0x3fe6a09e667f3bcd
 static const T EXP2_Q[] = {/* minimax of (2^f - 1)/f on |f| <= 1/2 + 2^-12, |f| error 2^-57.2 */
-                           0x1.62e42fefa39efp-1, 0x1.ebfbdff82c598p-3,  0x1.c6b08d704a0cbp-5,  0x1.3b2ab6fba1da8p-7,
+                           0x1.62e42fefa39efp-1,  0x1.ebfbdff82c598p-3,  0x1.c6b08d704a0cbp-5,  0x1.3b2ab6fba1da8p-7,
                            0x1.5d87fe78a2c85p-10, 0x1.430913097cde0p-13, 0x1.ffcbfc7455a97p-17, 0x1.62bfd44fe3d06p-20,
                            0x1.b524dc8a3fb8ap-24, 0x1.e6068e63ec327p-28, 0x1.ea049285d01dep-32};
 static const T LOG_R[] = {/* minimax of 2(atanh(s)/s - 1)/s^2 in s^2 on |s| <= 0.1724, error 2^-51.4 */

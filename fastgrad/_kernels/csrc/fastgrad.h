@@ -32,12 +32,12 @@ typedef struct {
   ptrdiff_t sign_row;
   const char *alpha; /* (rows) in, of the kernel's type: factor of the row's `out`; or NULL for 1 */
   ptrdiff_t alpha_row;
-  const int64_t *target;   /* (rows) in, contiguous: in [0, C), or -1 for an ignored row */
-  double scale;            /* common factor of `out` */
-  double log2e[2];         /* log2(e) / temperature as head and tail */
-  double inv_temperature;  /* 1 / temperature */
-  void *scratch;           /* fg_scratch_bytes(C) bytes, 64-byte aligned */
-  int stream;              /* store `out` past the caches */
+  const int64_t *target;  /* (rows) in, contiguous: in [0, C), or -1 for an ignored row */
+  double scale;           /* common factor of `out` */
+  double log2e[2];        /* log2(e) / temperature as head and tail */
+  double inv_temperature; /* 1 / temperature */
+  void *scratch;          /* fg_scratch_bytes(C) bytes, 64-byte aligned */
+  int stream;             /* store `out` past the caches */
 } fg_run;
 
 typedef void (*fg_kernel)(const fg_run *run);
@@ -46,16 +46,16 @@ typedef void (*fg_elementwise)(const void *x, void *out, ptrdiff_t n);
 enum { FG_ROWS, FG_LANES, FG_STYLES };
 
 enum {
-  FG_SOFTMAX,             /* out = alpha softmax(x) */
-  FG_LOG_SOFTMAX,         /* out = log softmax(x) */
-  FG_LOGSUMEXP,           /* value = log sum exp(x) */
-  FG_LOGSUMEXP_WEIGHTED,  /* value, sign = log |sum g exp(x)|; out = alpha g exp(x) / sum, if given */
-  FG_CROSS_ENTROPY,       /* value = loss */
-  FG_CROSS_ENTROPY_GRAD,  /* value = loss, if given; out = alpha (softmax(x) - onehot(target)) */
-  FG_PULL_SOFTMAX,        /* out = alpha p (g - p.g) */
-  FG_PULL_LOG_SOFTMAX,    /* out = alpha (g - p sum(g)) */
-  FG_PUSH_LOG_SOFTMAX,    /* out = alpha (g - p.g) */
-  FG_PUSH_LOGSUMEXP,      /* value = alpha p.g */
+  FG_SOFTMAX,            /* out = alpha softmax(x) */
+  FG_LOG_SOFTMAX,        /* out = log softmax(x) */
+  FG_LOGSUMEXP,          /* value = log sum exp(x) */
+  FG_LOGSUMEXP_WEIGHTED, /* value, sign = log |sum g exp(x)|; out = alpha g exp(x) / sum, if given */
+  FG_CROSS_ENTROPY,      /* value = loss */
+  FG_CROSS_ENTROPY_GRAD, /* value = loss, if given; out = alpha (softmax(x) - onehot(target)) */
+  FG_PULL_SOFTMAX,       /* out = alpha p (g - p.g) */
+  FG_PULL_LOG_SOFTMAX,   /* out = alpha (g - p sum(g)) */
+  FG_PUSH_LOG_SOFTMAX,   /* out = alpha (g - p.g) */
+  FG_PUSH_LOGSUMEXP,     /* value = alpha p.g */
   FG_KERNELS
 };
 
@@ -63,7 +63,7 @@ typedef struct {
   fg_kernel kernel[FG_KERNELS][FG_STYLES];
   fg_elementwise exp2, log, log1p; /* the building blocks, for the accuracy tests */
   ptrdiff_t (*scratch_bytes)(ptrdiff_t classes, int style);
-  void (*total)(const void *x, ptrdiff_t n, double sum[2]);                        /* head and tail */
+  void (*total)(const void *x, ptrdiff_t n, double sum[2]);                   /* head and tail */
   ptrdiff_t (*count_outside)(const int64_t *x, ptrdiff_t n, int64_t classes); /* of x not in [0, classes) */
 } fg_precision;
 

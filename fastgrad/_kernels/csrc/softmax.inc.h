@@ -53,7 +53,9 @@ FG_INLINE V2 add_low(V2 sum, V max, const Frame *frame, Base base) {
   return (V2){sum.h, vmla(e.lo, e.power, sum.l)};
 }
 
-FG_INLINE V2 term_left(const State *s, Base base) { return term2(exp_term(s->x_left - s->frame.shift, &s->frame, base)); }
+FG_INLINE V2 term_left(const State *s, Base base) {
+  return term2(exp_term(s->x_left - s->frame.shift, &s->frame, base));
+}
 
 /* log(S / e_left) >= 0, as log1p of what was left in the sum. */
 FG_INLINE V2 log_rest(const State *s, Base base) { return vlog1p(div2(s->rest, term_left(s, base))); }
@@ -135,8 +137,8 @@ FG_INLINE int has_nan(const char *x, ptrdiff_t step, ptrdiff_t n) {
   return nan;
 }
 
-FG_INLINE void exp_span(const int keep, const T *d, ptrdiff_t from, ptrdiff_t to, const Frame *frame, Base base, Sum *sum,
-                        T *terms, const T *ahead, const T *place) {
+FG_INLINE void exp_span(const int keep, const T *d, ptrdiff_t from, ptrdiff_t to, const Frame *frame, Base base,
+                        Sum *sum, T *terms, const T *ahead, const T *place) {
   ptrdiff_t c = from;
   for (; c + SUM_BLOCK * LANES <= to; c += SUM_BLOCK * LANES) {
 #pragma GCC unroll 8
@@ -159,7 +161,8 @@ FG_INLINE void exp_span(const int keep, const T *d, ptrdiff_t from, ptrdiff_t to
 
 /* Pass 2 over one row; the term `left` (or none: -1) is left out.  `terms` has room for a whole last vector;
  * `ahead`, the row to be read next, and `place`, where this row will be stored, are prefetched. */
-FG_INLINE Sum exp_row(const int keep, const T *d, ptrdiff_t n, ptrdiff_t left, const Frame *frame, Base base, T *terms, const T *ahead, const T *place) {
+FG_INLINE Sum exp_row(const int keep, const T *d, ptrdiff_t n, ptrdiff_t left, const Frame *frame, Base base, T *terms,
+                      const T *ahead, const T *place) {
   const V low = vset((T)-__builtin_inf());
   const ptrdiff_t whole = n - n % LANES, hole = left < 0 ? n : left - left % LANES;
   Sum sum = sum_start();
@@ -187,7 +190,8 @@ FG_INLINE Sum exp_row(const int keep, const T *d, ptrdiff_t n, ptrdiff_t left, c
 }
 
 /* Pass 3 over one row, from `from` (terms or x) to `to`, fused with pass 1 of a later row. */
-FG_INLINE T map_row(const int kind, const T *from, ptrdiff_t n, Map m, V factor, T *to, const T *later, const int stream) {
+FG_INLINE T map_row(const int kind, const T *from, ptrdiff_t n, Map m, V factor, T *to, const T *later,
+                    const int stream) {
   const V low = vset((T)-__builtin_inf());
   V max = low;
   ptrdiff_t c = 0;
@@ -474,8 +478,8 @@ FG_INLINE Map lanes_map(const int op, const fg_run *run, ptrdiff_t first, ptrdif
   return map;
 }
 
-FG_INLINE void lanes_value(const int op, const fg_run *run, ptrdiff_t first, ptrdiff_t rows, const State *s, const T *tile,
-                           Base base, V inv_t) {
+FG_INLINE void lanes_value(const int op, const fg_run *run, ptrdiff_t first, ptrdiff_t rows, const State *s,
+                           const T *tile, Base base, V inv_t) {
   V v = finish_value(op, s, base, inv_t);
   T lane[LANES];
   if (op == LOGSUMEXP) {
@@ -504,10 +508,11 @@ FG_INLINE void lanes_load(const fg_run *run, ptrdiff_t first, ptrdiff_t rows, T 
   }
 }
 
-FG_INLINE void lanes_store(const int op, const fg_run *run, ptrdiff_t first, ptrdiff_t rows, const T *tile, const Map *map) {
+FG_INLINE void lanes_store(const int op, const fg_run *run, ptrdiff_t first, ptrdiff_t rows, const T *tile,
+                           const Map *map) {
   const int kind = op == LOG_SOFTMAX ? MAP_LOG : op == XENT_GRAD ? MAP_TARGET : MAP_SCALE2;
-  unpack_as(kind, tile, map, (T)run->inv_temperature, run->out + first * run->out_row, run->out_row, run->out_class, rows,
-            run->classes, run->stream);
+  unpack_as(kind, tile, map, (T)run->inv_temperature, run->out + first * run->out_row, run->out_row, run->out_class,
+            rows, run->classes, run->stream);
 }
 
 FG_INLINE void lanes_as(const int op, const fg_run *run) {
@@ -544,8 +549,10 @@ FG_INLINE void lanes_as(const int op, const fg_run *run) {
         State *const s = &group[u].state;
         s->rest = sum_value(group[u].sum);
         if (op == SOFTMAX) s->rest = add_low(s->rest, s->max, &s->frame, base);
-        if (has_value(op) && run->value) lanes_value(op, run, from + u * LANES, here, s, mine + u * n * LANES, base, inv_t);
-        if (has_out) map[g + u] = lanes_map(op, run, from + u * LANES, here, &group[u], mine + u * n * LANES, scale, base);
+        if (has_value(op) && run->value)
+          lanes_value(op, run, from + u * LANES, here, s, mine + u * n * LANES, base, inv_t);
+        if (has_out)
+          map[g + u] = lanes_map(op, run, from + u * LANES, here, &group[u], mine + u * n * LANES, scale, base);
       }
       if (has_out && by_group) lanes_store(op, run, from, together, mine, map + g);
     }

@@ -22,8 +22,8 @@ FG_INLINE const T *at(const char *p, ptrdiff_t bytes) { return (const T *)(p + b
 
 FG_INLINE ptrdiff_t block_start(ptrdiff_t c, ptrdiff_t classes) { return c + 4 <= classes ? c : classes - 4; }
 
-FG_INLINE void pack_scalar(const char *p, ptrdiff_t row, ptrdiff_t cls, ptrdiff_t from, ptrdiff_t rows, ptrdiff_t classes,
-                           T *tile) {
+FG_INLINE void pack_scalar(const char *p, ptrdiff_t row, ptrdiff_t cls, ptrdiff_t from, ptrdiff_t rows,
+                           ptrdiff_t classes, T *tile) {
   const ptrdiff_t all = (rows + LANES - 1) / LANES * LANES, last = rows - 1;
   for (ptrdiff_t r = from; r < all; r++) {
     const char *line = p + (r < last ? r : last) * row;
@@ -59,8 +59,8 @@ FG_INLINE void pack(const char *p, ptrdiff_t row, ptrdiff_t cls, ptrdiff_t rows,
 }
 
 /* Elements whose mask byte is 0 become `fill`; empty[row] says whether nothing was left. */
-FG_KERNEL void FG_NAME(mask_tile)(const char *w, ptrdiff_t row, ptrdiff_t cls, ptrdiff_t rows, ptrdiff_t classes, T fill,
-                                  T *tile, T *empty) {
+FG_KERNEL void FG_NAME(mask_tile)(const char *w, ptrdiff_t row, ptrdiff_t cls, ptrdiff_t rows, ptrdiff_t classes,
+                                  T fill, T *tile, T *empty) {
   const ptrdiff_t groups = (rows + LANES - 1) / LANES, last = rows - 1;
   for (ptrdiff_t r = 0; r < groups * LANES; r++) {
     const char *from = w + (r < last ? r : last) * row;
@@ -96,8 +96,8 @@ FG_INLINE V map_class(const int kind, const T *from, ptrdiff_t c, const Map *m, 
   return map_apply(kind, v, *m, factor);
 }
 
-FG_INLINE void unpack_scalar(const int kind, const T *tile, const Map *map, V factor, char *p, ptrdiff_t row, ptrdiff_t cls,
-                             ptrdiff_t from, ptrdiff_t rows, ptrdiff_t classes) {
+FG_INLINE void unpack_scalar(const int kind, const T *tile, const Map *map, V factor, char *p, ptrdiff_t row,
+                             ptrdiff_t cls, ptrdiff_t from, ptrdiff_t rows, ptrdiff_t classes) {
   for (ptrdiff_t first = from; first < rows; first += LANES)
     for (ptrdiff_t c = 0; c < classes; c++) {
       T lane[LANES];
@@ -106,8 +106,8 @@ FG_INLINE void unpack_scalar(const int kind, const T *tile, const Map *map, V fa
     }
 }
 
-FG_INLINE void unpack_as(const int kind, const T *tile, const Map *map, T factor_, char *p, ptrdiff_t row, ptrdiff_t cls,
-                         ptrdiff_t rows, ptrdiff_t classes, int stream) {
+FG_INLINE void unpack_as(const int kind, const T *tile, const Map *map, T factor_, char *p, ptrdiff_t row,
+                         ptrdiff_t cls, ptrdiff_t rows, ptrdiff_t classes, int stream) {
   const ptrdiff_t groups = (rows + LANES - 1) / LANES, full = rows / LANES;
   const V factor = vset(factor_);
   if (cls == (ptrdiff_t)sizeof(T) && classes >= 4) {

@@ -97,7 +97,8 @@ FG_INLINE V vfma(V a, V b, V c) {
 FG_INLINE V vmla(V a, V b, V c) { return a * b + c; }
 #else
 FG_INLINE V vfma(V a, V b, V c) {
-  FG_WIDE r = __builtin_convertvector(a, FG_WIDE) * __builtin_convertvector(b, FG_WIDE) + __builtin_convertvector(c, FG_WIDE);
+  FG_WIDE r =
+      __builtin_convertvector(a, FG_WIDE) * __builtin_convertvector(b, FG_WIDE) + __builtin_convertvector(c, FG_WIDE);
   return __builtin_convertvector(r, V);
 }
 FG_INLINE V vmla(V a, V b, V c) { return a * b + c; }
@@ -133,7 +134,7 @@ FG_INLINE void vgather4(const char *p, ptrdiff_t step, V v[4]) {
 FG_INLINE void vscatter4(char *p, ptrdiff_t step, const V v[4]) {
   T t[4][LANES];
   memcpy(t, v, sizeof t);
-  FG_EACH for (int k = 0; k < 4; k++) ((T *)(p + i * step))[k] = t[k][i];
+  FG_EACH for (int k = 0; k < 4; k++)((T *)(p + i * step))[k] = t[k][i];
 }
 
 #if !FG_DOUBLE

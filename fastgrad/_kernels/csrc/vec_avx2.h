@@ -9,7 +9,9 @@ typedef VI M;
 #define FG_EPI(name) _mm256_##name##_epi64
 typedef __m256d FG_VREG;
 FG_INLINE VI viset(I a) { return (VI)_mm256_set1_epi64x(a); }
-FG_INLINE M v_first(ptrdiff_t n) { return (M)_mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3)); }
+FG_INLINE M v_first(ptrdiff_t n) {
+  return (M)_mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3));
+}
 #else
 #define FG_PS(name) _mm256_##name##_ps
 #define FG_EPI(name) _mm256_##name##_epi32
@@ -88,8 +90,10 @@ FG_INLINE void vscatter4(char *p, ptrdiff_t step, const V v[4]) {
 }
 #else
 FG_INLINE void transpose4(__m256 z[4]) { /* 4 x 4 in each half */
-  const __m256d a = _mm256_castps_pd(_mm256_unpacklo_ps(z[0], z[1])), b = _mm256_castps_pd(_mm256_unpackhi_ps(z[0], z[1]));
-  const __m256d c = _mm256_castps_pd(_mm256_unpacklo_ps(z[2], z[3])), d = _mm256_castps_pd(_mm256_unpackhi_ps(z[2], z[3]));
+  const __m256d a = _mm256_castps_pd(_mm256_unpacklo_ps(z[0], z[1])),
+                b = _mm256_castps_pd(_mm256_unpackhi_ps(z[0], z[1]));
+  const __m256d c = _mm256_castps_pd(_mm256_unpacklo_ps(z[2], z[3])),
+                d = _mm256_castps_pd(_mm256_unpackhi_ps(z[2], z[3]));
   z[0] = _mm256_castpd_ps(_mm256_unpacklo_pd(a, c));
   z[1] = _mm256_castpd_ps(_mm256_unpackhi_pd(a, c));
   z[2] = _mm256_castpd_ps(_mm256_unpacklo_pd(b, d));

@@ -58,7 +58,8 @@ FG_INLINE T vreduce_max(V a) { return FG_PS(reduce_max)((FG_VREG)a); }
 
 #if FG_DOUBLE
 FG_INLINE __m512d pair(const char *p, ptrdiff_t step) {
-  return _mm512_insertf64x4(_mm512_castpd256_pd512(_mm256_loadu_pd((const T *)p)), _mm256_loadu_pd((const T *)(p + 4 * step)), 1);
+  return _mm512_insertf64x4(_mm512_castpd256_pd512(_mm256_loadu_pd((const T *)p)),
+                            _mm256_loadu_pd((const T *)(p + 4 * step)), 1);
 }
 /* 4 x 4 in each half: the halves of the rows are swapped across, then pairs. */
 FG_INLINE void transpose4(__m512d z[4]) {
@@ -91,8 +92,10 @@ FG_INLINE __m512 quad(const char *p, ptrdiff_t step) {
   return _mm512_mask_broadcast_f32x4(z, 0xf000, _mm_loadu_ps((const T *)(p + 12 * step)));
 }
 FG_INLINE void transpose4(__m512 z[4]) { /* 4 x 4 in each quarter */
-  const __m512d a = _mm512_castps_pd(_mm512_unpacklo_ps(z[0], z[1])), b = _mm512_castps_pd(_mm512_unpackhi_ps(z[0], z[1]));
-  const __m512d c = _mm512_castps_pd(_mm512_unpacklo_ps(z[2], z[3])), d = _mm512_castps_pd(_mm512_unpackhi_ps(z[2], z[3]));
+  const __m512d a = _mm512_castps_pd(_mm512_unpacklo_ps(z[0], z[1])),
+                b = _mm512_castps_pd(_mm512_unpackhi_ps(z[0], z[1]));
+  const __m512d c = _mm512_castps_pd(_mm512_unpacklo_ps(z[2], z[3])),
+                d = _mm512_castps_pd(_mm512_unpackhi_ps(z[2], z[3]));
   z[0] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, c));
   z[1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, c));
   z[2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b, d));

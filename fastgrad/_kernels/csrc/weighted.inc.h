@@ -68,8 +68,7 @@ FG_KERNEL void FG_NAME(logsumexp_weighted)(const fg_run *run) {
         const V2 e = term2(exp_term(vload(x + c) - frame.shift, &frame, base));
         vstore(x + c, finite ? (vload(b + c) * (e.h + e.l)) * factor.h : vset((T)__builtin_nan("")));
       }
-      for (ptrdiff_t c = 0; c < n; c++)
-        *(T *)(run->out + r * run->out_row + c * run->out_class) = b[c] == 0 ? 0 : x[c];
+      for (ptrdiff_t c = 0; c < n; c++) *(T *)(run->out + r * run->out_row + c * run->out_class) = b[c] == 0 ? 0 : x[c];
     }
   }
 }
