@@ -391,6 +391,10 @@ cdef bint _target_in_place(const Plan *plan) noexcept nogil:
 
 cdef void _add(double *sum, double head, double tail) noexcept nogil:
     cdef double s = sum[0] + head, t = s - sum[0]
+    if s - s != 0:  # inf or NaN: the tail would be inf - inf
+        sum[0] = s
+        sum[1] = 0
+        return
     sum[1] += ((sum[0] - (s - t)) + (head - t)) + tail
     sum[0] = s
 

@@ -21,7 +21,7 @@ FG_KERNEL void FG_NAME(log1p_each)(const void *x, void *out, ptrdiff_t n) {
 FG_KERNEL ptrdiff_t FG_NAME(scratch_bytes)(ptrdiff_t classes, int style) {
   const ptrdiff_t size = (ptrdiff_t)sizeof(T);
   if (style == FG_ROWS) return (3 * padded(classes) + 128 / size) * size; /* two lines of terms, one packed */
-  const ptrdiff_t groups = tile_groups(classes);
+  const ptrdiff_t groups = tile_groups(classes, 1);
   return (groups < 2 ? 2 : groups) * classes * LANES * size; /* the pull_* kernels need two tiles of one group */
 }
 
@@ -39,6 +39,10 @@ FG_KERNEL void FG_NAME(total)(const void *x_, ptrdiff_t n, double sum[2]) {
   sum[0] = wide_total(&w);
   sum[1] = 0;
 #endif
+  if (FG_UNLIKELY(sum[0] - sum[0] != 0 || sum[1] != sum[1])) { /* the tails know inf - inf only */
+    sum[0] = sum[1] = 0;
+    for (i = 0; i < n; i++) sum[0] += x[i];
+  }
 }
 
 FG_KERNEL ptrdiff_t FG_NAME(count_outside)(const int64_t *x, ptrdiff_t n, int64_t classes) {

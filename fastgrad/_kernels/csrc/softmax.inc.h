@@ -517,7 +517,7 @@ FG_INLINE void lanes_store(const int op, const fg_run *run, ptrdiff_t first, ptr
 
 FG_INLINE void lanes_as(const int op, const fg_run *run) {
   const int has_out = op != LOGSUMEXP && op != XENT;
-  const ptrdiff_t n = run->classes, most = tile_groups(n);
+  const ptrdiff_t n = run->classes, most = tile_groups(n, run->stream);
   const Base base = base_of(run);
   const V2 scale = scale_of(run);
   const V inv_t = vset((T)run->inv_temperature);
@@ -529,8 +529,13 @@ FG_INLINE void lanes_as(const int op, const fg_run *run) {
    * neighbouring rows are contiguous, memory wants several groups of one class at a time instead. */
   const int by_group = run->x_class == (ptrdiff_t)sizeof(T) && (!has_out || run->out_class == (ptrdiff_t)sizeof(T));
 
-  for (ptrdiff_t first = 0; first < run->rows; first += most * LANES) {
-    const ptrdiff_t rows = run->rows - first < most * LANES ? run->rows - first : most * LANES;
+  /* Streamed stores want `out` aligned: where neighbouring rows are contiguous, a first, short tile sees to that. */
+  const uintptr_t apart = (uintptr_t)run->out & 63;
+  const int aligns = run->stream && !by_group && apart && run->out_class % 64 == 0;
+  const ptrdiff_t head = aligns ? (ptrdiff_t)(64 - apart) / (ptrdiff_t)sizeof(T) : 0;
+  for (ptrdiff_t first = 0, rows; first < run->rows; first += rows) {
+    rows = first == 0 && head ? head : most * LANES;
+    if (rows > run->rows - first) rows = run->rows - first;
     const ptrdiff_t groups = (rows + LANES - 1) / LANES;
     if (!by_group) lanes_load(run, first, rows, tile, empty);
     for (ptrdiff_t g = 0, several; g < groups; g += several) {

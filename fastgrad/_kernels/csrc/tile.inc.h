@@ -5,15 +5,16 @@
  * (the last four overlap the ones before, so that nothing outside a row is touched), plain vectors where
  * neighbouring rows are, single elements otherwise.  Lanes without a row repeat the last
  * one: they compute something harmless and are never stored. */
-#define GROUPS_MAX 32
+#define GROUPS_MAX 12
 #define TILE_L1 ((ptrdiff_t)24 << 10)
 #define TILE_L2 ((ptrdiff_t)512 << 10)
 
 /* As many groups as stay in L1; of long rows up to four even so, for the sake of whole cache lines and
- * of fewer pages where the class axis is strided. */
-FG_INLINE ptrdiff_t tile_groups(ptrdiff_t classes) {
+ * of fewer pages where the class axis is strided.  Work that leaves the caches anyway (`large`) takes what
+ * L2 holds: memory wants long pieces of each class. */
+FG_INLINE ptrdiff_t tile_groups(ptrdiff_t classes, int large) {
   const ptrdiff_t group = classes * LANES * (ptrdiff_t)sizeof(T), few = TILE_L2 / group < 4 ? TILE_L2 / group : 4;
-  ptrdiff_t g = TILE_L1 / group;
+  ptrdiff_t g = (large ? TILE_L2 : TILE_L1) / group;
   g = g < few ? few : g;
   return g < 1 ? 1 : g > GROUPS_MAX ? GROUPS_MAX : g;
 }
@@ -48,7 +49,10 @@ FG_INLINE void pack(const char *p, ptrdiff_t row, ptrdiff_t cls, ptrdiff_t rows,
   } else if (row == (ptrdiff_t)sizeof(T)) {
     for (ptrdiff_t c = 0; c < classes; c++) {
       const T *from = at(p, c * cls);
-      for (ptrdiff_t g = 0; g < full; g++) vstore(tile + (g * classes + c) * LANES, vload(from + g * LANES));
+      for (ptrdiff_t g = 0; g < full; g++) {
+        vstore(tile + (g * classes + c) * LANES, vload(from + g * LANES));
+        FG_PREFETCH(from + (full + g) * LANES); /* the next tile: more streams than the hardware follows */
+      }
       if (full < groups)
         vstore(tile + (full * classes + c) * LANES,
                vload_n(from + full * LANES, rows - full * LANES, vset(from[rows - 1])));
