@@ -89,7 +89,7 @@ typedef struct {
 enum { MAP_SCALE2, MAP_TARGET, MAP_LOG, MAP_NONE };
 
 FG_INLINE V map_apply(const int kind, V v, Map m, V factor) {
-  if (kind == MAP_SCALE2 || kind == MAP_TARGET) return vfma(v, m.a, v * m.b); /* v (a + b), two words */
+  if (kind == MAP_SCALE2 || kind == MAP_TARGET) return vscale2(v, m.a, m.b);
   if (kind == MAP_LOG) return vmla(v - m.a, factor, -m.b);
   return v;
 }

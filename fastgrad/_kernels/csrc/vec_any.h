@@ -8,6 +8,7 @@
  *   vload_n vstore_n     the first n lanes, n < LANES; `fill` elsewhere; never touches what lies behind
  *   vstream              store past the caches, 64-byte aligned address;  vfence orders such stores
  *   vfma                 a*b + c rounded once;  vmla: a*b + c, either way
+ *   vscale2              v (a + b), b a tail of a, rounded once even where the result is subnormal
  *   vmax                 a > b ? a : b, hence b when either is NaN
  *   vsel visel           lane-wise m ? a : b;  vdrop: m ? 0 : a
  *   vtruth               0 or 1 as a mask of all lanes;  vany, vfirst_true: is there, and which is, a true lane
@@ -84,6 +85,7 @@ FG_INLINE V vfma(V a, V b, V c) {
   return r;
 }
 FG_INLINE V vmla(V a, V b, V c) { return vfma(a, b, c); }
+FG_INLINE V vscale2(V v, V a, V b) { return vfma(v, a, v * b); }
 #elif FG_DOUBLE
 /* No FMA below AVX2.  Dekker's product and Knuth's sum give a*b + c to within 2^-52 of its last bit,
  * which is as good as one rounding here; the splits cannot overflow for the magnitudes of exp.inc.h. */
@@ -95,6 +97,11 @@ FG_INLINE V vfma(V a, V b, V c) {
   return s + (((p - (s - t)) + (c - t)) + err);
 }
 FG_INLINE V vmla(V a, V b, V c) { return a * b + c; }
+/* The parts of a product that is itself subnormal would vanish: multiply 2^200 higher, then come down once. */
+FG_INLINE V vscale2(V v, V a, V b) {
+  v = v * vset(0x1p200);
+  return vfma(v, a, v * b) * vset(0x1p-200);
+}
 #else
 FG_INLINE V vfma(V a, V b, V c) {
   FG_WIDE r =
@@ -102,6 +109,7 @@ FG_INLINE V vfma(V a, V b, V c) {
   return __builtin_convertvector(r, V);
 }
 FG_INLINE V vmla(V a, V b, V c) { return a * b + c; }
+FG_INLINE V vscale2(V v, V a, V b) { return vfma(v, a, v * b); }
 #endif
 
 FG_INLINE V vexponent(V t) { return (V)((VI)t << MANTISSA); }

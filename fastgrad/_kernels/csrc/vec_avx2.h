@@ -46,6 +46,7 @@ FG_INLINE void vfence(void) { _mm_sfence(); }
 
 FG_INLINE V vfma(V a, V b, V c) { return (V)FG_PS(fmadd)((FG_VREG)a, (FG_VREG)b, (FG_VREG)c); }
 FG_INLINE V vmla(V a, V b, V c) { return vfma(a, b, c); }
+FG_INLINE V vscale2(V v, V a, V b) { return vfma(v, a, v * b); }
 FG_INLINE V vmax(V a, V b) { return (V)FG_PS(max)((FG_VREG)a, (FG_VREG)b); }
 FG_INLINE V vabs(V a) { return (V)FG_PS(andnot)(FG_PS(set1)((T)-0.0), (FG_VREG)a); }
 
