@@ -17,7 +17,7 @@ def medians(contestants: Mapping[str, Any], seconds: float) -> dict[str, float]:
     """Median seconds of one call of each; the first contestant is ours.
 
     A contestant is a function, or an object whose `measure(n)` tells the seconds of n calls.  One
-    that after three rounds is twice as slow as the fastest of the others is then left alone.
+    whose best of three rounds is three times as slow as the best of the others is then left alone.
     """
     timers = {name: _timer(c) for name, c in contestants.items()}
     times = {name: list[float]() for name in timers}
@@ -36,8 +36,9 @@ def medians(contestants: Mapping[str, Any], seconds: float) -> dict[str, float]:
         for name in racing:
             times[name].append(timers[name](loops[name]) / loops[name])
         if i == 2 and others:
-            best = min(median(times[name]) for name in others)
-            racing = [ours, *(name for name in others if median(times[name]) < 2 * best)]
+            # By best times: one slow moment must not take the fastest peer out of the race.
+            best = min(min(times[name]) for name in others)
+            racing = [ours, *(name for name in others if min(times[name]) < 3 * best)]
         if i + 1 >= ROUNDS[0] and time.perf_counter() - start > seconds:
             break
     return {name: median(t) for name, t in times.items()}

@@ -96,8 +96,11 @@ def some_axes(axis: Axes, ndim: int, name: str) -> tuple[int, ...]:
 
 def check_temperature(t: float) -> float:
     value = _real(t, "temperature")
-    if not (value > 0 and math.isfinite(value)):
-        raise ValueError(f"temperature must be finite and > 0; got {value!r}.")
+    if not 1e-30 <= value <= 1e30:  # NaN too; beyond, x / temperature leaves the range of float32
+        raise ValueError(
+            f"temperature must be > 0, between 1e-30 and 1e30; got {value!r}. "
+            "For a winner that takes all, use argmax."
+        )
     return value
 
 
@@ -105,6 +108,8 @@ def _real(x: Any, name: str) -> float:
     if isinstance(x, np.ndarray) and x.ndim > 0:
         raise TypeError(f"{name} must be one number; got an array of shape {x.shape}.")
     try:
+        if isinstance(x, str):
+            raise TypeError
         return float(x)
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be a real number; got {x!r}.") from None
@@ -125,7 +130,13 @@ def as_where(where: ArrayLike | None, shape: tuple[int, ...], name: str) -> Bool
 
 def as_factors(b: ArrayLike, x: FloatArray) -> FloatArray:
     """Factors of the terms of logsumexp, broadcast to x and cast to its dtype."""
-    return _broadcast(as_scores(b, "b").astype(x.dtype, copy=False), x.shape, "b", "a")
+    return _broadcast(_cast(as_scores(b, "b"), x.dtype), x.shape, "b", "a")
+
+
+def _cast(a: FloatArray, dtype: np.dtype[Any]) -> FloatArray:
+    """The scores decide the dtype; what is too large for it becomes infinite, quietly."""
+    with np.errstate(over="ignore"):
+        return a.astype(dtype, copy=False)
 
 
 def _broadcast(a: NDArray[Any], shape: tuple[int, ...], what: str, name: str) -> NDArray[Any]:
@@ -144,7 +155,7 @@ def as_cotangent(
     a = as_scores(g, name)
     if a.shape != shape:
         raise ValueError(f"{name} must have shape {shape}; it has shape {a.shape}.")
-    return a.astype(dtype, copy=False)
+    return _cast(a, dtype)
 
 
 # ---- results ----------------------------------------------------------------------------------
@@ -184,6 +195,8 @@ def check_out(
 
 
 def _same_view(a: NDArray[Any], b: NDArray[Any]) -> bool:
+    if a.shape != b.shape:
+        return False
     # Strides of axes of one element mean nothing.
     strides = [(s, t) for n, s, t in zip(a.shape, a.strides, b.strides, strict=True) if n > 1]
     return a.ctypes.data == b.ctypes.data and all(s == t for s, t in strides)

@@ -102,7 +102,7 @@ class CrossEntropy(Loss):
         ignore_index: int | None = -100,
         reduction: str | None = "mean",
     ) -> Any:
-        if axis == -1 and (reduction == "mean" or reduction == "sum"):
+        if axis.__class__ is int and axis == -1 and (reduction == "mean" or reduction == "sum"):
             plain = _kernels.plain(logits, target, reduction == "mean", False)
             if plain is not None and _no_class_ignored(ignore_index):
                 return plain[0]
@@ -175,7 +175,12 @@ class CrossEntropy(Loss):
         >>> fg.cross_entropy.value_and_grad(np.zeros((1, 2)), [0])
         (0.6931471805599453, array([[-0.5,  0.5]]))
         """
-        if out is None and axis == -1 and (reduction == "mean" or reduction == "sum"):
+        if (
+            out is None
+            and axis.__class__ is int
+            and axis == -1
+            and (reduction == "mean" or reduction == "sum")
+        ):
             plain: tuple[float, FloatArray] | None = _kernels.plain(
                 logits, target, reduction == "mean", True
             )
@@ -195,19 +200,19 @@ class CrossEntropy(Loss):
         with_grad: bool,
     ) -> tuple[Any, Any]:
         z = _arrays.as_scores(logits, "logits")
+        shape = z.shape
         z = z.reshape(1) if z.ndim == 0 else z
         i = _arrays.one_axis(axis, z.ndim, "logits")
         y = _arrays.as_targets(target, z, i)
         how = _arrays.check_reduction(reduction)
         ignored = _arrays.check_ignore_index(ignore_index)
         _arrays.check_classes(z.shape[i], i)
-        grad = None
+        grad: Any = None
         if with_grad:
-            grad = (
-                np.empty_like(z)
-                if out is None
-                else _arrays.check_out(out, z.shape, z.dtype, logits=z, target=y)
-            )
+            grad = np.empty_like(z) if out is None else out
+            if out is not None:
+                _arrays.check_out(out, shape, z.dtype, logits=z.reshape(shape), target=y)
+                grad = out.reshape(z.shape)
         kept = _arrays.check_range(y, z.shape[i], ignored)
         value: Any = np.empty(y.shape, z.dtype) if with_value and how == "none" else None
         scale = 1.0 / kept if how == "mean" and kept else 1.0
@@ -221,11 +226,13 @@ class CrossEntropy(Loss):
             value = total
         else:
             value = total / kept if kept else math.nan
-        return value, grad
+        if out is not None or grad is None:
+            return value, out
+        return value, grad if shape else grad[0]
 
 
 def _no_class_ignored(ignore_index: Any) -> bool:
-    return ignore_index is None or (type(ignore_index) is int and ignore_index < 0)
+    return ignore_index is None or (type(ignore_index) is int and -(2**63) <= ignore_index < 0)
 
 
 cross_entropy = CrossEntropy()

@@ -152,7 +152,9 @@ class Loss(_Differentiable):
     >>> import numpy as np
     >>> import fastgrad as fg
     >>> squared = fg.Loss(
-    ...     value=lambda z, y: 0.5 * np.sum((z - y) ** 2), grad=lambda z, y: z - y, name="squared"
+    ...     value=lambda z, y: 0.5 * float(np.sum((z - y) ** 2)),
+    ...     grad=lambda z, y: z - y,
+    ...     name="squared",
     ... )
     >>> squared.value_and_grad(np.array([1.0, 3.0]), np.array([0.0, 1.0]))
     (2.5, array([1., 2.]))
@@ -221,7 +223,9 @@ class _Options:
         )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._f(*args, **{**self._options, **kwargs})
+        given = list(self.__signature__.parameters)[: len(args)]
+        options = {n: v for n, v in self._options.items() if n not in given}
+        return self._f(*args, **{**options, **kwargs})
 
 
 def _with_options(f: _Differentiable, options: dict[str, Any]) -> _Differentiable:

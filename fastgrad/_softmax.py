@@ -141,7 +141,7 @@ class Softmax(_RowMap):
     axis : int, sequence of int, or None, default -1
         Axis or axes that sum to one; None means all.
     temperature : float, default 1.0
-        `T`: finite and positive.  It costs neither time nor accuracy.
+        `T`, in [1e-30, 1e30].  It costs neither time nor accuracy.
     where : array_like of bool, optional
         Elements to keep, broadcast to the shape of `x`; the others get exactly 0 and may hold
         anything.
@@ -159,7 +159,7 @@ class Softmax(_RowMap):
         For complex, long double, half precision, object or masked input, and an `out` of another
         dtype.
     ValueError
-        For a temperature that is not finite and positive, a `where` that does not broadcast, an
+        For a temperature out of range, a `where` that does not broadcast, an
         `out` of another shape, read-only, or overlapping an input.
     numpy.exceptions.AxisError
         For an axis out of range.
@@ -210,7 +210,8 @@ class Softmax(_RowMap):
         out: FloatArray | None = None,
     ) -> FloatArray:
         if (
-            axis == -1
+            axis.__class__ is int
+            and axis == -1
             and where is None
             and out is None
             and temperature.__class__ is float
@@ -346,7 +347,8 @@ class LogSoftmax(_RowMap):
         out: FloatArray | None = None,
     ) -> FloatArray:
         if (
-            axis == -1
+            axis.__class__ is int
+            and axis == -1
             and where is None
             and out is None
             and temperature.__class__ is float
@@ -444,7 +446,7 @@ class LogSumExp(Map):
     axis : int, sequence of int, or None, default -1
         Axis or axes to sum over; None means all.  (SciPy's default is None.)
     temperature : float, default 1.0
-        `T`: finite and positive.
+        `T`, in [1e-30, 1e30].
     b : array_like, optional
         Factors of the exponentials, of either sign, broadcast to the shape of `a` and cast to its
         dtype. A factor 0 removes its element, even an infinite one.

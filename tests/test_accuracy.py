@@ -1,8 +1,8 @@
 """The accuracy bars of NUMERICS.md section 1, on every instruction set.
 
-The oracle is `fastgrad._reference` in long double, and mpmath for float64 where rows are few. References
-are computed once for all instruction sets. "C" is a contiguous class axis, "F" a strided one: with the
-numbers of classes below, both styles of kernel (a row per lane, lanes along the row) are met.
+The oracle is `fastgrad._reference` in long double, and mpmath for float64 where rows are few.
+References are computed once for all instruction sets. "C" is a contiguous class axis, "F" a strided
+one: with the numbers of classes below, both styles of kernel are met.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def test_softmax_is_within_half_an_ulp_on_average(isa, dtype, name, layout, ulps
 
 
 def offset_rows(dtype, classes):
-    """Rows of 5 N(0, 3^2) spread after rounding at each offset; large offsets leave few distinct."""
+    """N(0, 3^2), and two values one step apart, at each offset; large ones leave few distinct."""
     rng = np.random.default_rng(classes)
     rows = []
     for offset in OFFSETS[dtype]:
@@ -201,9 +201,9 @@ def exact_temperature(name, dtype, temperature):
     return ref.softmax(normal(name, dtype)[0][:50], temperature=temperature)
 
 
-@pytest.mark.parametrize("exponent", [-44, -38, 36, 37, 38, 40, -320, -300, 300, 306, 308])
-def test_any_positive_temperature(isa, dtype, exponent, assert_ulps):
-    """Documented as finite and positive, nothing else; near 0 the winner takes all."""
+@pytest.mark.parametrize("exponent", [-30, -29, -19, -7, 7, 19, 29, 30])
+def test_any_temperature_in_range(isa, dtype, exponent, assert_ulps):
+    """The whole range that is documented; near 0 the winner takes all."""
     x = np.array([0, 1e-3, 1, -np.inf], dtype)
     t = float(f"1e{exponent}")
     assert_ulps(fg.softmax(x, temperature=t), ref.softmax(x, temperature=t), 2.5)

@@ -1,4 +1,4 @@
-"""Cross-entropy: targets of every dtype, what is ignored, reductions, axes; values are the reference's."""
+"""Cross-entropy: targets of every dtype, what is ignored, reductions, axes."""
 
 from __future__ import annotations
 
@@ -132,14 +132,13 @@ def test_ignore_index_in_every_unsigned_dtype(rng, kind):
     assert fg.cross_entropy(x, y, ignore_index=marker) == expected
 
 
-def test_ignore_index_is_not_reached_by_wrapping():
+@pytest.mark.parametrize("wrong", [2**64 - 1, 2**64 - 100, 2**63])
+@pytest.mark.parametrize("marker", [-1, -100, 2**63 - 1])
+def test_ignore_index_is_not_reached_by_wrapping(marker, wrong):
     """uint64 beyond int64 equals no ignore_index, whatever it is narrowed to."""
-    for marker in (-1, -100, 2**63 - 1):
-        for wrong in (2**64 - 1, 2**64 - 100, 2**63):
-            with pytest.raises(IndexError):
-                fg.cross_entropy(
-                    np.zeros((2, 2)), np.array([1, wrong], np.uint64), ignore_index=marker
-                )
+    y = np.array([1, wrong], np.uint64)
+    with pytest.raises(IndexError):
+        fg.cross_entropy(np.zeros((2, 2)), y, ignore_index=marker)
 
 
 def test_numpy_integers_are_an_ignore_index(rng):
@@ -258,7 +257,7 @@ def test_any_class_axis(isa, dtype, rng, axis):
     value, grad = both(x, y, axis=axis)
     moved = np.moveaxis(x, axis, -1).reshape(-1, x.shape[axis]).copy()
     less, expected = both(moved, y.ravel())
-    eps = np.finfo(dtype).eps
+    eps = float(np.finfo(dtype).eps)
     assert value == pytest.approx(less, rel=8 * eps)
     moved_grad = np.moveaxis(grad, axis, -1).reshape(moved.shape)
     np.testing.assert_allclose(moved_grad, expected, rtol=16 * eps)
@@ -278,7 +277,7 @@ def test_every_position_of_the_target(isa, dtype, rng, classes, order):
     at = grad[np.arange(len(rows)), rows]
     np.testing.assert_allclose(at, -others / (1 + others), rtol=8 * eps)
     grad[np.arange(len(rows)), rows] = 0
-    np.testing.assert_allclose(grad.sum(-1), -at, rtol=1e-5 if dtype is np.float32 else 1e-12)
+    np.testing.assert_allclose(grad.sum(-1, np.longdouble).astype(dtype), -at, rtol=12 * eps)
 
 
 def test_one_class_costs_nothing(isa, dtype):

@@ -1,6 +1,6 @@
 """The table of special values, NUMERICS.md section 3: NaN, infinities, masks, nothing at all.
 
-Each special row stands among ordinary ones, which must not notice. Warnings are errors in every test.
+Each special row stands among ordinary ones, which must not notice. Every warning is an error.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from fastgrad import _reference as ref
 
 INF, NAN = np.inf, np.nan
 
-# Both styles of kernel: a row per lane up to 48 (softmax) or 192 classes, lanes along the row beyond,
-# and a class axis that is not contiguous. 17 rows fill more than one vector.
-classes = pytest.mark.parametrize("classes", [3, 40, 60, 250])
+# Both styles of kernel: a row per lane up to 48 (softmax) or 192 classes, lanes along the row
+# beyond, and a class axis that is not contiguous. 17 rows fill more than one vector.
+classes = pytest.mark.parametrize("classes", [10, 250])
 layouts = pytest.mark.parametrize("layout", ["C", "F"])
 places = pytest.mark.parametrize("place", ["first", "last"])
 ROW = 5  # the special one
@@ -271,7 +271,7 @@ def test_where_over_rows_far_from_zero(isa, dtype, rng, assert_ulps):
 
 @pytest.mark.parametrize("junk", [NAN, INF, -INF])
 @pytest.mark.parametrize("zero", [0.0, -0.0])
-@pytest.mark.parametrize("classes", [3, 60, 250])
+@pytest.mark.parametrize("classes", [3, 60])
 def test_a_factor_of_zero_removes_even_nan(isa, dtype, rng, classes, zero, junk):
     x = rng.normal(0, 3, (4, classes)).astype(dtype)
     b = np.ones_like(x)
@@ -357,9 +357,7 @@ def targets(rng, classes, at):
 @layouts
 @places
 @pytest.mark.parametrize("special", [(NAN,), (INF,), (INF, -INF), (NAN, -INF)], ids=str)
-def test_nan_or_plus_infinity_makes_the_loss_nan(
-    isa, dtype, rng, classes, layout, place, special
-):
+def test_nan_or_plus_infinity_makes_the_loss_nan(isa, dtype, rng, classes, layout, place, special):
     x, at = batch(rng, dtype, classes, layout, place, *special)
     y = targets(rng, classes, at)
     loss, grad = fg.cross_entropy.value_and_grad(x, y, reduction="none")

@@ -9,6 +9,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import fastgrad as fg
+from fastgrad import _reference as ref
+
 LANES = {np.float32: 16, np.float64: 8}  # of the widest vector, 64 bytes
 # Around the numbers of classes where the kernels change style (fastgrad.h: 48 and 192), and where a
 # tile of short rows has fewer groups.
@@ -73,9 +76,6 @@ def test_strided_out_leaves_the_gaps_alone(isa, dtype, elementwise_op, rng, clas
 
 @pytest.mark.parametrize("classes", [3, 40, 60, 200])
 def test_masked_rows_stay_inside_their_memory(isa, dtype, guard, rng, classes):
-    import fastgrad as fg
-    from fastgrad import _reference as ref
-
     memory, masks, result = guard(9 * classes * 8), guard(9 * classes), guard(9 * classes * 8)
     for rows in range(1, 10):
         x = memory.place(rng.normal(0, 3, (rows, classes)).astype(dtype))
@@ -86,7 +86,7 @@ def test_masked_rows_stay_inside_their_memory(isa, dtype, guard, rng, classes):
         np.testing.assert_allclose(out, exact.astype(dtype), rtol=3 * np.finfo(dtype).eps, atol=0)
 
 
-@pytest.mark.parametrize("rows", [1, 3, 17])
+@pytest.mark.parametrize("rows", [1, 17])
 @pytest.mark.parametrize("classes", [32768, 32769])
 def test_very_long_strided_rows(isa, dtype, op, rng, rows, classes, assert_ulps):
     """Up to 32768 classes a strided class axis is a tile; beyond it is copied row by row."""

@@ -10,6 +10,7 @@ from fastgrad._kernels.rows cimport (
     ALPHA,
     OUT,
     TARGET,
+    UNSIGNED,
     VALUE,
     Plan,
     integer_type,
@@ -64,6 +65,8 @@ def scan(cnp.ndarray target, int64_t classes, ignore_index):
     cdef Py_ssize_t index[64]
     cdef const char *p
     cdef const char *data = <const char *>cnp.PyArray_DATA(target)
+    if type == UNSIGNED + 8 and ignore == 0x7fffffffffffffff:
+        ignoring = False  # widening makes this of every target beyond int64, and those are errors
     if cnp.PyArray_IS_C_CONTIGUOUS(target):
         n = cnp.PyArray_SIZE(target)
         with nogil:

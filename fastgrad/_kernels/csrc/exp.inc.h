@@ -91,6 +91,17 @@ FG_INLINE V2 div2(V2 a, V2 b) {
   return (V2){q, (vfma(-q, b.h, a.h) + (a.l - q * b.l)) * r};
 }
 
+/* The power of two 2^-k with 2^(k - 1) <= x < 2^k, for finite x > 0. */
+FG_INLINE T power_of_two_above(T x, int *k) {
+#if FG_DOUBLE
+  __builtin_frexp(x, k);
+  return __builtin_ldexp(1.0, -*k);
+#else
+  __builtin_frexpf(x, k);
+  return __builtin_ldexpf(1.0f, -*k < 127 ? -*k : 127);
+#endif
+}
+
 /* ---- exp ---------------------------------------------------------------------------------------- */
 
 typedef struct {

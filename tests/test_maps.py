@@ -1,0 +1,298 @@
+"""What maps and losses are: signatures, options, pickling, users' own, help."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+import pydoc
+
+import numpy as np
+import pytest
+
+import fastgrad as fg
+
+BUILT_IN = [fg.softmax, fg.log_softmax, fg.logsumexp, fg.cross_entropy]
+built_in = pytest.mark.parametrize("f", BUILT_IN, ids=lambda f: f.__name__)
+
+COMMON = "axis=-1, *, temperature=1.0"
+LSE = f"{COMMON}, b=None, keepdims=False, return_sign=False, where=None, out=None"
+XENT = "logits, target, *, axis=-1, ignore_index=-100, reduction='mean'"
+SIGNATURES = [
+    (fg.softmax, f"x, {COMMON}, where=None, out=None"),
+    (fg.softmax.vjp, f"x, g, {COMMON}, where=None, y=None, out=None"),
+    (fg.softmax.jvp, f"x, v, {COMMON}, where=None, y=None, out=None"),
+    (fg.log_softmax, f"x, {COMMON}, where=None, out=None"),
+    (fg.log_softmax.vjp, f"x, g, {COMMON}, where=None, out=None"),
+    (fg.log_softmax.jvp, f"x, v, {COMMON}, where=None, out=None"),
+    (fg.logsumexp, f"a, {LSE}"),
+    (fg.logsumexp.vjp, f"a, g, {LSE}"),
+    (fg.logsumexp.jvp, f"a, v, {LSE}"),
+    (fg.cross_entropy, XENT),
+    (fg.cross_entropy.grad, f"{XENT}, out=None"),
+    (fg.cross_entropy.value_and_grad, f"{XENT}, out=None"),
+]
+
+
+def shown(f):
+    """The signature without its annotations."""
+    signature = inspect.signature(f)
+    empty = inspect.Parameter.empty
+    bare = [p.replace(annotation=empty) for p in signature.parameters.values()]
+    return str(signature.replace(parameters=bare, return_annotation=empty))[1:-1]
+
+
+@pytest.mark.parametrize(
+    ("f", "expected"), SIGNATURES, ids=[str(i) for i in range(len(SIGNATURES))]
+)
+def test_signature_shows_the_real_parameters(f, expected):
+    assert shown(f) == expected
+
+
+@pytest.mark.parametrize(
+    "f", [f for f, _ in SIGNATURES], ids=[str(i) for i in range(len(SIGNATURES))]
+)
+def test_every_parameter_is_annotated(f):
+    for p in inspect.signature(f).parameters.values():
+        assert p.annotation is not inspect.Parameter.empty, p
+
+
+def test_built_ins_are_maps_or_losses():
+    assert all(isinstance(f, fg.Map) for f in BUILT_IN[:3])
+    assert isinstance(fg.cross_entropy, fg.Loss)
+    assert not isinstance(fg.cross_entropy, fg.Map)
+
+
+@built_in
+def test_built_ins_are_named_as_they_are_exported(f):
+    assert getattr(fg, f.__name__) is f
+
+
+@built_in
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy], ids=lambda f: f.__name__)
+def test_a_copy_of_a_built_in_is_itself(f, again):
+    assert again(f) is f
+
+
+@built_in
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_built_in_pickles_by_name(f, protocol):
+    assert pickle.loads(pickle.dumps(f, protocol)) is f
+
+
+@built_in
+def test_derivatives_of_a_built_in_pickle(f):
+    for kind in ("vjp", "jvp", "grad", "value_and_grad"):
+        if hasattr(f, kind):
+            assert pickle.loads(pickle.dumps(getattr(f, kind))) == getattr(f, kind)
+
+
+@built_in
+def test_representation(f):
+    assert repr(f) == f"<fastgrad {type(f).__name__.lower()} {f.__name__}>"
+
+
+@built_in
+def test_help_shows_the_summary_and_the_example(f):
+    text = pydoc.render_doc(f, renderer=pydoc.plaintext)
+    assert inspect.getdoc(f).splitlines()[0] in text
+    assert "Examples" in inspect.getdoc(f)
+
+
+@built_in
+def test_dir_lists_the_derivatives_that_exist(f):
+    expected = {"vjp", "jvp"} if isinstance(f, fg.Map) else {"grad", "value_and_grad"}
+    assert {"vjp", "jvp", "grad", "value_and_grad", "hvp", "hess_diag"} & set(dir(f)) == expected
+
+
+@built_in
+def test_only_real_derivatives_exist(f):
+    for kind in ("vjp", "jvp", "grad", "value_and_grad", "hvp", "hess_diag"):
+        assert hasattr(f, kind) == (kind in dir(f))
+
+
+# ---- with_options -------------------------------------------------------------------------------
+
+
+def test_options_are_new_defaults():
+    x = np.arange(6.0).reshape(2, 3)
+    cool = fg.softmax.with_options(temperature=2.0, axis=0)
+    np.testing.assert_array_equal(cool(x), fg.softmax(x, 0, temperature=2.0))
+
+
+def test_options_may_be_overridden():
+    x = np.arange(6.0).reshape(2, 3)
+    cool = fg.softmax.with_options(temperature=2.0)
+    np.testing.assert_array_equal(cool(x, temperature=1.0), fg.softmax(x))
+
+
+def test_options_given_by_position_are_overridden():
+    x = np.arange(6.0).reshape(2, 3)
+    first = fg.softmax.with_options(axis=0)
+    np.testing.assert_array_equal(first(x, 1), fg.softmax(x, 1))
+
+
+def test_derivatives_get_the_options():
+    x, g = np.arange(6.0).reshape(2, 3), np.eye(2, 3)
+    cool = fg.softmax.with_options(temperature=2.0)
+    np.testing.assert_array_equal(cool.vjp(x, g), fg.softmax.vjp(x, g, temperature=2.0))
+    np.testing.assert_array_equal(cool.jvp(x, g), fg.softmax.jvp(x, g, temperature=2.0))
+
+
+def test_losses_get_the_options():
+    x, y = np.arange(6.0).reshape(2, 3), [0, 2]
+    total = fg.cross_entropy.with_options(reduction="sum")
+    assert total(x, y) == fg.cross_entropy(x, y, reduction="sum")
+    assert total.value_and_grad(x, y)[0] == total(x, y)
+    grad = fg.cross_entropy.grad(x, y, reduction="sum")
+    np.testing.assert_array_equal(total.grad(x, y), grad)
+
+
+def test_signature_shows_the_options():
+    cool = fg.softmax.with_options(temperature=2.0)
+    assert inspect.signature(cool).parameters["temperature"].default == 2.0
+    assert inspect.signature(cool.vjp).parameters["temperature"].default == 2.0
+    assert shown(cool) == "x, axis=-1, *, temperature=2.0, where=None, out=None"
+
+
+def test_a_function_with_options_keeps_its_kind_and_derivatives():
+    for f in BUILT_IN:
+        option = {"temperature": 2.0} if isinstance(f, fg.Map) else {"reduction": "sum"}
+        other = f.with_options(**option)
+        assert isinstance(other, fg.Map) == isinstance(f, fg.Map)
+        for kind in ("vjp", "jvp", "grad", "value_and_grad", "hvp", "hess_diag"):
+            assert hasattr(other, kind) == hasattr(f, kind)
+
+
+def test_a_function_with_options_is_named_by_them():
+    total = fg.cross_entropy.with_options(reduction="sum")
+    assert repr(total) == "<fastgrad loss cross_entropy(reduction='sum')>"
+
+
+def test_a_function_with_options_has_the_docstring():
+    total = fg.cross_entropy.with_options(reduction="sum")
+    assert inspect.getdoc(total) == inspect.getdoc(fg.cross_entropy)
+
+
+@pytest.mark.parametrize(
+    "again", [copy.copy, copy.deepcopy, lambda f: pickle.loads(pickle.dumps(f))]
+)
+def test_a_function_with_options_can_be_copied(again):
+    total = again(fg.cross_entropy.with_options(reduction="sum"))
+    x, y = np.arange(6.0).reshape(2, 3), [0, 2]
+    assert total(x, y) == fg.cross_entropy(x, y, reduction="sum")
+    assert total.value_and_grad(x, y)[0] == total(x, y)
+    assert not hasattr(total, "hvp")
+
+
+def test_options_add_up():
+    twice = fg.cross_entropy.with_options(reduction="sum").with_options(axis=0)
+    x, y = np.arange(6.0).reshape(3, 2), [0, 2]
+    assert twice(x, y) == fg.cross_entropy(x, y, axis=0, reduction="sum")
+
+
+def test_options_leave_the_original_alone():
+    fg.softmax.with_options(temperature=2.0)
+    assert inspect.signature(fg.softmax).parameters["temperature"].default == 1.0
+
+
+# ---- users' own ---------------------------------------------------------------------------------
+
+
+def squared(z, y, *, scale=1.0):
+    """Half the squared distance."""
+    return 0.5 * scale * float(np.sum((z - y) ** 2))
+
+
+def squared_grad(z, y, *, scale=1.0):
+    return scale * (z - y)
+
+
+def squared_both(z, y, *, scale=1.0):
+    return squared(z, y, scale=scale), squared_grad(z, y, scale=scale)
+
+
+def squared_hvp(z, y, v, *, scale=1.0):
+    return scale * v
+
+
+Z, T = np.array([1.0, 3.0]), np.array([0.0, 1.0])
+
+
+def test_value_alone_has_no_derivatives():
+    loss = fg.Loss(squared)
+    assert loss(Z, T) == 2.5
+    assert not any(hasattr(loss, k) for k in ("grad", "value_and_grad", "hvp", "hess_diag"))
+
+
+def test_value_and_grad_is_made_of_both():
+    loss = fg.Loss(squared, grad=squared_grad)
+    value, grad = loss.value_and_grad(Z, T, scale=2.0)
+    assert value == 5
+    np.testing.assert_array_equal(grad, [2, 4])
+
+
+def test_value_and_grad_are_taken_from_both_at_once():
+    loss = fg.Loss(value_and_grad=squared_both)
+    assert loss(Z, T) == 2.5
+    np.testing.assert_array_equal(loss.grad(Z, T, scale=2.0), [2, 4])
+
+
+def test_what_is_given_is_not_replaced():
+    loss = fg.Loss(squared, grad=squared_grad, value_and_grad=squared_both, hvp=squared_hvp)
+    assert loss.value_and_grad is squared_both
+    assert loss.grad is squared_grad
+    assert loss.hvp is squared_hvp
+    assert not hasattr(loss, "hess_diag")
+
+
+def test_an_own_loss_has_signature_name_and_docstring_of_its_value():
+    loss = fg.Loss(squared)
+    assert shown(loss) == "z, y, *, scale=1.0"
+    assert loss.__name__ == "squared"
+    assert loss.__doc__ == "Half the squared distance."
+    assert repr(loss) == "<fastgrad loss squared>"
+
+
+def test_an_own_loss_may_be_named():
+    assert repr(fg.Loss(squared, name="mine")) == "<fastgrad loss mine>"
+
+
+def test_an_own_loss_takes_options():
+    loss = fg.Loss(squared, grad=squared_grad).with_options(scale=2.0)
+    assert loss(Z, T) == 5
+    assert loss.value_and_grad(Z, T)[0] == 5
+    np.testing.assert_array_equal(loss.grad(Z, T), [2, 4])
+
+
+@pytest.mark.parametrize(
+    "again", [copy.copy, copy.deepcopy, lambda f: pickle.loads(pickle.dumps(f))]
+)
+@pytest.mark.parametrize(
+    "loss",
+    [
+        fg.Loss(squared),
+        fg.Loss(squared, grad=squared_grad),
+        fg.Loss(value_and_grad=squared_both),
+        fg.Loss(squared, grad=squared_grad).with_options(scale=2.0),
+    ],
+    ids=["value", "both", "at once", "options"],
+)
+def test_an_own_loss_can_be_copied(loss, again):
+    other = again(loss)
+    assert other(Z, T) == loss(Z, T)
+    assert hasattr(other, "grad") == hasattr(loss, "grad")
+    assert repr(other) == repr(loss)
+
+
+def test_an_own_map():
+    double = fg.Map(np.sinh, vjp=lambda x, g: g * np.cosh(x))
+    np.testing.assert_array_equal(double(Z), np.sinh(Z))
+    assert hasattr(double, "vjp")
+    assert not hasattr(double, "jvp")
+
+
+def test_a_half_made_object_does_not_recurse():
+    """copy and pickle look for attributes on objects whose __init__ has not run."""
+    with pytest.raises(AttributeError):
+        getattr(object.__new__(fg.Loss), "nonsense")  # noqa: B009
