@@ -283,7 +283,7 @@ OPS = [
         lambda x, axis, b, **kw: fg.logsumexp(x, axis, b=b, **kw),
         lambda x, axis, b: ref.logsumexp(x, axis, b=b),
         4,
-        # Where the factors make the sum 1 by chance, its rounding is that of 1, not of its logarithm.
+        # Where factors make the sum 1 by chance, its rounding is that of 1, not of its log.
         lambda x, axis, b: np.maximum(_size_of_log(x, axis, b), 1),
         reduces=True,
     ),
