@@ -236,9 +236,12 @@ def test_the_parent_goes_on_after_a_fork(method, rng):
     expected = fg.softmax(x)
     child = context.Process(target=fg.softmax, args=(x,))
     child.start()
-    np.testing.assert_array_equal(fg.softmax(x), expected)
-    child.join(30)
-    assert child.exitcode == 0
+    try:
+        np.testing.assert_array_equal(fg.softmax(x), expected)
+        child.join(30)
+        assert child.exitcode == 0
+    finally:
+        child.kill()  # else the interpreter would wait for it at its end
 
 
 # ---- Ctrl-C -------------------------------------------------------------------------------------

@@ -238,6 +238,27 @@ cdef void _order_and_merge(Plan *plan) noexcept:
 # ---- running ----------------------------------------------------------------------------------
 
 
+cdef void _seek(const Plan *plan, Py_ssize_t row, Py_ssize_t *index) noexcept nogil:
+    """The position of a row on every axis."""
+    cdef int d
+    for d in range(plan.dims - 1, -1, -1):
+        index[d] = row % plan.shape[d]
+        row //= plan.shape[d]
+
+
+cdef void _next_line(const Plan *plan, Py_ssize_t *index) noexcept nogil:
+    """The start of the next line of rows, a line being all of the innermost axis."""
+    cdef int d = plan.dims - 1
+    index[d] = 0
+    d -= 1
+    while d >= 0:
+        index[d] += 1
+        if index[d] < plan.shape[d]:
+            break
+        index[d] = 0
+        d -= 1
+
+
 cdef void _stretch(
     const Plan *plan,
     Py_ssize_t begin,
@@ -249,12 +270,10 @@ cdef void _stretch(
     """Rows [begin, end); `target` and `value`, where given, are contiguous and start at `begin`."""
     cdef fg_run run = plan.run
     cdef Py_ssize_t index[DIMS]
-    cdef Py_ssize_t rest = begin, n, done = begin
+    cdef Py_ssize_t n, done = begin
     cdef char *at[OPERANDS]
     cdef int last = plan.dims - 1, d, k
-    for d in range(last, -1, -1):
-        index[d] = rest % plan.shape[d]
-        rest //= plan.shape[d]
+    _seek(plan, begin, index)
     run.scratch = scratch
     run.x_row = plan.step[X][last]
     run.out_row = plan.step[OUT][last]
@@ -284,14 +303,7 @@ cdef void _stretch(
             run.target = target + (done - begin)
         plan.kernel(&run)
         done += n
-        index[last] = 0
-        d = last - 1
-        while d >= 0:
-            index[d] += 1
-            if index[d] < plan.shape[d]:
-                break
-            index[d] = 0
-            d -= 1
+        _next_line(plan, index)
 
 
 cdef void _widen_targets(
@@ -299,12 +311,10 @@ cdef void _widen_targets(
 ) noexcept nogil:
     """Targets of rows [begin, end) as int64, -1 where ignored."""
     cdef Py_ssize_t index[DIMS]
-    cdef Py_ssize_t rest = begin, n, done = begin, i
+    cdef Py_ssize_t n, done = begin, i
     cdef const char *p
     cdef int last = plan.dims - 1, d
-    for d in range(last, -1, -1):
-        index[d] = rest % plan.shape[d]
-        rest //= plan.shape[d]
+    _seek(plan, begin, index)
     while done < end:
         n = plan.shape[last] - index[last]
         if n > end - done:
@@ -314,14 +324,7 @@ cdef void _widen_targets(
             p += index[d] * plan.step[TARGET][d]
         widen(p, plan.step[TARGET][last], n, plan.target_type, out + (done - begin))
         done += n
-        index[last] = 0
-        d = last - 1
-        while d >= 0:
-            index[d] += 1
-            if index[d] < plan.shape[d]:
-                break
-            index[d] = 0
-            d -= 1
+        _next_line(plan, index)
     if plan.ignore != -1:
         for i in range(end - begin):
             out[i] = -1 if out[i] == plan.ignore else out[i]
