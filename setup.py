@@ -25,6 +25,7 @@ FLAGS = [
     "-fvisibility=hidden",
     "-Wall",
     "-Wextra",
+    "-Wno-unused-but-set-variable",  # Cython's prange sets one that only OpenMP reads
 ]
 OPENMP_FLAGS = ["-fopenmp"]
 OPENMP_PROGRAM = "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n"
