@@ -81,6 +81,8 @@ LAYOUTS = [
     read_only,
 ]
 layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=lambda f: f.__name__)
+# The last three are the border's affair, the same for every instruction set, and no place for `out`.
+strides = pytest.mark.parametrize("layout", LAYOUTS[:-3], ids=lambda f: f.__name__)
 
 
 @layouts
@@ -101,7 +103,7 @@ def test_every_layout_shape_and_axis(dtype, op, layout, rng):
         assert x.tobytes() == before
 
 
-@layouts
+@strides
 def test_every_layout_on_every_instruction_set(isa, dtype, op, layout, rng):
     for shape, axis in itertools.product([(3, 40, 2), (2, 1, 200), (35, 3, 1)], range(3)):
         x = layout(rng.normal(0, 3, shape).astype(dtype))
@@ -172,7 +174,7 @@ def as_tuple(axis):
     return axis if axis is None else tuple(axis)
 
 
-@layouts
+@strides
 @pytest.mark.parametrize("axis", [a for a in SEVERAL if a != ()], ids=str)
 @pytest.mark.parametrize("f", [fg.softmax, fg.log_softmax], ids=lambda f: f.__name__)
 def test_several_axes(dtype, f, axis, layout, rng, assert_ulps):
@@ -180,7 +182,7 @@ def test_several_axes(dtype, f, axis, layout, rng, assert_ulps):
     assert_ulps(f(x, axis), getattr(ref, f.__name__)(x, as_tuple(axis)), 4)
 
 
-@layouts
+@strides
 @pytest.mark.parametrize("keepdims", [False, True])
 @pytest.mark.parametrize("axis", [a for a in SEVERAL if a != ()], ids=str)
 def test_logsumexp_over_several_axes(dtype, axis, keepdims, layout, rng, assert_ulps):
@@ -257,10 +259,8 @@ def test_results_own_their_memory(dtype, elementwise_op, rng):
 
 
 @pytest.mark.parametrize("axis", [0, 1])
-@layouts
+@strides
 def test_out_of_another_layout(isa, dtype, elementwise_op, layout, axis, rng):
-    if layout in (big_endian, unaligned, read_only):
-        layout = fortran  # refused as out, see test_messages.py
     x = rng.normal(0, 3, (3, 50, 4)).astype(dtype)
     inputs = elementwise_op.inputs(rng, x, axis)
     out = layout(np.zeros_like(x))
@@ -269,10 +269,8 @@ def test_out_of_another_layout(isa, dtype, elementwise_op, layout, axis, rng):
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-@layouts
+@strides
 def test_out_may_be_x_itself(isa, dtype, layout, axis, rng):
-    if layout in (big_endian, unaligned, read_only):
-        layout = fortran
     a = rng.normal(0, 3, (3, 50, 4)).astype(dtype)
     for f in (fg.softmax, fg.log_softmax):
         x = layout(a)

@@ -43,7 +43,7 @@ def assert_others(actual, f, x, *args, **kw):
 @classes
 @layouts
 @places
-@pytest.mark.parametrize("special", [(NAN,), (INF,), (NAN, INF), (INF, -INF), (-INF, NAN)], ids=str)
+@pytest.mark.parametrize("special", [(NAN,), (INF,), (INF, NAN), (-INF, INF)], ids=str)
 @pytest.mark.parametrize("f", [fg.softmax, fg.log_softmax], ids=lambda f: f.__name__)
 def test_nan_or_plus_infinity_makes_its_row_nan(
     isa, dtype, rng, f, classes, layout, place, special
