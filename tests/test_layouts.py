@@ -81,7 +81,7 @@ LAYOUTS = [
     read_only,
 ]
 layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=lambda f: f.__name__)
-# The last three are the border's affair, the same for every instruction set, and no place for `out`.
+# The last three are the border's affair, alike for every instruction set, and no place for `out`.
 strides = pytest.mark.parametrize("layout", LAYOUTS[:-3], ids=lambda f: f.__name__)
 
 
