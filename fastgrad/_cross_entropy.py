@@ -102,9 +102,14 @@ class CrossEntropy(Loss):
         ignore_index: int | None = -100,
         reduction: str | None = "mean",
     ) -> Any:
-        if axis.__class__ is int and axis == -1 and (reduction == "mean" or reduction == "sum"):
+        if (
+            axis.__class__ is int
+            and axis == -1
+            and (reduction == "mean" or reduction == "sum")
+            and _no_class_ignored(ignore_index)
+        ):
             plain = _kernels.plain(logits, target, reduction == "mean", False)
-            if plain is not None and _no_class_ignored(ignore_index):
+            if plain is not None:
                 return plain[0]
         return self._general(logits, target, axis, ignore_index, reduction, None, True, False)[0]
 
@@ -180,11 +185,12 @@ class CrossEntropy(Loss):
             and axis.__class__ is int
             and axis == -1
             and (reduction == "mean" or reduction == "sum")
+            and _no_class_ignored(ignore_index)
         ):
             plain: tuple[float, FloatArray] | None = _kernels.plain(
                 logits, target, reduction == "mean", True
             )
-            if plain is not None and _no_class_ignored(ignore_index):
+            if plain is not None:
                 return plain
         return self._general(logits, target, axis, ignore_index, reduction, out, True, True)
 
