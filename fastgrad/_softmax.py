@@ -480,6 +480,8 @@ class LogSumExp(Map):
     Computed as ``max + log1p(others / largest)``: within 2 ulp of the larger of the result and the
     maximum, and with full relative accuracy where the result is near zero.
 
+    With `b` the error is a few ulp of the larger of those and 1, and more where signs cancel.
+
     NaN gives NaN, unless `where` or a factor 0 removes it; otherwise +inf gives +inf.  -inf counts
     as nothing; a sum of nothing is -inf with sign 0.
 
