@@ -267,7 +267,7 @@ cdef void _next_line(const Plan *plan, Py_ssize_t *index) noexcept nogil:
         d -= 1
 
 
-# What a call allocates: targets of a slab unless they are read in place, the factors of a slab's rows
+# What a call allocates: targets of a slab unless they are read in place, the factors of its rows
 # if there are weights, values of a slab if they are to be added, and `step` bytes of scratch for
 # every thread.
 cdef struct Memory:
