@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -45,6 +45,8 @@ Reduction = Literal["mean", "sum", "none"]
 __all__ = [
     "cross_entropy",
     "cross_entropy_grad",
+    "cross_entropy_hess_diag",
+    "cross_entropy_hvp",
     "cross_entropy_value_and_grad",
     "log_softmax",
     "log_softmax_jvp",
@@ -157,16 +159,22 @@ def _log_softmax_jvp_row(z: Exact, v: Exact, temperature: np.longdouble) -> Exac
     return np.asarray((v - (p * v).sum()) / temperature)
 
 
+def _complement_row(p: Exact) -> Exact:
+    """1 - p, at the winner as the sum of the other p."""
+    q = 1 - p
+    winner = p.argmax()
+    q[winner] = np.delete(p, winner).sum()
+    return np.asarray(q)
+
+
 def _log_softmax_vjp_row(z: Exact, g: Exact, temperature: np.longdouble) -> Exact:
     """(g - p sum(g)) / T."""
     p = _softmax_row(z, temperature)
     winner = p.argmax()
     pulled = np.asarray(g - p * g.sum())
-    # g (1 - p) - p (sum of the other g), with 1 - p as the sum of the other p. All other classes
-    # have p <= 1/2 and lose nothing in 1 - p.
-    others_p = np.delete(p, winner).sum()
+    # g (1 - p) - p (sum of the other g). All other classes have p <= 1/2 and lose nothing in 1 - p.
     others_g = np.delete(g, winner).sum()
-    pulled[winner] = g[winner] * others_p - p[winner] * others_g
+    pulled[winner] = g[winner] * _complement_row(p)[winner] - p[winner] * others_g
     return np.asarray(pulled / temperature)
 
 
@@ -525,6 +533,46 @@ def logsumexp_jvp(
     return np.asarray(pushed.reshape(_reduced_shape(x, axis, keepdims)))
 
 
+# Losses ------------------------------------------------------------------------------------------
+
+
+def _surprises(mass: Exact, surprise: Exact) -> Exact:
+    """Mass times surprise: 0 * inf counts as 0 (no mass, no probability), and NaN stays NaN."""
+    return np.where((mass == 0) & np.isinf(surprise), 0, mass * surprise)
+
+
+def _reduced(
+    losses: Exact,
+    weights: Exact,
+    derivatives: Exact,
+    counted: Mask,
+    batch: tuple[int, ...],
+    reduction: Reduction,
+    normalizer: float | None,
+    grad_output: ArrayLike | None,
+) -> tuple[Exact, Exact]:
+    """The value of a loss, and its derivatives as a table, from those of its rows.
+
+    `losses` (N,) and `weights` (N,), a row's share of the divisor, are 0 where a row is ignored;
+    `counted`, in the shape of `derivatives` (N, C), is False there and in classes removed.
+    """
+    scale = np.ones(len(losses), np.longdouble)
+    if grad_output is not None:
+        scale = scale * _exact(grad_output).reshape(-1)
+    if reduction == "none":
+        value = losses.reshape(batch)
+    elif reduction == "sum":
+        value = np.asarray(losses.sum())
+    else:
+        divisor = weights.sum() if normalizer is None else normalizer
+        value = np.asarray(losses.sum() / divisor) if divisor != 0 else np.array(np.nan)
+        scale = scale / divisor
+        counted = counted & (divisor != 0)
+    # By selection and not by a factor 0, which would turn a NaN or inf scale into a NaN derivative.
+    derivatives = np.where(counted, derivatives * scale[:, None], 0)
+    return value.astype(np.longdouble), derivatives
+
+
 # Cross-entropy -----------------------------------------------------------------------------------
 
 
@@ -550,51 +598,62 @@ def _row_name(i: int, batch: tuple[int, ...]) -> str:
     return ", ".join(str(index) for index in np.unravel_index(i, batch)) if batch else ""
 
 
+def _logsumexp_row(z: Exact) -> np.longdouble:
+    return _log_sum_row(z, np.ones_like(z), np.longdouble(1))[0]
+
+
+# In the four row functions `m` are the masses of the classes, `zl` is the sample weight times
+# `z_loss`, and the loss is sum(m * surprise) + zl logsumexp(z)**2.
+
+
+def _cross_entropy_row(z: Exact, m: Exact, zl: np.longdouble) -> np.longdouble:
+    surprise = -_log_softmax_row(z, np.longdouble(1))
+    loss: np.longdouble = _surprises(m, surprise).sum() + zl * _logsumexp_row(z) ** 2
+    return loss
+
+
+def _cross_entropy_grad_row(z: Exact, m: Exact, zl: np.longdouble) -> Exact:
+    """sum(m) p - m + 2 zl lse p."""
+    pulled = _log_softmax_vjp_row(z, -m, np.longdouble(1))
+    return pulled + 2 * zl * _logsumexp_row(z) * _softmax_row(z, np.longdouble(1))
+
+
+def _cross_entropy_hvp_row(z: Exact, m: Exact, zl: np.longdouble, v: Exact) -> Exact:
+    """The derivative of the gradient, (sum(m) + 2 zl lse) p - m, in the direction v."""
+    p = _softmax_row(z, np.longdouble(1))
+    curvature = m.sum() + 2 * zl * _logsumexp_row(z)
+    moved = _softmax_jacobian_row(z, v, np.longdouble(1))
+    return np.asarray(curvature * moved + 2 * zl * p * (p * v).sum())
+
+
+def _cross_entropy_hess_diag_row(z: Exact, m: Exact, zl: np.longdouble) -> Exact:
+    p = _softmax_row(z, np.longdouble(1))
+    curvature = m.sum() + 2 * zl * _logsumexp_row(z)
+    return np.asarray(curvature * p * _complement_row(p) + 2 * zl * p**2)
+
+
 @np.errstate(all="ignore")
-def cross_entropy_value_and_grad(
+def _cross_entropy(
+    derivative: Callable[..., Exact],
     logits: ArrayLike,
     target: ArrayLike,
-    *,
+    *vectors: ArrayLike,
     axis: int = -1,
     weight: ArrayLike | None = None,
     sample_weight: ArrayLike | None = None,
     ignore_index: int | None = -100,
     label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
     where: ArrayLike | None = None,
     reduction: Reduction = "mean",
     normalizer: float | None = None,
     grad_output: ArrayLike | None = None,
 ) -> tuple[Exact, Exact]:
-    """Value of `cross_entropy` and its gradient with respect to `logits`.
-
-    Parameters
-    ----------
-    grad_output : array_like, optional
-        Factor of the gradient, in the shape of the value; 1 if not given.
-    logits, target, axis, ...
-        As in `cross_entropy`.
-
-    Returns
-    -------
-    value : ndarray of longdouble
-    grad : ndarray of longdouble, the shape of `logits`
-        Exactly 0 in ignored rows, in removed classes, and everywhere if the divisor of a mean is 0.
-
-    Notes
-    -----
-    With ``m`` the masses of a row (see `cross_entropy`), its gradient is ``sum(m) p - m``, the
-    pullback of ``-m`` through `log_softmax`. For a hard target that is ``-rest / (rest + e_y)``
-    at the target, `rest` being the sum of the other exponentials: ``p_y - 1`` without cancellation.
-
-    Examples
-    --------
-    >>> value, grad = cross_entropy_value_and_grad([[0.0, math.log(3.0)]], [1])
-    >>> round(float(value), 12), grad.astype(float).round(12)
-    (0.287682072452, array([[ 0.25, -0.25]]))
-    """
+    """The value, and what the row function `derivative` gives, in the shape of `logits`."""
     z = _exact(logits)
     batch = _batch_shape(z.shape, axis)
     rows = _rows(z, axis)
+    tables = [_rows(_exact(v), axis) for v in vectors]
     keep = _rows(_mask(where, z.shape), axis)
     n, num_classes = rows.shape
     if num_classes == 0:
@@ -604,64 +663,46 @@ def cross_entropy_value_and_grad(
     eps = np.longdouble(label_smoothing)
 
     y = np.asarray(target)
+    ignored = (s == 0) | ~keep.any(axis=1)
     if y.dtype.kind in "biu":
         t = _one_hot(y, batch, num_classes, ignore_index)
-        effective_weight = s * (t @ w)
+        row_weight = s * (t @ w)
         # Smoothing gives mass to the other classes even if the target's weight is 0.
-        ignored = (t.sum(axis=1) == 0) | ((t @ w == 0) & (eps == 0))
+        ignored |= (t.sum(axis=1) == 0) | ((t @ w == 0) & (eps == 0))
     else:
         t = _rows(_exact(y), axis)
-        effective_weight = s
-        ignored = np.zeros(n, bool)
-    ignored |= (s == 0) | ~keep.any(axis=1)
+        row_weight = s
 
     losses = np.zeros(n, np.longdouble)
-    grads = np.zeros((n, num_classes), np.longdouble)
+    derivatives = np.zeros((n, num_classes), np.longdouble)
     for i in np.flatnonzero(~ignored).tolist():
         k = keep[i]
         if (t[i, ~k] > 0).any():
             raise ValueError(f"where removes a target class of row [{_row_name(i, batch)}]")
         masses = s[i] * w[k] * ((1 - eps) * t[i, k] + eps / k.sum())
-        surprise = -_log_softmax_row(rows[i, k], np.longdouble(1))
-        # 0 * inf counts as 0: a class without mass may have probability 0. NaN stays NaN.
-        losses[i] = np.where((masses == 0) & np.isinf(surprise), 0, masses * surprise).sum()
-        grads[i, k] = _log_softmax_vjp_row(rows[i, k], -masses, np.longdouble(1))
+        row = rows[i, k], masses, s[i] * np.longdouble(z_loss)
+        losses[i] = _cross_entropy_row(*row)
+        derivatives[i, k] = derivative(*row, *(table[i, k] for table in tables))
 
-    scale = np.ones(n, np.longdouble)
-    if grad_output is not None:
-        scale = scale * _exact(grad_output).reshape(-1)
-    counted = keep & ~ignored[:, None]
-    if reduction == "none":
-        value = losses.reshape(batch)
-    elif reduction == "sum":
-        value = np.asarray(losses.sum())
-    else:
-        divisor = effective_weight[~ignored].sum() if normalizer is None else normalizer
-        value = np.asarray(losses.sum() / divisor) if divisor != 0 else np.array(np.nan)
-        scale = scale / divisor
-        counted &= divisor != 0
-    # By selection and not by a factor 0, which would turn a NaN or inf scale into a NaN gradient.
-    grads = np.where(counted, grads * scale[:, None], 0)
-    return value.astype(np.longdouble), _unrows(grads, z.shape, axis)
+    value, table = _reduced(
+        losses,
+        np.where(ignored, 0, row_weight),
+        derivatives,
+        keep & ~ignored[:, None],
+        batch,
+        reduction,
+        normalizer,
+        grad_output,
+    )
+    return value, _unrows(table, z.shape, axis)
 
 
-def cross_entropy(
-    logits: ArrayLike,
-    target: ArrayLike,
-    *,
-    axis: int = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: int | None = -100,
-    label_smoothing: float = 0.0,
-    where: ArrayLike | None = None,
-    reduction: Reduction = "mean",
-    normalizer: float | None = None,
-) -> Exact:
+def cross_entropy(logits: ArrayLike, target: ArrayLike, **options: Any) -> Exact:
     """Cross-entropy of softmax(logits) against class indices or probabilities.
 
     A row's loss is the mass of each class times its surprise:
-    ``sum_c m_c * -log_softmax(z)_c`` with ``m_c = s w_c ((1 - eps) t_c + eps / K)``,
+    ``sum_c m_c * -log_softmax(z)_c + s z_loss logsumexp(z)**2``
+    with ``m_c = s w_c ((1 - eps) t_c + eps / K)``,
     where ``t`` is the target (1 at the class index, or the probabilities given), ``w`` the class
     weights, ``s`` the sample weight, ``eps`` the smoothing and ``K`` the number of classes kept.
     For a class index without options this is ``logsumexp(z) - z_y``.
@@ -673,19 +714,22 @@ def cross_entropy(
     target : array_like
         Integers or bools: class indices, in the shape of `logits` without `axis`. Floats:
         probabilities, in the shape of `logits`; they need not sum to 1.
-    axis : int
+    axis : int, default -1
         The class axis.
     weight : array_like, shape (C,), optional
         Weights of the classes.
     sample_weight : array_like, optional
         Weights of the rows, in the shape of `logits` without `axis`.
-    ignore_index : int or None
+    ignore_index : int or None, default -100
         Rows with this class index are ignored. Has no meaning for probabilities.
-    label_smoothing : float
+    label_smoothing : float, default 0
         The share of the mass that is spread evenly over the classes kept, the target's included.
+    z_loss : float, default 0
+        The factor of ``logsumexp(z)**2``, which keeps the logits from drifting. It is multiplied
+        by the sample weight, and not by class weights.
     where : array_like of bool, optional
         False removes a class. Broadcasts to the shape of `logits`.
-    reduction : {"mean", "sum", "none"}
+    reduction : {"mean", "sum", "none"}, default "mean"
         "mean" divides the sum of the losses by the sum over the rows that are not ignored of
         ``s w_y`` (class indices) or ``s`` (probabilities).
     normalizer : float, optional
@@ -696,9 +740,9 @@ def cross_entropy(
     ndarray of longdouble
         0-d, or one loss per row for "none".
 
-        A row is ignored (loss 0, gradient exactly 0, not in the divisor, even if it holds NaN) if
-        its class index is `ignore_index`, its sample weight is 0, the weight of its class is 0 and
-        nothing is smoothed, or `where` removes every class. Otherwise a row that holds NaN or
+        A row is ignored (loss 0, derivatives exactly 0, not in the divisor, even if it holds NaN)
+        if its class index is `ignore_index`, its sample weight is 0, the weight of its class is 0
+        and nothing is smoothed, or `where` removes every class. Otherwise a row that holds NaN or
         +inf, or only -inf, has loss NaN, and a class at -inf makes the loss +inf if it has mass,
         and adds nothing if it has none. The mean is NaN if the divisor is 0.
 
@@ -706,7 +750,8 @@ def cross_entropy(
     -----
     All terms of the loss are at least 0, and the winner's surprise is ``log1p(rest / e_y)``: a
     confident row keeps full relative accuracy. (Blanchard, Higham and Higham 2021,
-    doi 10.1093/imanum/draa038, for the shifted forms.)
+    doi 10.1093/imanum/draa038, for the shifted forms; A. Chowdhery et al., "PaLM: Scaling Language
+    Modeling with Pathways", section 5, arXiv 2204.02311, for the z-loss.)
 
     Examples
     --------
@@ -715,53 +760,88 @@ def cross_entropy(
     >>> float(cross_entropy([[0.0, -40.0]], [0]))
     4.248354255291589e-18
     """
-    return cross_entropy_value_and_grad(
-        logits,
-        target,
-        axis=axis,
-        weight=weight,
-        sample_weight=sample_weight,
-        ignore_index=ignore_index,
-        label_smoothing=label_smoothing,
-        where=where,
-        reduction=reduction,
-        normalizer=normalizer,
-    )[0]
+    return cross_entropy_value_and_grad(logits, target, **options)[0]
 
 
-def cross_entropy_grad(
-    logits: ArrayLike,
-    target: ArrayLike,
-    *,
-    axis: int = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: int | None = -100,
-    label_smoothing: float = 0.0,
-    where: ArrayLike | None = None,
-    reduction: Reduction = "mean",
-    normalizer: float | None = None,
-    grad_output: ArrayLike | None = None,
-) -> Exact:
+def cross_entropy_value_and_grad(
+    logits: ArrayLike, target: ArrayLike, **options: Any
+) -> tuple[Exact, Exact]:
+    """Value of `cross_entropy` and its gradient with respect to `logits`.
+
+    Parameters
+    ----------
+    grad_output : array_like, optional
+        Factor of the gradient (of the Hessian, for the second derivatives): a number, or one per
+        row for "none"; 1 if not given. The value is not multiplied.
+    logits, target, axis, ...
+        As in `cross_entropy`.
+
+    Returns
+    -------
+    value : ndarray of longdouble
+    grad : ndarray of longdouble, the shape of `logits`
+        Exactly 0 in ignored rows, in removed classes, and everywhere if the divisor of a mean is 0.
+        At a class at -inf it is minus the class's mass.
+
+    Notes
+    -----
+    With ``m`` the masses of a row (see `cross_entropy`), its gradient is
+    ``sum(m) p - m + 2 s z_loss logsumexp(z) p``. The first part is the pullback of ``-m`` through
+    `log_softmax`; for a hard target that is ``-rest / (rest + e_y)`` at the target, `rest` being
+    the sum of the other exponentials: ``p_y - 1`` without cancellation.
+
+    Examples
+    --------
+    >>> value, grad = cross_entropy_value_and_grad([[0.0, math.log(3.0)]], [1])
+    >>> round(float(value), 12), grad.astype(float).round(12)
+    (0.287682072452, array([[ 0.25, -0.25]]))
+    """
+    return _cross_entropy(_cross_entropy_grad_row, logits, target, **options)
+
+
+def cross_entropy_grad(logits: ArrayLike, target: ArrayLike, **options: Any) -> Exact:
     """Gradient of `cross_entropy` with respect to `logits`: ``sum(m) p - m`` in each row.
 
-    Parameters as in `cross_entropy` and `cross_entropy_value_and_grad`.
+    Parameters as in `cross_entropy` and `cross_entropy_value_and_grad`, which also says what
+    `z_loss` adds.
 
     Examples
     --------
     >>> cross_entropy_grad([[0.0, math.log(3.0)]], [1]).astype(float).round(12)
     array([[ 0.25, -0.25]])
     """
-    return cross_entropy_value_and_grad(
-        logits,
-        target,
-        axis=axis,
-        weight=weight,
-        sample_weight=sample_weight,
-        ignore_index=ignore_index,
-        label_smoothing=label_smoothing,
-        where=where,
-        reduction=reduction,
-        normalizer=normalizer,
-        grad_output=grad_output,
-    )[1]
+    return cross_entropy_value_and_grad(logits, target, **options)[1]
+
+
+def cross_entropy_hvp(logits: ArrayLike, target: ArrayLike, v: ArrayLike, **options: Any) -> Exact:
+    """Hessian of `cross_entropy` times `v`, which has the shape of `logits`.
+
+    ``B p * (v - p.v) + 2 s z_loss p (p.v)`` in each row, with
+    ``B = sum(m) + 2 s z_loss logsumexp(z)``; without `z_loss`, a constant `v` gives exactly 0.
+
+    Parameters as in `cross_entropy` and `cross_entropy_value_and_grad`; the `v` of ignored rows and
+    removed classes is not read. Special values as for the gradient, but 0 at a class at -inf.
+
+    Examples
+    --------
+    >>> cross_entropy_hvp([[0.0, math.log(3.0)]], [1], [[1.0, 0.0]]).astype(float).round(12)
+    array([[ 0.1875, -0.1875]])
+    """
+    return _cross_entropy(_cross_entropy_hvp_row, logits, target, v, **options)[1]
+
+
+def cross_entropy_hess_diag(logits: ArrayLike, target: ArrayLike, **options: Any) -> Exact:
+    """Diagonal of the Hessian of `cross_entropy`.
+
+    ``B p (1 - p) + 2 s z_loss p**2`` in each row, with ``B`` as in `cross_entropy_hvp` and
+    ``1 - p`` at the winner as the sum of the other p.
+
+    Parameters as in `cross_entropy` and `cross_entropy_value_and_grad`, special values as in
+    `cross_entropy_hvp`.
+
+    Examples
+    --------
+    >>> cross_entropy_hess_diag([[0.0, math.log(3.0)]], [1]).astype(float).round(12)
+    array([[0.1875, 0.1875]])
+    """
+    return _cross_entropy(_cross_entropy_hess_diag_row, logits, target, **options)[1]

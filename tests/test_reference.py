@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import doctest
+import inspect
 import itertools
 from collections.abc import Callable, Iterator
-from functools import partial
-from typing import Any
+from functools import cache, partial
+from typing import Any, NamedTuple
 
 import mpmath
 import numpy as np
@@ -108,7 +110,7 @@ def mp_logsumexp(z: list[Any], temperature: float = 1.0, b: list[Any] | None = N
 
 
 def mp_cross_entropy_row(
-    z: list[Any], t: list[Any], w: list[Any], s: Any, eps: Any, hard: bool
+    z: list[Any], t: list[Any], w: list[Any], s: Any, eps: Any, z_loss: Any, hard: bool
 ) -> Any:
     """The loss of NUMERICS.md section 4, as it is written there."""
     lse = mp_logsumexp(z)
@@ -116,10 +118,11 @@ def mp_cross_entropy_row(
         y = t.index(1)
         picked = s * w[y] * (1 - eps) * (lse - z[y])
         spread = [value * lse - value * x for value, x in zip(w, z, strict=True)]
-        return picked + s * eps / len(z) * mp.fsum(spread)
+        return picked + s * eps / len(z) * mp.fsum(spread) + s * z_loss * lse**2
     t = [(1 - eps) * value + eps / len(z) for value in t]
     mass = mp.fsum(a * c for a, c in zip(w, t, strict=True))
-    return s * (mass * lse - mp.fsum(a * c * x for a, c, x in zip(w, t, z, strict=True)))
+    picked = mp.fsum(a * c * x for a, c, x in zip(w, t, z, strict=True))
+    return s * (mass * lse - picked + z_loss * lse**2)
 
 
 def mp_gradient(f: Callable[[list[Any]], Any], z: list[Any]) -> list[Any]:
@@ -130,6 +133,10 @@ def mp_gradient(f: Callable[[list[Any]], Any], z: list[Any]) -> list[Any]:
         return [value + step if j == i else value for j, value in enumerate(z)]
 
     return [(f(moved(i, h)) - f(moved(i, -h))) / (2 * h) for i in range(len(z))]
+
+
+def mp_hessian(f: Callable[[list[Any]], Any], z: list[Any]) -> list[list[Any]]:
+    return [mp_gradient(lambda z, i=i: mp_gradient(f, z)[i], z) for i in range(len(z))]
 
 
 def assert_close(
@@ -156,6 +163,15 @@ def assert_same(actual: Any, expected: Any) -> None:
     """Equal in value, with NaN equal to NaN, and already in long double."""
     assert np.asarray(actual).dtype == np.longdouble
     np.testing.assert_array_equal(np.asarray(actual), np.asarray(expected, np.longdouble))
+
+
+def cross_entropies(logits: Any, target: Any, v: Any, **options: Any) -> list[Any]:
+    """The value and its three derivatives."""
+    return [
+        *ref.cross_entropy_value_and_grad(logits, target, **options),
+        ref.cross_entropy_hvp(logits, target, v, **options),
+        ref.cross_entropy_hess_diag(logits, target, **options),
+    ]
 
 
 # Against mpmath ----------------------------------------------------------------------------------
@@ -262,7 +278,7 @@ def test_cross_entropy_of_a_class_index(row: np.ndarray) -> None:
         one_hot = [int(j == y) for j in range(row.size)]
 
         def loss(z: list[Any], t: list[Any] = one_hot) -> Any:
-            return mp_cross_entropy_row(z, t, [mpf(1)] * len(z), mpf(1), mpf(0), hard=True)
+            return mp_cross_entropy_row(z, t, [mpf(1)] * len(z), mpf(1), mpf(0), mpf(0), hard=True)
 
         z = mp_row(row)
         value, grad = ref.cross_entropy_value_and_grad(row, y)
@@ -270,16 +286,38 @@ def test_cross_entropy_of_a_class_index(row: np.ndarray) -> None:
         assert_close(grad, mp_gradient(loss, z))
 
 
-OPTIONS = list(
-    itertools.product(["hard", "soft"], [False, True], [False, True], [0.0, 0.1, 1e-12, 1.0])
-)
+@pytest.mark.parametrize("row", rows(), ids=row_name)
+def test_second_derivatives_of_a_class_index(row: np.ndarray) -> None:
+    p, v = mp_softmax(mp_row(row)), rng().normal(0, 1, row.size)
+    hessian = [[a * (int(i == j) - b) for j, b in enumerate(p)] for i, a in enumerate(p)]
+    # No scale: p (1 - p) is right to its own last digits.
+    assert_close(ref.cross_entropy_hess_diag(row, 0), [hessian[i][i] for i in range(row.size)])
+    hvp = [mp.fdot(line, mp_row(v)) for line in hessian]
+    # sum_j p_i p_j (v_i - v_j): its terms may cancel by chance, in any arithmetic.
+    scale = [
+        mp.fsum(abs(h * exactly(v[i] - u)) for h, u in zip(line, v, strict=True))
+        for i, line in enumerate(hessian)
+    ]
+    assert_close(ref.cross_entropy_hvp(row, 0, v), hvp, scale=scale)
+    assert_same(ref.cross_entropy_hvp(row, 0, np.full(row.size, 0.3)), np.zeros(row.size))
 
 
-@pytest.mark.parametrize("reduction", ["mean", "sum", "none", "normalizer"])
-@pytest.mark.parametrize(("kind", "weighted", "sampled", "smoothing"), OPTIONS)
-def test_cross_entropy_options(
-    kind: str, weighted: bool, sampled: bool, smoothing: float, reduction: str
-) -> None:
+class Problem(NamedTuple):
+    """A batch, what mpmath says of it, and for each number the size of the terms it is made of."""
+
+    logits: np.ndarray
+    v: np.ndarray
+    target: np.ndarray
+    options: dict[str, Any]
+    divisor: Any
+    losses: list[Any]
+    derivatives: dict[str, list[list[Any]]]
+    loss_scales: list[Any]
+    scales: dict[str, list[list[Any]]]
+
+
+@cache
+def problem(kind: str, weighted: bool, sampled: bool, smoothing: float, z_loss: float) -> Problem:
     draw = rng()
     logits = np.vstack([draw.normal(0, 3, (3, 4)), CONFIDENT, draw.normal(0, 20, (1, 4))])
     n, c = logits.shape
@@ -290,14 +328,13 @@ def test_cross_entropy_options(
     sample_weight: Any = draw.uniform(0.5, 2, n) if sampled else None
     if sample_weight is not None:
         sample_weight[2] = 0
-    grad_output = draw.normal(0, 1, n) if reduction == "none" else np.float64(-1.5)
+    v = draw.normal(0, 1, (n, c))
 
     hard = kind == "hard"
     w = [mpf(1)] * c if weight is None else mp_row(weight)
-    losses: list[Any] = [mpf(0)] * n
-    grads: list[Any] = [[mpf(0)] * c for _ in range(n)]
-    divisor: Any = mpf(0)
-    scales: list[Any] = [[mpf(0)] * c for _ in range(n)]
+    losses, loss_scales, divisor = [mpf(0)] * n, [mpf(0)] * n, mpf(0)
+    derivatives = {name: [[mpf(0)] * c for _ in range(n)] for name in ("grad", "hvp", "hess_diag")}
+    scales = {name: [[mpf(0)] * c for _ in range(n)] for name in derivatives}
     for i in range(n):
         s = mpf(1) if sample_weight is None else exactly(sample_weight[i])
         y = int(labels[i])
@@ -305,42 +342,96 @@ def test_cross_entropy_options(
             continue
         divisor += s * w[y] if hard else s
         t = [int(j == y) for j in range(c)] if hard else mp_row(probabilities[i])
+        e, zl = exactly(smoothing), exactly(z_loss)
 
-        def loss(z: list[Any], t: list[Any] = t, s: Any = s) -> Any:
-            return mp_cross_entropy_row(z, t, w, s, exactly(smoothing), hard)
+        def loss(z: list[Any], t: list[Any] = t, s: Any = s, e: Any = e, zl: Any = zl) -> Any:
+            return mp_cross_entropy_row(z, t, w, s, e, zl, hard)
 
-        z = mp_row(logits[i])
-        losses[i], grads[i] = loss(z), mp_gradient(loss, z)
+        z, u = mp_row(logits[i]), mp_row(v[i])
+        hessian = mp_hessian(loss, z)
+        losses[i] = loss(z)
+        derivatives["grad"][i] = mp_gradient(loss, z)
+        derivatives["hvp"][i] = [mp.fdot(line, u) for line in hessian]
+        derivatives["hess_diag"][i] = [hessian[j][j] for j in range(c)]
+
         # sum(m) p - m cancels where p is near m / sum(m); without smoothing at a class index it
         # cannot. The scale is the two parts that remain when the class's own share is taken out.
-        p, e = mp_softmax(z), exactly(smoothing)
+        p = mp_softmax(z)
         m = [s * a * ((1 - e) * b + e / c) for a, b in zip(w, t, strict=True)]
-        scales[i] = [p[j] * mp.fsum(m[:j] + m[j + 1 :]) + m[j] * (1 - p[j]) for j in range(c)]
+        # logsumexp may be the small difference of max z and a logarithm.
+        lse = max(abs(mp_logsumexp(z)), abs(max(z)))
+        pull = 2 * s * zl
+        loss_scales[i] = losses[i] + s * zl * lse**2
+        for j in range(c):
+            curvature = mp.fsum(m) + pull * lse
+            scales["grad"][i][j] = (
+                p[j] * mp.fsum(m[:j] + m[j + 1 :]) + m[j] * (1 - p[j]) + pull * lse * p[j]
+            )
+            apart = mp.fsum(a * abs(u[j] - b) for a, b in zip(p, u, strict=True))
+            size = mp.fsum(a * abs(b) for a, b in zip(p, u, strict=True))
+            scales["hvp"][i][j] = p[j] * (curvature * apart + pull * size)
+            scales["hess_diag"][i][j] = curvature * p[j] * (1 - p[j]) + pull * p[j] ** 2
 
-    options: dict[str, Any] = {
+    options = {
         "weight": weight,
         "sample_weight": sample_weight,
         "label_smoothing": smoothing,
-        "reduction": "mean" if reduction == "normalizer" else reduction,
+        "z_loss": z_loss,
     }
+    target = labels if hard else probabilities
+    return Problem(logits, v, target, options, divisor, losses, derivatives, loss_scales, scales)
+
+
+OPTIONS = list(
+    itertools.product(
+        ["hard", "soft"], [False, True], [False, True], [0.0, 0.1, 1e-12, 1.0], [0.0, 0.01]
+    )
+)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none", "normalizer"])
+@pytest.mark.parametrize(("kind", "weighted", "sampled", "smoothing", "z_loss"), OPTIONS)
+def test_cross_entropy_options(
+    kind: str, weighted: bool, sampled: bool, smoothing: float, z_loss: float, reduction: str
+) -> None:
+    given = problem(kind, weighted, sampled, smoothing, z_loss)
+    n, options, divisor = len(given.logits), dict(given.options), given.divisor
+    grad_output = rng().normal(0, 1, n) if reduction == "none" else np.float64(-1.5)
+    options["reduction"] = "mean" if reduction == "normalizer" else reduction
     if reduction == "normalizer":
         options["normalizer"] = 7.5
         divisor = mpf(7.5)
     if reduction in ("sum", "none"):
         divisor = mpf(1)
-    target = labels if hard else probabilities
-    upstream = mp_row(np.broadcast_to(grad_output, n))
-    factors = [u / divisor for u in upstream]
-    expected_grad = [[f * g for g in row] for f, row in zip(factors, grads, strict=True)]
-    scale = [[abs(f) * g for g in row] for f, row in zip(factors, scales, strict=True)]
+    factors = [u / divisor for u in mp_row(np.broadcast_to(grad_output, n))]
 
-    value, grad = ref.cross_entropy_value_and_grad(
-        logits, target, grad_output=grad_output, **options
-    )
-    assert_close(value, losses if reduction == "none" else mp.fsum(losses) / divisor)
-    assert_close(grad, expected_grad, scale=scale)
-    assert_same(ref.cross_entropy(logits, target, **options), value)
-    assert_same(ref.cross_entropy_grad(logits, target, grad_output=grad_output, **options), grad)
+    arguments = given.logits, given.target
+    value, grad = ref.cross_entropy_value_and_grad(*arguments, grad_output=grad_output, **options)
+    if reduction == "none":
+        assert_close(value, given.losses, scale=given.loss_scales)
+    else:
+        expected = mp.fsum(given.losses) / divisor
+        assert_close(value, expected, scale=mp.fsum(given.loss_scales) / divisor)
+    results = {
+        "grad": grad,
+        "hvp": ref.cross_entropy_hvp(*arguments, given.v, grad_output=grad_output, **options),
+        "hess_diag": ref.cross_entropy_hess_diag(*arguments, grad_output=grad_output, **options),
+    }
+    for name, result in results.items():
+        pairs = zip(factors, given.derivatives[name], given.scales[name], strict=True)
+        expected, scale = zip(
+            *(([f * d for d in row], [abs(f) * x for x in sizes]) for f, row, sizes in pairs),
+            strict=True,
+        )
+        assert_close(result, expected, scale=scale)
+    assert_same(ref.cross_entropy(*arguments, **options), value)
+    assert_same(ref.cross_entropy_grad(*arguments, grad_output=grad_output, **options), grad)
+
+
+def test_a_number_as_grad_output_multiplies_every_row() -> None:
+    z, y = rng().normal(0, 3, (2, 3)), [0, 2]
+    once = ref.cross_entropy_hess_diag(z, y, reduction="none")
+    assert_same(ref.cross_entropy_hess_diag(z, y, reduction="none", grad_output=2.0), 2 * once)
 
 
 def test_where_is_the_same_as_removing_the_classes() -> None:
@@ -357,8 +448,7 @@ def test_where_is_the_same_as_removing_the_classes() -> None:
 
     for function, removed in [(ref.softmax, 0.0), (ref.log_softmax, -INF)]:
         assert_same(function(dirty, where=MASK), scattered(function(kept), removed))
-    derivatives = [ref.softmax_vjp, ref.softmax_jvp, ref.log_softmax_vjp, ref.log_softmax_jvp]
-    for derivative in derivatives:
+    for derivative in (ref.softmax_vjp, ref.softmax_jvp, ref.log_softmax_vjp, ref.log_softmax_jvp):
         assert_same(derivative(dirty, dirty_v, where=MASK), scattered(derivative(kept, kept_v), 0))
     assert_same(ref.logsumexp(dirty, where=MASK), ref.logsumexp(kept))
     vjp = ref.logsumexp_vjp(dirty, 2.0, where=MASK)
@@ -369,14 +459,16 @@ def test_where_is_the_same_as_removing_the_classes() -> None:
     targets: list[tuple[Any, Any]] = [(2, 1), ([0.2, 0.0, 0.3, 0.1], [0.2, 0.3, 0.1])]
     for target, kept_target in targets:
         # Smoothing spreads over the classes kept: K and W count those.
-        value, grad = ref.cross_entropy_value_and_grad(
-            dirty, target, where=MASK, weight=weight, label_smoothing=0.2
+        options: dict[str, Any] = {"label_smoothing": 0.2, "z_loss": 0.1}
+        value, *derivatives = cross_entropies(
+            dirty, target, dirty_v, where=MASK, weight=weight, **options
         )
-        expected, expected_grad = ref.cross_entropy_value_and_grad(
-            kept, kept_target, weight=weight[MASK], label_smoothing=0.2
+        expected, *expected_derivatives = cross_entropies(
+            kept, kept_target, kept_v, weight=weight[MASK], **options
         )
         assert_same(value, expected)
-        assert_same(grad, scattered(expected_grad, 0))
+        for actual, short in zip(derivatives, expected_derivatives, strict=True):
+            assert_same(actual, scattered(short, 0))
 
 
 # Hand values -------------------------------------------------------------------------------------
@@ -420,9 +512,24 @@ def test_cross_entropy_of_a_small_row() -> None:
 
 
 def test_cross_entropy_of_a_confident_row() -> None:
-    value, grad = ref.cross_entropy_value_and_grad([0.0, -40.0], 0)
+    value, grad, hvp, hess_diag = cross_entropies([0.0, -40.0], 0, [1.0, 0.0])
     assert_hand(value, 4.248354255291589e-18)
     assert_hand(grad, [-4.248354255291589e-18, 4.248354255291589e-18])
+    assert_hand(hvp, [4.248354255291589e-18, -4.248354255291589e-18])
+    assert_hand(hess_diag, [4.248354255291589e-18, 4.248354255291589e-18])
+
+
+def test_z_loss_of_two_equal_logits() -> None:
+    # p = 1/2 and logsumexp = log 2 = 0.693...; z_loss is multiplied by s = 2 and not by w = 3.
+    value, grad, hvp, hess_diag = cross_entropies(
+        [0.0, 0.0], 0, [1.0, 1.0], weight=[3.0, 5.0], sample_weight=2.0, z_loss=1.0, reduction="sum"
+    )
+    log2 = 0.6931471805599453
+    assert_hand(value, 6 * log2 + 2 * log2**2)
+    assert_hand(grad, [2 * log2 - 3, 2 * log2 + 3])
+    # On ones only 2 s z_loss p (p.1) remains; the diagonal is (6 + 4 log 2) / 4 + 4 / 4.
+    assert_hand(hvp, [2.0, 2.0])
+    assert_hand(hess_diag, [2.5 + log2, 2.5 + log2])
 
 
 def test_full_smoothing_forgets_the_target() -> None:
@@ -462,14 +569,16 @@ def test_a_row_without_a_finite_maximum_is_nan_and_alone(row: list[float]) -> No
     x, v, nans = [row, good], np.ones((2, 3)), [NAN] * 3
     for function in (ref.softmax, ref.log_softmax):
         assert_same(function(x), [nans, function(good)])
-    derivatives = [ref.softmax_vjp, ref.softmax_jvp, ref.log_softmax_vjp, ref.log_softmax_jvp]
-    for derivative in derivatives:
+    for derivative in (ref.softmax_vjp, ref.softmax_jvp, ref.log_softmax_vjp, ref.log_softmax_jvp):
         assert_same(derivative(x, v), [nans, derivative(good, v[1])])
     assert_same(ref.logsumexp_vjp(x, [1.0, 1.0]), [nans, ref.softmax(good)])
     assert_same(ref.logsumexp_jvp(x, v), [NAN, ref.logsumexp_jvp(good, v[1])])
-    value, grad = ref.cross_entropy_value_and_grad(x, [0, 1], reduction="none")
-    assert_same(value, [NAN, ref.cross_entropy(good, 1)])
-    assert_same(grad, [nans, ref.cross_entropy_grad(good, 1)])
+    for z_loss in (0.0, 0.1):
+        value, *derivatives = cross_entropies(x, [0, 1], v, reduction="none", z_loss=z_loss)
+        expected, *expected_derivatives = cross_entropies(good, 1, v[1], z_loss=z_loss)
+        assert_same(value, [NAN, expected])
+        for actual, alone in zip(derivatives, expected_derivatives, strict=True):
+            assert_same(actual, [nans, alone])
     assert_same(ref.cross_entropy(x, [0, 1]), NAN)
     soft = np.array([[0.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
     assert_same(ref.cross_entropy(x, soft, reduction="none")[0], NAN)
@@ -523,6 +632,19 @@ def test_minus_infinity_beside_the_target() -> None:
     assert_same(soft[1], grad)
 
 
+@pytest.mark.parametrize("z_loss", [0.0, 0.5])
+def test_a_class_at_minus_infinity_has_no_part_in_second_derivatives(z_loss: float) -> None:
+    finite = cross_entropies([0.0, 1.0], 0, [1.0, 3.0], z_loss=z_loss)
+    for target in (1, 0):  # its mass is 0, or 1
+        value, grad, hvp, hess_diag = cross_entropies(
+            [-INF, 0.0, 1.0], target, [2.0, 1.0, 3.0], z_loss=z_loss
+        )
+        assert_same(value, INF if target == 0 else finite[0])
+        assert_same(grad[0], -1 if target == 0 else 0)
+        assert_same(hvp, [0, *finite[2]])
+        assert_same(hess_diag, [0, *finite[3]])
+
+
 def test_target_at_minus_infinity() -> None:
     value, grad = ref.cross_entropy_value_and_grad([-INF, 0.0, 0.0], 0)
     assert_same(value, INF)
@@ -573,7 +695,8 @@ def test_empty_batch() -> None:
     assert_same(ref.cross_entropy(x, y, reduction="sum"), 0)
     assert_same(ref.cross_entropy(x, y, reduction="none"), np.empty(0))
     assert_same(ref.cross_entropy(x, y, normalizer=3.0), 0)
-    assert_same(ref.cross_entropy_grad(x, y), x)
+    for derivative in cross_entropies(x, y, x)[1:]:
+        assert_same(derivative, x)
 
 
 IGNORED: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -595,17 +718,29 @@ IGNORED: dict[str, tuple[Any, dict[str, Any]]] = {
 
 @pytest.mark.parametrize(("target", "options"), IGNORED.values(), ids=IGNORED)
 @pytest.mark.parametrize("first", [[1.0, NAN, 2.0], [INF, INF, 0.0], [-INF] * 3, [0.0, 5.0, 1.0]])
-def test_ignored_row(first: list[float], target: Any, options: dict[str, Any]) -> None:
-    good = [0.0, 1.0, 2.0]
-    value, grad = ref.cross_entropy_value_and_grad(
-        [first, good], target, reduction="none", grad_output=[NAN, 1.0], **options
+@pytest.mark.parametrize("z_loss", [0.0, 0.1])
+def test_ignored_row(
+    z_loss: float, first: list[float], target: Any, options: dict[str, Any]
+) -> None:
+    good, v = [0.0, 1.0, 2.0], [[NAN, 1.0, 2.0], [1.0, -1.0, 3.0]]
+    expected, *expected_derivatives = cross_entropies(good, 1, v[1], z_loss=z_loss)
+    value, *derivatives = cross_entropies(
+        [first, good],
+        target,
+        v,
+        reduction="none",
+        grad_output=[NAN, 1.0],
+        z_loss=z_loss,
+        **options,
     )
-    assert_same(value, [0, ref.cross_entropy(good, 1)])
-    assert_same(grad, [[0, 0, 0], ref.cross_entropy_grad(good, 1)])
+    assert_same(value, [0, expected])
     # An ignored row is not in the divisor either.
-    value, grad = ref.cross_entropy_value_and_grad([first, good], target, **options)
-    assert_same(value, ref.cross_entropy(good, 1))
-    assert_same(grad, [[0, 0, 0], ref.cross_entropy_grad(good, 1)])
+    mean, *mean_derivatives = cross_entropies([first, good], target, v, z_loss=z_loss, **options)
+    assert_same(mean, expected)
+    for actual, alone in zip(
+        [*derivatives, *mean_derivatives], 2 * expected_derivatives, strict=True
+    ):
+        assert_same(actual, [[0, 0, 0], alone])
 
 
 def test_ignored_class_stays_in_the_denominator() -> None:
@@ -633,9 +768,10 @@ NOTHING: dict[str, tuple[list[int], dict[str, Any]]] = {
 @pytest.mark.parametrize(("target", "options"), NOTHING.values(), ids=NOTHING)
 def test_mean_of_nothing(target: list[int], options: dict[str, Any]) -> None:
     x = np.array([[0.0, 1.0], [3.0, 3.0]])
-    value, grad = ref.cross_entropy_value_and_grad(x, target, grad_output=INF, **options)
+    value, *derivatives = cross_entropies(x, target, x, grad_output=INF, z_loss=0.1, **options)
     assert_same(value, NAN)
-    assert_same(grad, np.zeros((2, 2)))
+    for derivative in derivatives:
+        assert_same(derivative, np.zeros((2, 2)))
 
 
 @pytest.mark.parametrize("name", sorted(NOTHING.keys() - {"no class weight in the divisor"}))
@@ -643,9 +779,10 @@ def test_sum_and_normalizer_of_nothing(name: str) -> None:
     target, options = NOTHING[name]
     x = np.array([[0.0, NAN], [3.0, 3.0]])
     for extra in ({"reduction": "sum"}, {"normalizer": 4.0}):
-        value, grad = ref.cross_entropy_value_and_grad(x, target, **extra, **options)
+        value, *derivatives = cross_entropies(x, target, x, **extra, z_loss=0.1, **options)
         assert_same(value, 0)
-        assert_same(grad, np.zeros((2, 2)))
+        for derivative in derivatives:
+            assert_same(derivative, np.zeros((2, 2)))
 
 
 @pytest.mark.parametrize("target", [[1, 0], [[1.0, 0.0], [0.5, 0.5]]])
@@ -718,7 +855,7 @@ def test_axis(axis: Any) -> None:
 @pytest.mark.parametrize("soft", [False, True])
 def test_cross_entropy_axis(axis: int, soft: bool) -> None:
     draw = rng()
-    x = draw.normal(0, 3, (2, 3, 4))
+    x, v = draw.normal(0, 3, (2, 3, 4)), draw.normal(0, 1, (2, 3, 4))
     classes_last = np.moveaxis(x, axis, -1)
     batch, c = classes_last.shape[:-1], classes_last.shape[-1]
     labels, s = draw.integers(0, c, batch), draw.uniform(1, 2, batch)
@@ -727,9 +864,10 @@ def test_cross_entropy_axis(axis: int, soft: bool) -> None:
     target: Any = labels
     if soft:
         target = np.moveaxis(keep * draw.uniform(0, 1, classes_last.shape), -1, axis)
-    value, grad = ref.cross_entropy_value_and_grad(
+    value, *derivatives = cross_entropies(
         x,
         target,
+        v,
         axis=axis,
         sample_weight=s,
         where=np.moveaxis(keep, -1, axis),
@@ -739,16 +877,18 @@ def test_cross_entropy_axis(axis: int, soft: bool) -> None:
     assert value.shape == batch
     for place in np.ndindex(*batch):
         row_target = np.moveaxis(target, axis, -1)[place] if soft else labels[place]
-        expected, expected_grad = ref.cross_entropy_value_and_grad(
+        expected, *expected_derivatives = cross_entropies(
             classes_last[place],
             row_target,
+            np.moveaxis(v, axis, -1)[place],
             sample_weight=s[place],
             where=keep[place],
             reduction="sum",
             grad_output=s[place],
         )
         assert_same(value[place], expected)
-        assert_same(np.moveaxis(grad, axis, -1)[place], expected_grad)
+        for actual, row in zip(derivatives, expected_derivatives, strict=True):
+            assert_same(np.moveaxis(actual, axis, -1)[place], row)
 
 
 @pytest.mark.parametrize("axis", [-1, 0, None])
@@ -772,6 +912,18 @@ def test_one_row_has_a_scalar_loss() -> None:
     value, grad = ref.cross_entropy_value_and_grad([0.0, 0.0], 1, reduction="none")
     assert value.shape == ()
     assert_same(grad, [0.5, -0.5])
+
+
+@pytest.mark.parametrize("name", ref.__all__)
+def test_examples_run(name: str) -> None:
+    function = inspect.unwrap(getattr(ref, name))  # under errstate doctest does not see them
+    runner = doctest.DocTestRunner(verbose=False)
+    report: list[str] = []
+    [test] = doctest.DocTestFinder().find(function, name, globs=vars(ref) | {"np": np})
+    with np.errstate(all="warn"):
+        runner.run(test, out=report.append)
+    assert runner.tries > 0
+    assert runner.failures == 0, "".join(report)
 
 
 def test_where_and_factors_broadcast() -> None:
@@ -799,5 +951,5 @@ def test_inputs_are_left_alone() -> None:
     for derivative in DERIVATIVES:
         derivative(x, v, where=mask)
     ref.logsumexp(x, b=v, where=mask, return_sign=True)
-    ref.cross_entropy_value_and_grad(x, y, where=mask, sample_weight=[1, 2], label_smoothing=0.1)
+    cross_entropies(x, y, v, where=mask, sample_weight=[1, 2], label_smoothing=0.1)
     assert [array.tobytes() for array in arrays] == before
