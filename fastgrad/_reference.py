@@ -43,17 +43,28 @@ Axis = int | Sequence[int] | None
 Reduction = Literal["mean", "sum", "none"]
 
 __all__ = [
+    "binary_cross_entropy",
+    "binary_cross_entropy_grad",
+    "binary_cross_entropy_hess_diag",
+    "binary_cross_entropy_hvp",
+    "binary_cross_entropy_value_and_grad",
     "cross_entropy",
     "cross_entropy_grad",
     "cross_entropy_hess_diag",
     "cross_entropy_hvp",
     "cross_entropy_value_and_grad",
+    "log_sigmoid",
+    "log_sigmoid_jvp",
+    "log_sigmoid_vjp",
     "log_softmax",
     "log_softmax_jvp",
     "log_softmax_vjp",
     "logsumexp",
     "logsumexp_jvp",
     "logsumexp_vjp",
+    "sigmoid",
+    "sigmoid_jvp",
+    "sigmoid_vjp",
     "softmax",
     "softmax_jvp",
     "softmax_vjp",
@@ -533,6 +544,98 @@ def logsumexp_jvp(
     return np.asarray(pushed.reshape(_reduced_shape(x, axis, keepdims)))
 
 
+# Sigmoid -----------------------------------------------------------------------------------------
+
+
+def _sigmoid(x: Exact) -> Exact:
+    e = np.exp(-np.abs(x))  # at most 1
+    return np.asarray(np.where(x >= 0, 1, e) / (1 + e))
+
+
+def _log_sigmoid(x: Exact) -> Exact:
+    return np.minimum(x, 0) - np.log1p(np.exp(-np.abs(x)))  # two terms of one sign
+
+
+@np.errstate(all="ignore")
+def sigmoid(x: ArrayLike) -> Exact:
+    """Logistic function of every element: ``1 / (1 + exp(-x))``.
+
+    For ``x < 0`` it is computed as ``exp(x) / (1 + exp(x))``. ``1 - sigmoid(x)`` is
+    ``sigmoid(-x)``: no subtraction is needed in either tail. 0 at -inf, 1 at +inf, NaN at NaN.
+
+    Examples
+    --------
+    >>> sigmoid([0.0, -math.log(3.0), -40.0]).astype(float)
+    array([5.00000000e-01, 2.50000000e-01, 4.24835426e-18])
+    """
+    return _sigmoid(_exact(x)).reshape(np.shape(x))
+
+
+@np.errstate(all="ignore")
+def sigmoid_vjp(x: ArrayLike, g: ArrayLike) -> Exact:
+    """Pull the cotangent `g` of `sigmoid`, in the shape of `x`, back to `x`.
+
+    ``g * sigmoid(x) * sigmoid(-x)``
+
+    Examples
+    --------
+    >>> float(sigmoid_vjp(math.log(3.0), 16.0).round(12))
+    3.0
+    """
+    z = _exact(x)
+    return (_exact(g) * _sigmoid(z) * _sigmoid(-z)).reshape(np.shape(x))
+
+
+def sigmoid_jvp(x: ArrayLike, v: ArrayLike) -> Exact:
+    """Derivative of `sigmoid` at `x` in the direction `v`: the same as `sigmoid_vjp`.
+
+    Examples
+    --------
+    >>> float(sigmoid_jvp(math.log(3.0), 16.0).round(12))
+    3.0
+    """
+    return sigmoid_vjp(x, v)
+
+
+@np.errstate(all="ignore")
+def log_sigmoid(x: ArrayLike) -> Exact:
+    """Logarithm of `sigmoid`: ``min(x, 0) - log1p(exp(-|x|))``.
+
+    -inf at -inf, 0 at +inf, NaN at NaN.
+
+    Examples
+    --------
+    >>> log_sigmoid([40.0, -40.0]).astype(float)
+    array([-4.24835426e-18, -4.00000000e+01])
+    """
+    return _log_sigmoid(_exact(x)).reshape(np.shape(x))
+
+
+@np.errstate(all="ignore")
+def log_sigmoid_vjp(x: ArrayLike, g: ArrayLike) -> Exact:
+    """Pull the cotangent `g` of `log_sigmoid`, in the shape of `x`, back to `x`.
+
+    ``g * sigmoid(-x)``
+
+    Examples
+    --------
+    >>> float(log_sigmoid_vjp(math.log(3.0), 16.0).round(12))
+    4.0
+    """
+    return (_exact(g) * _sigmoid(-_exact(x))).reshape(np.shape(x))
+
+
+def log_sigmoid_jvp(x: ArrayLike, v: ArrayLike) -> Exact:
+    """Derivative of `log_sigmoid` at `x` in the direction `v`: the same as `log_sigmoid_vjp`.
+
+    Examples
+    --------
+    >>> float(log_sigmoid_jvp(math.log(3.0), 16.0).round(12))
+    4.0
+    """
+    return log_sigmoid_vjp(x, v)
+
+
 # Losses ------------------------------------------------------------------------------------------
 
 
@@ -694,7 +797,7 @@ def _cross_entropy(
         normalizer,
         grad_output,
     )
-    return value, _unrows(table, z.shape, axis)
+    return value, _unrows(table, z.shape, axis).reshape(np.shape(logits))
 
 
 def cross_entropy(logits: ArrayLike, target: ArrayLike, **options: Any) -> Exact:
@@ -845,3 +948,175 @@ def cross_entropy_hess_diag(logits: ArrayLike, target: ArrayLike, **options: Any
     array([[0.1875, 0.1875]])
     """
     return _cross_entropy(_cross_entropy_hess_diag_row, logits, target, **options)[1]
+
+
+# Binary cross-entropy ----------------------------------------------------------------------------
+
+
+def _binary_grad(z: Exact, positive: Exact, negative: Exact) -> Exact:
+    return negative * _sigmoid(z) - positive * _sigmoid(-z)
+
+
+def _binary_hess(z: Exact, positive: Exact, negative: Exact) -> Exact:
+    return (negative + positive) * _sigmoid(z) * _sigmoid(-z)
+
+
+@np.errstate(all="ignore")
+def _binary_cross_entropy(
+    derivative: Callable[[Exact, Exact, Exact], Exact],
+    logits: ArrayLike,
+    target: ArrayLike,
+    *,
+    pos_weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+    normalizer: float | None = None,
+    grad_output: ArrayLike | None = None,
+) -> tuple[Exact, Exact]:
+    """The value, and the derivative with respect to each logit given the masses of its classes."""
+    z, t = _exact(logits), _exact(target)
+    s = np.broadcast_to(_exact(1.0 if sample_weight is None else sample_weight), z.shape)
+    positive = s * _exact(1.0 if pos_weight is None else pos_weight) * t
+    negative = s * (1 - t)
+    counted = (s != 0) & _mask(where, z.shape)
+    losses = _surprises(positive, -_log_sigmoid(z)) + _surprises(negative, -_log_sigmoid(-z))
+    value, table = _reduced(
+        np.where(counted, losses, 0).ravel(),
+        np.where(counted, s, 0).ravel(),
+        derivative(z, positive, negative).reshape(-1, 1),
+        counted.reshape(-1, 1),
+        np.shape(logits),
+        reduction,
+        normalizer,
+        grad_output,
+    )
+    return value, table.reshape(np.shape(logits))
+
+
+def binary_cross_entropy(logits: ArrayLike, target: ArrayLike, **options: Any) -> Exact:
+    """Cross-entropy of sigmoid(logits) against the probability of the positive class.
+
+    Each element's loss is the mass of either class times its surprise:
+    ``s (pos_weight t * -log_sigmoid(z) + (1 - t) * -log_sigmoid(-z))``.
+
+    Parameters
+    ----------
+    logits : array_like
+        Scores, any shape.
+    target : array_like, the shape of `logits`
+        Probabilities t in [0, 1]; bools and the integers 0 and 1 too.
+    pos_weight : array_like, optional
+        Factors of the positive class. Broadcast to the shape of `logits`.
+    sample_weight : array_like, optional
+        Weights s of the elements. Broadcast to the shape of `logits`.
+    where : array_like of bool, optional
+        False leaves an element out. Broadcasts to the shape of `logits`.
+    reduction : {"mean", "sum", "none"}, default "mean"
+        "mean" divides the sum of the losses by the sum of s over the elements that are not ignored;
+        `pos_weight` does not enter it.
+    normalizer : float, optional
+        The divisor of "mean", instead of the sum of weights. Other reductions do not use it.
+
+    Returns
+    -------
+    ndarray of longdouble
+        0-d, or one loss per element for "none".
+
+        An element is ignored (loss 0, derivatives exactly 0, not in the divisor, even if it is NaN)
+        if its sample weight is 0 or `where` is False there. Otherwise NaN gives NaN, and an
+        infinite logit gives +inf if the class that it excludes has mass, and adds nothing if it has
+        none. The mean is NaN if the divisor is 0.
+
+    Notes
+    -----
+    This is `cross_entropy` of the logits ``[0, z]`` with the masses ``1 - t`` and ``pos_weight t``.
+    Both terms are at least 0, so that full relative accuracy is kept in both tails (M. Mächler,
+    "Accurately computing log(1 - exp(-|a|))", 2012, which treats ``log(1 + exp(x))`` too).
+
+    Examples
+    --------
+    >>> binary_cross_entropy([40.0, -40.0], [1, 1], reduction="none").astype(float)
+    array([4.24835426e-18, 4.00000000e+01])
+    """
+    return binary_cross_entropy_value_and_grad(logits, target, **options)[0]
+
+
+def binary_cross_entropy_value_and_grad(
+    logits: ArrayLike, target: ArrayLike, **options: Any
+) -> tuple[Exact, Exact]:
+    """Value of `binary_cross_entropy` and its gradient with respect to `logits`.
+
+    The gradient of an element is ``s ((1 - t) sigmoid(z) - pos_weight t sigmoid(-z))``: never
+    ``sigmoid(z) - 1``.
+
+    Parameters
+    ----------
+    grad_output : array_like, optional
+        Factor of the gradient (of the Hessian, for the second derivatives): a number, or one per
+        element for "none"; 1 if not given. The value is not multiplied.
+    logits, target, pos_weight, ...
+        As in `binary_cross_entropy`.
+
+    Returns
+    -------
+    value : ndarray of longdouble
+    grad : ndarray of longdouble, the shape of `logits`
+        Exactly 0 in ignored elements, and everywhere if the divisor of a mean is 0.
+
+    Examples
+    --------
+    >>> value, grad = binary_cross_entropy_value_and_grad([math.log(3.0)], [1])
+    >>> round(float(value), 12), grad.astype(float).round(12)
+    (0.287682072452, array([-0.25]))
+    """
+    return _binary_cross_entropy(_binary_grad, logits, target, **options)
+
+
+def binary_cross_entropy_grad(logits: ArrayLike, target: ArrayLike, **options: Any) -> Exact:
+    """Gradient of `binary_cross_entropy` with respect to `logits`.
+
+    Parameters as in `binary_cross_entropy` and `binary_cross_entropy_value_and_grad`.
+
+    Examples
+    --------
+    >>> binary_cross_entropy_grad([math.log(3.0)], [1]).astype(float).round(12)
+    array([-0.25])
+    """
+    return binary_cross_entropy_value_and_grad(logits, target, **options)[1]
+
+
+def binary_cross_entropy_hvp(
+    logits: ArrayLike, target: ArrayLike, v: ArrayLike, **options: Any
+) -> Exact:
+    """Hessian of `binary_cross_entropy` times `v`, which has the shape of `logits`.
+
+    The Hessian is diagonal: `binary_cross_entropy_hess_diag` times `v`; the `v` of ignored elements
+    is not read.
+
+    Examples
+    --------
+    >>> binary_cross_entropy_hvp([math.log(3.0)], [1], [16.0]).astype(float).round(12)
+    array([3.])
+    """
+
+    def derivative(z: Exact, positive: Exact, negative: Exact) -> Exact:
+        return _binary_hess(z, positive, negative) * _exact(v)
+
+    return _binary_cross_entropy(derivative, logits, target, **options)[1]
+
+
+def binary_cross_entropy_hess_diag(logits: ArrayLike, target: ArrayLike, **options: Any) -> Exact:
+    """Diagonal of the Hessian of `binary_cross_entropy`.
+
+    ``s ((1 - t) + pos_weight t) sigmoid(z) sigmoid(-z)``
+
+    Parameters as in `binary_cross_entropy` and `binary_cross_entropy_value_and_grad`. 0 at infinite
+    logits.
+
+    Examples
+    --------
+    >>> binary_cross_entropy_hess_diag([math.log(3.0)], [1]).astype(float).round(12)
+    array([0.1875])
+    """
+    return _binary_cross_entropy(_binary_hess, logits, target, **options)[1]

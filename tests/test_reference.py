@@ -174,6 +174,14 @@ def cross_entropies(logits: Any, target: Any, v: Any, **options: Any) -> list[An
     ]
 
 
+def binary_cross_entropies(logits: Any, target: Any, v: Any, **options: Any) -> list[Any]:
+    return [
+        *ref.binary_cross_entropy_value_and_grad(logits, target, **options),
+        ref.binary_cross_entropy_hvp(logits, target, v, **options),
+        ref.binary_cross_entropy_hess_diag(logits, target, **options),
+    ]
+
+
 # Against mpmath ----------------------------------------------------------------------------------
 
 
@@ -434,6 +442,106 @@ def test_a_number_as_grad_output_multiplies_every_row() -> None:
     assert_same(ref.cross_entropy_hess_diag(z, y, reduction="none", grad_output=2.0), 2 * once)
 
 
+# Small, large and far below EPS in either tail.
+SCALARS = np.array([0.0, 1e-20, -0.3, 2.5, -4.0, 37.0, -40.0, 150.0, -150.0])
+
+
+def mp_sigmoid(x: Any) -> Any:
+    return 1 / (1 + mp.exp(-x))
+
+
+def mp_derivative(f: Callable[[Any], Any], x: Any) -> Any:
+    return mp_gradient(lambda z: f(z[0]), [x])[0]
+
+
+def test_sigmoid_and_log_sigmoid() -> None:
+    x, v = mp_row(SCALARS), rng().normal(0, 1, SCALARS.size)
+    pairs = [
+        (ref.sigmoid, ref.sigmoid_vjp, ref.sigmoid_jvp, mp_sigmoid),
+        (
+            ref.log_sigmoid,
+            ref.log_sigmoid_vjp,
+            ref.log_sigmoid_jvp,
+            lambda z: mp.log(mp_sigmoid(z)),
+        ),
+    ]
+    for function, vjp, jvp, definition in pairs:
+        assert_close(function(SCALARS), [definition(value) for value in x])
+        expected = [mp_derivative(definition, a) * b for a, b in zip(x, mp_row(v), strict=True)]
+        assert_close(vjp(SCALARS, v), expected)
+        assert_same(jvp(SCALARS, v), vjp(SCALARS, v))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none", "normalizer"])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("sampled", [False, True])
+def test_binary_cross_entropy_options(weighted: bool, sampled: bool, reduction: str) -> None:
+    draw = rng()
+    logits, target = (a.ravel() for a in np.meshgrid(SCALARS, [0.0, 1.0, 0.25, 1e-20]))
+    n = logits.size
+    pos_weight = draw.uniform(0.5, 2, n) if weighted else None
+    sample_weight: Any = draw.uniform(0.5, 2, n) if sampled else None
+    if sample_weight is not None:
+        sample_weight[2] = 0
+    v = draw.normal(0, 1, n)
+    grad_output = draw.normal(0, 1, n) if reduction == "none" else np.float64(-1.5)
+
+    losses, gradients, hessians, sizes = [], [], [], []
+    weights = [mpf(1)] * n if sample_weight is None else mp_row(sample_weight)
+    for i, s in enumerate(weights):
+        t, pw = exactly(target[i]), mpf(1) if pos_weight is None else exactly(pos_weight[i])
+
+        def loss(z: Any, t: Any = t, pw: Any = pw, s: Any = s) -> Any:
+            return s * (pw * t * mp.log(1 + mp.exp(-z)) + (1 - t) * mp.log(1 + mp.exp(z)))
+
+        z = exactly(logits[i])
+        losses.append(loss(z))
+        gradients.append(mp_derivative(loss, z))
+        hessians.append(mp_derivative(lambda z, f=loss: mp_derivative(f, z), z))
+        # The two classes pull in opposite directions, and may cancel.
+        sizes.append(s * ((1 - t) * mp_sigmoid(z) + pw * t * mp_sigmoid(-z)))
+
+    divisor = {"mean": mp.fsum(weights), "normalizer": mpf(7.5)}.get(reduction, mpf(1))
+    options: dict[str, Any] = {
+        "pos_weight": pos_weight,
+        "sample_weight": sample_weight,
+        "reduction": "mean" if reduction == "normalizer" else reduction,
+        "normalizer": 7.5 if reduction == "normalizer" else None,
+    }
+    factors = [u / divisor for u in mp_row(np.broadcast_to(grad_output, n))]
+    value, grad, hvp, hess_diag = binary_cross_entropies(
+        logits, target, v, grad_output=grad_output, **options
+    )
+    assert_close(value, losses if reduction == "none" else mp.fsum(losses) / divisor)
+    expected = [f * g for f, g in zip(factors, gradients, strict=True)]
+    assert_close(grad, expected, scale=[abs(f) * x for f, x in zip(factors, sizes, strict=True)])
+    diagonal = [f * h for f, h in zip(factors, hessians, strict=True)]
+    assert_close(hess_diag, diagonal)
+    assert_close(hvp, [h * u for h, u in zip(diagonal, mp_row(v), strict=True)])
+    assert_same(ref.binary_cross_entropy(logits, target, **options), value)
+    assert_same(
+        ref.binary_cross_entropy_grad(logits, target, grad_output=grad_output, **options), grad
+    )
+
+
+def test_binary_cross_entropy_is_cross_entropy_of_two_classes() -> None:
+    z, v, s = rng().normal(0, 5, 6), rng().normal(0, 1, 6), rng().uniform(0, 2, 6)
+    t = np.array([0.0, 1.0, 0.25, 0.5, 1.0, 0.0])
+    binary = binary_cross_entropies(z, t, v, sample_weight=s, pos_weight=3.0)
+    both = cross_entropies(
+        np.stack([np.zeros(6), z], 1),
+        np.stack([1 - t, t], 1),
+        np.stack([np.zeros(6), v], 1),
+        sample_weight=s,
+        weight=[1.0, 3.0],
+    )
+    # Another order of the same operations: a few roundings of terms that are about 1 in size.
+    close: dict[str, Any] = {"rtol": TOLERANCE, "atol": TOLERANCE}
+    np.testing.assert_allclose(binary[0], both[0], **close)
+    for one, two in zip(binary[1:], both[1:], strict=True):
+        np.testing.assert_allclose(one, two[:, 1], **close)
+
+
 def test_where_is_the_same_as_removing_the_classes() -> None:
     draw = rng()
     row, v = draw.normal(0, 3, 4), draw.normal(0, 1, 4)
@@ -530,6 +638,21 @@ def test_z_loss_of_two_equal_logits() -> None:
     # On ones only 2 s z_loss p (p.1) remains; the diagonal is (6 + 4 log 2) / 4 + 4 / 4.
     assert_hand(hvp, [2.0, 2.0])
     assert_hand(hess_diag, [2.5 + log2, 2.5 + log2])
+
+
+def test_sigmoid_of_log_three() -> None:
+    assert_hand(ref.sigmoid([0.0, np.log(3.0)]), [0.5, 0.75])
+    assert_hand(ref.log_sigmoid([40.0, -40.0]), [-4.248354255291589e-18, -40.0])
+
+
+def test_binary_cross_entropy_in_both_tails() -> None:
+    for z, t, slope in ((40.0, 1, -1), (-40.0, 0, 1)):
+        value, grad, hvp, hess_diag = binary_cross_entropies([z], [t], [2.0])
+        assert_hand(value, 4.248354255291589e-18)
+        assert_hand(grad, [slope * 4.248354255291589e-18])
+        assert_hand(hvp, [2 * 4.248354255291589e-18])
+        assert_hand(hess_diag, [4.248354255291589e-18])
+    assert_hand(ref.binary_cross_entropy([-40.0], [1]), 40.0)
 
 
 def test_full_smoothing_forgets_the_target() -> None:
@@ -658,6 +781,63 @@ def test_mass_at_minus_infinity() -> None:
     value, grad = ref.cross_entropy_value_and_grad([-INF, 0.0, 0.0, -INF], 1, label_smoothing=0.5)
     assert_same(value, INF)
     assert_same(grad, [-0.125, -0.125, 0.375, -0.125])
+
+
+def test_sigmoid_of_what_is_not_finite() -> None:
+    x = [-INF, INF, NAN]
+    assert_same(ref.sigmoid(x), [0, 1, NAN])
+    assert_same(ref.log_sigmoid(x), [-INF, 0, NAN])
+    for derivative in (ref.sigmoid_vjp, ref.sigmoid_jvp):
+        assert_same(derivative(x, np.ones(3)), [0, 0, NAN])
+    for derivative in (ref.log_sigmoid_vjp, ref.log_sigmoid_jvp):
+        assert_same(derivative(x, np.ones(3)), [1, 0, NAN])
+
+
+def test_binary_cross_entropy_of_what_is_not_finite() -> None:
+    logits = [INF, INF, INF, -INF, -INF, -INF, NAN, 0.0]
+    target = [0.0, 1.0, 0.25, 0.0, 1.0, 0.25, 1.0, 1.0]
+    log2 = ref.binary_cross_entropy(0.0, 1)
+    value, grad, hvp, hess_diag = binary_cross_entropies(
+        logits, target, np.full(8, 2.0), pos_weight=4.0, reduction="none"
+    )
+    assert_same(value, [INF, 0, INF, 0, INF, INF, NAN, 4 * log2])
+    assert_same(grad, [1, 0, 0.75, 0, -4, -1, NAN, -2])
+    assert_same(hess_diag, [0, 0, 0, 0, 0, 0, NAN, 1])
+    assert_same(hvp, 2 * hess_diag)
+    # A factor 0 takes the positive class out, not the element.
+    value, grad, *_ = binary_cross_entropies([-INF, NAN], [1, 1], [1.0, 1.0], pos_weight=0.0)
+    assert_same(value, NAN)
+    assert_same(grad, [0, NAN])
+
+
+@pytest.mark.parametrize("first", [NAN, INF, -INF, 0.0])
+@pytest.mark.parametrize("options", [{"sample_weight": [0.0, 1.0]}, {"where": [False, True]}])
+def test_ignored_element(first: float, options: dict[str, Any]) -> None:
+    expected, *expected_derivatives = binary_cross_entropies([1.0], [0], [3.0])
+    logits, v = [first, 1.0], [NAN, 3.0]
+    value, *derivatives = binary_cross_entropies(
+        logits, [1, 0], v, reduction="none", grad_output=[NAN, 1.0], **options
+    )
+    assert_same(value, [0, expected])
+    mean, *mean_derivatives = binary_cross_entropies(logits, [1, 0], v, **options)
+    assert_same(mean, expected)
+    for actual, alone in zip(
+        [*derivatives, *mean_derivatives], 2 * expected_derivatives, strict=True
+    ):
+        assert_same(actual, [0, *alone])
+
+
+@pytest.mark.parametrize("options", [{"sample_weight": 0.0}, {"where": False}])
+def test_binary_cross_entropy_of_nothing(options: dict[str, Any]) -> None:
+    z, zeros = [1.0, NAN], np.zeros(2)
+    value, *derivatives = binary_cross_entropies(z, [0, 1], z, grad_output=INF, **options)
+    assert_same(value, NAN)
+    for extra in ({"reduction": "sum"}, {"normalizer": 4.0}):
+        zero, *more = binary_cross_entropies(z, [0, 1], z, **extra, **options)
+        assert_same(zero, 0)
+        derivatives += more
+    for derivative in derivatives:
+        assert_same(derivative, zeros)
 
 
 def test_where_all_false() -> None:
@@ -924,6 +1104,25 @@ def test_examples_run(name: str) -> None:
         runner.run(test, out=report.append)
     assert runner.tries > 0
     assert runner.failures == 0, "".join(report)
+
+
+def test_binary_cross_entropy_keeps_the_shape() -> None:
+    draw = rng()
+    z, t, v = draw.normal(0, 3, (3, 2, 4)), draw.uniform(0, 1, (3, 2, 4)), draw.normal(0, 1, 4)
+    options = {"pos_weight": [1.0, 2.0, 3.0, 4.0], "where": [[True], [False]]}
+    full = [np.broadcast_to(a, z.shape) for a in (v, *options.values())]
+    flat = {name: a.ravel() for name, a in zip(options, full[1:], strict=True)}
+    expected = binary_cross_entropies(
+        z.ravel(), t.ravel(), full[0].ravel(), reduction="none", **flat
+    )
+    actual = binary_cross_entropies(np.asfortranarray(z), t, full[0], reduction="none", **options)
+    for shaped, line in zip(actual, expected, strict=True):
+        assert_same(shaped, line.reshape(z.shape))
+    for result in binary_cross_entropies(2.0, True, 1.0, reduction="none"):
+        assert result.shape == ()
+    for function in (ref.sigmoid, ref.log_sigmoid):
+        assert function(z).shape == z.shape
+        assert function(2.0).shape == ()
 
 
 def test_where_and_factors_broadcast() -> None:
