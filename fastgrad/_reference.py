@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -43,6 +43,7 @@ Axis = int | Sequence[int] | None
 Reduction = Literal["mean", "sum", "none"]
 
 __all__ = [
+    "TokenStats",
     "binary_cross_entropy",
     "binary_cross_entropy_grad",
     "binary_cross_entropy_hess_diag",
@@ -68,6 +69,7 @@ __all__ = [
     "softmax",
     "softmax_jvp",
     "softmax_vjp",
+    "token_stats",
 ]
 
 
@@ -1120,3 +1122,91 @@ def binary_cross_entropy_hess_diag(logits: ArrayLike, target: ArrayLike, **optio
     array([0.1875])
     """
     return _binary_cross_entropy(_binary_hess, logits, target, **options)[1]
+
+
+# Token statistics --------------------------------------------------------------------------------
+
+
+class TokenStats(NamedTuple):
+    """What `token_stats` returns: arrays in the shape of the rows.
+
+    Examples
+    --------
+    >>> TokenStats._fields
+    ('nll', 'logsumexp', 'argmax', 'correct', 'entropy', 'rank')
+    """
+
+    nll: Exact
+    logsumexp: Exact
+    argmax: NDArray[np.int64]
+    correct: Mask
+    entropy: Exact
+    rank: NDArray[np.int64]
+
+
+@np.errstate(all="ignore")
+def token_stats(
+    logits: ArrayLike, target: ArrayLike, *, axis: int = -1, ignore_index: int | None = -100
+) -> TokenStats:
+    """Statistics of each row of logits and its target, as language models are evaluated by.
+
+    Parameters
+    ----------
+    logits : array_like
+        Scores; the classes lie along `axis`.
+    target : array_like of int
+        Class indices, in the shape of `logits` without `axis`.
+    axis : int
+        The class axis.
+    ignore_index : int or None
+        A row with this target has nll 0, correct False and rank -1. What does not depend on the
+        target is given for it all the same.
+
+    Returns
+    -------
+    TokenStats
+        nll : `cross_entropy` of the row.
+
+        logsumexp : `logsumexp` of the row.
+
+        argmax : the first of the largest logits, or the first NaN.
+
+        correct : whether that is the target; False in a row with NaN.
+
+        entropy : ``sum_c p_c * -log p_c`` in nats; a class at -inf adds nothing. NaN in a row that
+        holds NaN or +inf, or only -inf.
+
+        rank : how many classes come before the target when they are sorted by falling logit, equal
+        ones by rising index; -1 in a row with NaN. It is 0 exactly where `correct` is True.
+
+    Notes
+    -----
+    ``exp`` of the mean `nll` over the rows not ignored is the perplexity.
+
+    Examples
+    --------
+    >>> stats = token_stats([[0.0, math.log(3.0)], [2.0, 2.0]], [0, 1])
+    >>> stats.rank, stats.correct
+    (array([1, 1]), array([False, False]))
+    >>> stats.entropy.astype(float)
+    array([0.56233514, 0.69314718])
+    """
+    nll = cross_entropy(logits, target, axis=axis, ignore_index=ignore_index, reduction="none")
+    rows = _rows(_exact(logits), axis)
+    labels = np.asarray(target).reshape(len(rows))
+    entropy = np.empty(len(rows), np.longdouble)
+    rank = np.full(len(rows), -1, np.int64)
+    for i, z in enumerate(rows):
+        p, log_p = _softmax_row(z, np.longdouble(1)), _log_softmax_row(z, np.longdouble(1))
+        entropy[i] = _surprises(p, -log_p).sum()
+        if labels[i] != ignore_index and not np.isnan(z).any():
+            rank[i] = np.argsort(-z, kind="stable").tolist().index(labels[i])
+    shape = nll.shape
+    return TokenStats(
+        nll,
+        np.asarray(logsumexp(logits, axis)).reshape(shape),
+        rows.argmax(axis=1).astype(np.int64).reshape(shape),
+        (rank == 0).reshape(shape),
+        entropy.reshape(shape),
+        rank.reshape(shape),
+    )

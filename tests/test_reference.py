@@ -442,6 +442,20 @@ def test_a_number_as_grad_output_multiplies_every_row() -> None:
     assert_same(ref.cross_entropy_hess_diag(z, y, reduction="none", grad_output=2.0), 2 * once)
 
 
+@pytest.mark.parametrize("row", rows(), ids=row_name)
+def test_token_stats(row: np.ndarray) -> None:
+    p = mp_softmax(mp_row(row))
+    for y in range(row.size):
+        stats = ref.token_stats(row, y)
+        assert_same(stats.nll, ref.cross_entropy(row, y))
+        assert_same(stats.logsumexp, ref.logsumexp(row))
+        assert_close(stats.entropy, -mp.fsum(value * mp.log(value) for value in p))
+        before = [j for j, z in enumerate(row) if z > row[y] or (z == row[y] and j < y)]
+        assert stats.rank == len(before)
+        assert stats.correct == (not before)
+        assert row[stats.argmax] == row.max()
+
+
 # Small, large and far below EPS in either tail.
 SCALARS = np.array([0.0, 1e-20, -0.3, 2.5, -4.0, 37.0, -40.0, 150.0, -150.0])
 
@@ -655,6 +669,27 @@ def test_binary_cross_entropy_in_both_tails() -> None:
     assert_hand(ref.binary_cross_entropy([-40.0], [1]), 40.0)
 
 
+def assert_stats(stats: ref.TokenStats, **expected: Any) -> None:
+    dtypes = {"argmax": np.int64, "correct": np.bool_, "rank": np.int64}
+    for name, values in expected.items():
+        actual = getattr(stats, name)
+        assert actual.dtype == dtypes.get(name, np.longdouble)
+        np.testing.assert_array_equal(actual, values, err_msg=name, strict=name in dtypes)
+
+
+def test_equal_logits_rank_by_index() -> None:
+    stats = ref.token_stats([[2.0, 5.0, 5.0, 2.0]] * 4, [0, 1, 2, 3])
+    assert_stats(
+        stats,
+        argmax=np.array([1, 1, 1, 1]),
+        rank=np.array([2, 0, 1, 3]),
+        correct=np.array([False, True, False, False]),
+    )
+    assert_hand(ref.token_stats(np.zeros(5), 0).entropy, 1.6094379124341003)
+    # H = log(1 + e**-40) + 40 / (1 + e**40)
+    assert_hand(ref.token_stats([0.0, -40.0], 0).entropy, 1.7418252446695516e-16)
+
+
 def test_full_smoothing_forgets_the_target() -> None:
     uniform = np.full((1, 3), 1 / 3)
     logits = [[0.0, 1.0, 2.0]]
@@ -781,6 +816,48 @@ def test_mass_at_minus_infinity() -> None:
     value, grad = ref.cross_entropy_value_and_grad([-INF, 0.0, 0.0, -INF], 1, label_smoothing=0.5)
     assert_same(value, INF)
     assert_same(grad, [-0.125, -0.125, 0.375, -0.125])
+
+
+def test_token_stats_of_special_rows() -> None:
+    table: list[tuple[list[float], int, tuple[Any, ...]]] = [
+        # logits, target: nll, logsumexp, argmax, correct, entropy, rank
+        ([1.0, NAN, NAN], 1, (NAN, NAN, 1, False, NAN, -1)),
+        ([INF, NAN, 0.0], 0, (NAN, NAN, 1, False, NAN, -1)),
+        ([1.0, INF, INF], 1, (NAN, INF, 1, True, NAN, 0)),
+        ([1.0, INF, INF], 2, (NAN, INF, 1, False, NAN, 1)),
+        ([-INF, -INF, -INF], 1, (NAN, -INF, 0, False, NAN, 1)),
+        ([-INF, 7.0, -INF], 1, (0, 7, 1, True, 0, 0)),
+        ([-INF, 7.0, -INF], 2, (INF, 7, 1, False, 0, 2)),
+        # Ignored: what does not depend on the target is there all the same.
+        ([-INF, 7.0, -INF], -100, (0, 7, 1, False, 0, -1)),
+        ([1.0, NAN, NAN], -100, (0, NAN, 1, False, NAN, -1)),
+        ([1.0, INF, -INF], -100, (0, INF, 1, False, NAN, -1)),
+    ]
+    stats = ref.token_stats([row for row, _, _ in table], [y for _, y, _ in table])
+    expected = zip(*(values for _, _, values in table), strict=True)
+    for name, values in zip(ref.TokenStats._fields, expected, strict=True):
+        assert_stats(stats, **{name: np.array(values)})
+
+
+def test_token_stats_ignores_the_index_given() -> None:
+    row = [0.0, 0.0]
+    assert_stats(ref.token_stats([row, row], [0, 1], ignore_index=0), rank=np.array([-1, 1]))
+    assert_stats(ref.token_stats([row, row], [0, 1], ignore_index=None), rank=np.array([0, 1]))
+    with pytest.raises(IndexError, match=r"target\[1\] is -100"):
+        ref.token_stats([row, row], [0, -100], ignore_index=None)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2, -2])
+def test_token_stats_axis(axis: int) -> None:
+    x = rng().normal(0, 3, (2, 3, 4))
+    classes_last = np.moveaxis(x, axis, -1)
+    labels = rng().integers(0, 2, classes_last.shape[:-1])
+    stats = ref.token_stats(x, labels, axis=axis)
+    for place in np.ndindex(*labels.shape):
+        alone = ref.token_stats(classes_last[place], labels[place])
+        for actual, expected in zip(stats, alone, strict=True):
+            assert actual.shape == labels.shape
+            assert actual[place] == expected
 
 
 def test_sigmoid_of_what_is_not_finite() -> None:
