@@ -7,12 +7,16 @@ JAX's jvp of grad.  Medians of interleaved rounds in one process, on BENCH_THREA
 1); the bar is 3.  Each peer's gradient is first compared with ours.
 """
 
+# ruff: noqa: I001 - peers sets the environment, before NumPy.
+
 from __future__ import annotations
 
+import functools
 import sys
 
-import peers  # sets the environment: before NumPy
-import numpy as np  # isort: skip
+import peers
+
+import numpy as np
 from clock import medians
 
 import fastgrad as fg
@@ -91,9 +95,10 @@ def hvp_in_jax(z, v, **given):
     return lambda: np.asarray(f(zj, vj).block_until_ready())
 
 
-def show(what: str, ours, theirs: dict) -> None:
-    expected = np.asarray(ours()[1] if isinstance(ours(), tuple) else ours(), np.float64)
-    for name, call in theirs.items():
+def show(what: str, ours, theirs: dict, same: bool = True) -> None:
+    result = ours()
+    expected = np.array(result[1] if isinstance(result, tuple) else result, np.float64)
+    for name, call in theirs.items() if same else ():
         got = np.asarray(call(), np.float64)
         apart = np.abs(got - expected).max() / np.abs(expected).max()
         assert apart < 2e-4, (what, name, apart)
@@ -103,48 +108,35 @@ def show(what: str, ours, theirs: dict) -> None:
     print(f"{what:<36}{row}{times[best] / times['fastgrad']:>8.1f}x  ({best})", flush=True)
 
 
+def race(n: int, c: int) -> None:
+    rng = np.random.default_rng(1)
+    z = rng.normal(scale=3, size=(n, c)).astype(np.float32)
+    v = rng.normal(size=(n, c)).astype(np.float32)
+    out = np.empty_like(z)
+    names = "".join(f"{name:>12}" for name in ("fastgrad", "torch", "jax"))
+    print(f"\n{f'float32 ({n}, {c}), us':<36}{names}   fastest peer")
+    for what, given in options(n, c).items():
+        loss = fg.cross_entropy.with_options(**{k: a for k, a in given.items() if k != "target"})
+        show(
+            what,
+            functools.partial(loss.value_and_grad, z, given["target"], out=out),
+            {"torch": in_torch(z, **given), "jax": in_jax(z, **given)},
+        )
+    for what, given in options(n, c).items():
+        if what not in ("no option", "probabilities, weights, smoothing"):
+            continue
+        loss = fg.cross_entropy.with_options(**{k: a for k, a in given.items() if k != "target"})
+        peer = {"jax": hvp_in_jax(z, v, **given)}
+        hvp = functools.partial(loss.hvp, z, given["target"], v, out=out)
+        diagonal = functools.partial(loss.hess_diag, z, given["target"], out=out)
+        show(f"hvp, {what}", hvp, peer)
+        show(f"hess_diag, {what}", diagonal, peer, same=False)
+
+
 def main() -> None:
     numbers = [int(a) for a in sys.argv[1:] if a.isdigit()]
-    shapes = list(zip(numbers[::2], numbers[1::2], strict=True)) or SHAPES
-    for n, c in shapes:
-        rng = np.random.default_rng(1)
-        z = rng.normal(scale=3, size=(n, c)).astype(np.float32)
-        v = rng.normal(size=(n, c)).astype(np.float32)
-        out = np.empty_like(z)
-        names = "".join(f"{name:>12}" for name in ("fastgrad", "torch", "jax"))
-        print(f"\n{f'float32 ({n}, {c}), us':<36}{names}   fastest peer")
-        for what, given in options(n, c).items():
-            y = given["target"]
-            rest = {k: a for k, a in given.items() if k != "target"}
-            show(
-                what,
-                lambda y=y, rest=rest: fg.cross_entropy.value_and_grad(z, y, **rest, out=out),
-                {"torch": in_torch(z, **given), "jax": in_jax(z, **given)},
-            )
-        for what, given in options(n, c).items():
-            if what not in ("no option", "probabilities, weights, smoothing"):
-                continue
-            y = given["target"]
-            rest = {k: a for k, a in given.items() if k != "target"}
-            show(
-                f"hvp, {what}",
-                lambda y=y, rest=rest: fg.cross_entropy.hvp(z, y, v, **rest, out=out),
-                {"jax": hvp_in_jax(z, v, **given)},
-            )
-            peer = hvp_in_jax(z, v, **given)
-            times = medians(
-                {
-                    "fastgrad": lambda y=y, rest=rest: fg.cross_entropy.hess_diag(
-                        z, y, **rest, out=out
-                    ),
-                    "jax": peer,
-                },
-                2.0,
-            )
-            row = "".join(f"{1e6 * t:>12.0f}" for t in times.values())
-            print(
-                f"{'hess_diag, ' + what:<36}{row}{times['jax'] / times['fastgrad']:>8.1f}x  (jvp)"
-            )
+    for n, c in list(zip(numbers[::2], numbers[1::2], strict=True)) or SHAPES:
+        race(n, c)
 
 
 if __name__ == "__main__":
