@@ -125,27 +125,27 @@ def mp_cross_entropy_row(
     return s * (mass * lse - picked + z_loss * lse**2)
 
 
-def mp_gradient(f: Callable[[list[Any]], Any], z: list[Any]) -> list[Any]:
-    """Central differences; with 300 digits the truncation, h**2, is the only error."""
+def mp_along(f: Callable[[list[Any]], list[Any]], z: list[Any], v: list[Any]) -> list[Any]:
+    """The derivative of a list of numbers in the direction v.
+
+    Central differences; with 300 digits the truncation, h**2, is the only error.
+    """
     h = mpf(10) ** -90
-
-    def moved(i: int, step: Any) -> list[Any]:
-        return [value + step if j == i else value for j, value in enumerate(z)]
-
-    return [(f(moved(i, h)) - f(moved(i, -h))) / (2 * h) for i in range(len(z))]
+    ahead, behind = (f([a + step * b for a, b in zip(z, v, strict=True)]) for step in (h, -h))
+    return [(a - b) / (2 * h) for a, b in zip(ahead, behind, strict=True)]
 
 
-def mp_second(f: Callable[[list[Any]], Any], z: list[Any], i: int) -> Any:
-    """The second derivative along coordinate i."""
-
-    def slope(x: list[Any]) -> Any:
-        return mp_gradient(lambda one: f([*z[:i], *one, *z[i + 1 :]]), x)[0]
-
-    return mp_gradient(slope, [z[i]])[0]
+def mp_partial(f: Callable[[list[Any]], Any], z: list[Any], i: int) -> Any:
+    return mp_along(lambda z: [f(z)], z, [int(j == i) for j in range(len(z))])[0]
 
 
-def mp_hessian(f: Callable[[list[Any]], Any], z: list[Any]) -> list[list[Any]]:
-    return [mp_gradient(lambda z, i=i: mp_gradient(f, z)[i], z) for i in range(len(z))]
+def mp_gradient(f: Callable[[list[Any]], Any], z: list[Any]) -> list[Any]:
+    return [mp_partial(f, z, i) for i in range(len(z))]
+
+
+def mp_second(f: Callable[[list[Any]], Any], z: list[Any]) -> list[Any]:
+    """The diagonal of the Hessian."""
+    return [mp_partial(lambda z, i=i: mp_partial(f, z, i), z, i) for i in range(len(z))]
 
 
 def assert_close(
@@ -365,11 +365,10 @@ def problem(kind: str, weighted: bool, sampled: bool, smoothing: float, z_loss: 
             return mp_cross_entropy_row(z, t, w, s, e, zl, hard)
 
         z, u = mp_row(logits[i]), mp_row(v[i])
-        hessian = mp_hessian(loss, z)
         losses[i] = loss(z)
         derivatives["grad"][i] = mp_gradient(loss, z)
-        derivatives["hvp"][i] = [mp.fdot(line, u) for line in hessian]
-        derivatives["hess_diag"][i] = [hessian[j][j] for j in range(c)]
+        derivatives["hvp"][i] = mp_along(lambda z, f=loss: mp_gradient(f, z), z, u)
+        derivatives["hess_diag"][i] = mp_second(loss, z)
 
         # sum(m) p - m cancels where p is near m / sum(m); without smoothing at a class index it
         # cannot. The scale is the two parts that remain when the class's own share is taken out.
@@ -474,7 +473,7 @@ def mp_sigmoid(x: Any) -> Any:
 
 
 def mp_derivative(f: Callable[[Any], Any], x: Any) -> Any:
-    return mp_gradient(lambda z: f(z[0]), [x])[0]
+    return mp_partial(lambda z: f(z[0]), [x], 0)
 
 
 def test_sigmoid_and_log_sigmoid() -> None:
@@ -660,11 +659,6 @@ def test_linear_cross_entropy(kind: str, z_loss: float, with_bias: bool, reducti
         zeros = {name: np.zeros(shape) for name, shape in shapes.items()} | {"X": 0 * X}
         still = zeros | {name: v[name] for name in names}
         step = [h for name in shapes for h in mp_row(still[name].ravel())]
-        h = mpf(10) ** -90
-        ahead, behind = (
-            pulled([a + sign * h * u for a, u in zip(theta, step, strict=True)]) for sign in (1, -1)
-        )
-        expected = [(a - c) / (2 * h) for a, c in zip(ahead, behind, strict=True)]
         hvp = ref.linear_cross_entropy_hvp(
             X,
             W,
@@ -674,17 +668,15 @@ def test_linear_cross_entropy(kind: str, z_loss: float, with_bias: bool, reducti
             grad_output=grad_output,
             **options,
         )
-        assert_parts(hvp, expected, names)
+        assert_parts(hvp, mp_along(pulled, theta, step), names)
 
     if z_loss == 0:
-        hessian = [
-            (mp_second(total, theta, i) - (exactly(l2) if i < W.size else 0))
-            for i in range(W.size + b.size)
-        ]
+        penalty = [exactly(l2)] * W.size + [mpf(0)] * (b.size + X.size)
+        hessian = [a - c for a, c in zip(mp_second(total, theta), penalty, strict=True)]
         fisher = ref.linear_cross_entropy_fisher_diag(
             X, W, target, **{name: o for name, o in options.items() if name != "l2"}
         )
-        assert_parts(fisher, hessian + [mpf(0)] * X.size, ["W", "bias"])
+        assert_parts(fisher, hessian, ["W", "bias"])
 
 
 def test_where_is_the_same_as_removing_the_classes() -> None:
@@ -1037,6 +1029,20 @@ def test_linear_cross_entropy_of_nothing() -> None:
     assert_same(hvp.W, 1.5 * W)
     assert_same(hvp.bias, np.zeros(3))
     assert_same(hvp.X, np.zeros((2, 1)))
+
+
+def test_linear_cross_entropy_of_nan() -> None:
+    # In a row of X: the gradients that it enters are NaN, the other rows are untouched.
+    X, W, y = [[NAN], [1.0]], [[0.0], [0.0]], [0, 0]
+    value, grad = ref.linear_cross_entropy_value_and_grad(X, W, y, reduction="none")
+    assert_same(value, [NAN, ref.cross_entropy([0.0, 0.0], 0)])
+    assert_same(grad.W, [[NAN], [NAN]])
+    assert_same(grad.X, [[NAN], [0]])
+    # In W: every row is NaN but those that are ignored.
+    hvp = ref.linear_cross_entropy_hvp(X, [[NAN], [1.0]], [-100, 0], (W, [0.0, 0.0], X))
+    grad = ref.linear_cross_entropy_grad(X, [[NAN], [1.0]], [-100, 0])
+    for part in (hvp, grad):
+        assert_same(part.X, [[0], [NAN]])
 
 
 def test_linear_cross_entropy_without_a_penalty_does_not_touch_an_infinite_weight() -> None:
