@@ -22,6 +22,7 @@ except ModuleNotFoundError as _error:
 
 from fastgrad._config import show_config as show_config
 from fastgrad._cross_entropy import cross_entropy as cross_entropy
+from fastgrad._linear import linear_cross_entropy as linear_cross_entropy
 from fastgrad._maps import Loss as Loss
 from fastgrad._maps import Map as Map
 from fastgrad._softmax import log_softmax as log_softmax
@@ -41,6 +42,7 @@ __all__ = [
     "Map",
     "cross_entropy",
     "get_num_threads",
+    "linear_cross_entropy",
     "log_softmax",
     "logsumexp",
     "num_threads",
