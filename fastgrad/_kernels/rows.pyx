@@ -370,7 +370,11 @@ cdef void _factors(
     cdef const char *g
     cdef const real *w = <const real *>plan.target_weight
     cdef int last = plan.dims - 1, d
+    # Copies: the compiler must assume that the stores below change the plan.
+    cdef Py_ssize_t s_step = plan.step[SAMPLE][last], g_step = plan.step[UPSTREAM][last]
+    cdef bint only_drops = plan.only_drops
     cdef real factor
+    cdef int64_t y
     _seek(plan, begin, index)
     while done < end:
         n = plan.shape[last] - index[last]
@@ -385,16 +389,17 @@ cdef void _factors(
                 g += index[d] * plan.step[UPSTREAM][d]
         for i in range(n):
             factor = 1
+            y = target[k]
             if s != NULL:
-                factor = (<const real *>(s + i * plan.step[SAMPLE][last]))[0]
-            if w != NULL and target[k] >= 0 and (not plan.only_drops or w[target[k]] == 0):
-                factor *= w[target[k]]
+                factor = (<const real *>(s + i * s_step))[0]
+            if w != NULL and y >= 0 and (not only_drops or w[y] == 0):
+                factor *= w[y]
             if factor == 0:
                 target[k] = -1
             beta[k] = factor
-            alpha[k] = factor
             if g != NULL:
-                alpha[k] = factor * (<const real *>(g + i * plan.step[UPSTREAM][last]))[0]
+                factor *= (<const real *>(g + i * g_step))[0]
+            alpha[k] = factor
             k += 1
         done += n
         _next_line(plan, index)
