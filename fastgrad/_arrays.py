@@ -289,6 +289,7 @@ def as_binary_target(
     if y.dtype.kind == "f":
         _check_fit(y, "target", "a probability in [0, 1]", 1.0)
         return y
+    y = y if y.flags.aligned and y.dtype.isnative else y.astype(y.dtype.newbyteorder("="))
     bad, _ = _kernels.scan(y, 2, None)
     if bad >= 0:
         where = tuple(int(i) for i in np.unravel_index(bad, shape))
@@ -297,7 +298,7 @@ def as_binary_target(
         if y[where] == -1:
             message += " If the classes are -1 and 1, pass (target + 1) // 2."
         raise ValueError(message)
-    return y if y.flags.aligned and y.dtype.isnative else y.astype(y.dtype.newbyteorder("="))
+    return y
 
 
 def _is_real(a: NDArray[Any]) -> bool:

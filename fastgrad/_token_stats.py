@@ -29,6 +29,12 @@ class TokenStats(NamedTuple):
         Entropy of the softmax in nats, in the dtype of the logits.
     rank : ndarray of int64
         How many classes come before the target; -1 if the row is ignored.
+
+    Examples
+    --------
+    >>> import fastgrad as fg
+    >>> fg.TokenStats._fields
+    ('nll', 'logsumexp', 'argmax', 'correct', 'entropy', 'rank')
     """
 
     nll: FloatArray

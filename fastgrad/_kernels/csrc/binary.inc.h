@@ -39,8 +39,10 @@ FG_INLINE Logistic logistic_of(V z, const Frame *frame, Base base) {
   return r;
 }
 
-/* p c, infinite where c is: the low word could make that inf - inf. */
-FG_INLINE V times(V2 p, V c) { return vfma(p.h, c, vsel(vlt(vabs(c), vset((T)__builtin_inf())), p.l * c, vset(0))); }
+/* p c, infinite where c is: there the low words would make inf - inf. */
+FG_INLINE V times(V2 p, V c) {
+  return vsel(vlt(vabs(c), vset((T)__builtin_inf())), vfma(p.h, c, p.l * c), p.h * c);
+}
 
 /* p c 2^-BIAS, with no overflow or underflow on the way; p <= 2^BIAS. */
 FG_INLINE V bring_down(V2 p, V c) {
@@ -60,8 +62,10 @@ FG_INLINE V take(const char *p, ptrdiff_t step, ptrdiff_t n) {
 }
 
 FG_INLINE void put(char *p, ptrdiff_t step, V v, ptrdiff_t n) {
-  if (step == (ptrdiff_t)sizeof(T)) {
-    vstore_some((T *)p, v, n);
+  if (step == (ptrdiff_t)sizeof(T) && n == LANES) {
+    vstore((T *)p, v);
+  } else if (step == (ptrdiff_t)sizeof(T)) {
+    vstore_n((T *)p, v, n);
   } else {
     T lane[LANES];
     vstore(lane, v);
