@@ -259,6 +259,48 @@ def as_target(
     return t.reshape(logits.shape), True
 
 
+def as_class_indices(
+    target: ArrayLike, logits: FloatArray, shape: tuple[int, ...], axis: int
+) -> IntArray:
+    """Class indices, one for every row of logits, their range not checked."""
+    y, soft = as_target(target, logits, shape, axis)
+    if soft:
+        raise TypeError(
+            f"target must hold class indices (integers); got probabilities of shape {shape}. "
+            f"If the largest names the class, pass target.argmax({axis})."
+        )
+    return y
+
+
+def as_binary_target(
+    target: ArrayLike, shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> NDArray[Any]:
+    """Zeros and ones as integers or bools, or probabilities as floats of `dtype`."""
+    y = np.asarray(target)
+    if y.dtype.kind not in "biu" or isinstance(target, np.ma.MaskedArray):
+        y = _cast(as_scores(target, "target"), dtype)
+    if y.shape != shape:
+        hint = "Nothing is broadcast"
+        if y.size == math.prod(shape) and y.ndim != len(shape):
+            hint += f": pass target.reshape({shape})"
+        raise ValueError(
+            f"target must have the shape of logits, {shape}; it has shape {y.shape}. {hint}."
+        )
+    if y.dtype.kind == "f":
+        _check_fit(y, "target", "a probability in [0, 1]", 1.0)
+        return y
+    y = y if y.flags.aligned and y.dtype.isnative else y.astype(y.dtype.newbyteorder("="))
+    bad, _ = _kernels.scan(y, 2, None)
+    if bad >= 0:
+        where = tuple(int(i) for i in np.unravel_index(bad, shape))
+        place = f"target[{', '.join(map(str, where))}]" if where else "target"
+        message = f"target must hold 0 and 1, or probabilities as floats; {place} is {y[where]}."
+        if y[where] == -1:
+            message += " If the classes are -1 and 1, pass (target + 1) // 2."
+        raise ValueError(message)
+    return y
+
+
 def _is_real(a: NDArray[Any]) -> bool:
     return a.dtype.kind == "f" or a.dtype.name == "bfloat16"
 
@@ -395,6 +437,18 @@ def as_row_weight(
         )
     _check_fit(s, "sample_weight", "finite and >= 0")
     return s
+
+
+def as_element_weight(
+    weight: ArrayLike | None, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> FloatArray | None:
+    """A weight for every element of logits, broadcast to their shape, in their dtype."""
+    if weight is None:
+        return None
+    w = _cast(as_scores(weight, name), dtype)
+    broadcast = _broadcast(w, shape, name, "logits")
+    _check_fit(w, name, "finite and >= 0")
+    return broadcast
 
 
 def _check_fit(a: FloatArray, name: str, what: str, high: float = math.inf) -> None:

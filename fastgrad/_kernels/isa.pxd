@@ -55,6 +55,15 @@ cdef extern from "fastgrad.h" nogil:
         FG_PULL_LOG_SOFTMAX
         FG_PUSH_LOG_SOFTMAX
         FG_PUSH_LOGSUMEXP
+        FG_SIGMOID
+        FG_LOG_SIGMOID
+        FG_PULL_SIGMOID
+        FG_PULL_SIGMOID_OF
+        FG_PULL_LOG_SIGMOID
+        FG_BINARY
+        FG_BINARY_GRAD
+        FG_BINARY_HESS
+        FG_TOKEN_STATS
         FG_KERNELS
         FG_LANES_MAX_SOFTMAX
         FG_LANES_MAX_CONTIGUOUS

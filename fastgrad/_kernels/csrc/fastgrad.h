@@ -30,7 +30,7 @@ typedef struct {
   ptrdiff_t where_row, where_class;
   const char *weight; /* (rows, C) in: class weights, mostly with row stride 0; or NULL for 1 */
   ptrdiff_t weight_row, weight_class;
-  char *value; /* (rows) out: loss, logsumexp or dot product; or NULL where `out` is the result */
+  char *value; /* (rows) out: loss, logsumexp, dot product, record; or NULL where `out` is the result */
   ptrdiff_t value_row;
   char *sign; /* (rows) out: sign of the sum, logsumexp_weighted only; or NULL */
   ptrdiff_t sign_row;
@@ -68,11 +68,20 @@ enum {
   FG_MASS_SOFT_GRAD,
   FG_MASS_SOFT_HVP,
   FG_MASS_SOFT_HESS_DIAG,
-  FG_ROW_WEIGHT,       /* value = beta, 0 for an ignored row */
+  FG_ROW_WEIGHT,       /* value = beta, 0 for an ignored row or where `where` is 0 */
   FG_PULL_SOFTMAX,     /* out = alpha p (g - p.g) */
   FG_PULL_LOG_SOFTMAX, /* out = alpha (g - p sum(g)) */
   FG_PUSH_LOG_SOFTMAX, /* out = alpha (g - p.g) */
   FG_PUSH_LOGSUMEXP,   /* value = alpha p.g */
+  FG_SIGMOID,          /* elementwise (binary.inc.h): out = sigmoid(x) */
+  FG_LOG_SIGMOID,      /* out = log sigmoid(x) */
+  FG_PULL_SIGMOID,     /* out = g times the derivative of sigmoid at x */
+  FG_PULL_SIGMOID_OF,  /* the same from x = sigmoid */
+  FG_PULL_LOG_SIGMOID, /* out = g sigmoid(-x) */
+  FG_BINARY,      /* value = beta loss, of target 0 or 1 or of probabilities g; weight that of the positive class */
+  FG_BINARY_GRAD, /* value = beta loss, if given; out = alpha gradient */
+  FG_BINARY_HESS, /* out = alpha second derivative, times v if given */
+  FG_TOKEN_STATS, /* value = a record for every row (stats.inc.h) */
   FG_KERNELS
 };
 

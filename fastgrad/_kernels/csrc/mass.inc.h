@@ -469,8 +469,10 @@ FG_INLINE ptrdiff_t mass_scratch(ptrdiff_t classes, int style) {
 }
 
 FG_KERNEL void FG_NAME(row_weight)(const fg_run *run) {
-  for (ptrdiff_t r = 0; r < run->rows; r++)
-    *(T *)(run->value + r * run->value_row) = run->target[r] < 0 ? 0 : *at(run->beta, r * run->beta_row);
+  for (ptrdiff_t r = 0; r < run->rows; r++) {
+    const int gone = run->target[r] < 0 || (run->where && !run->where[r * run->where_row]);
+    *(T *)(run->value + r * run->value_row) = gone ? 0 : *at(run->beta, r * run->beta_row);
+  }
 }
 
 #define MASS_KERNEL(name, op, soft)                                                    \
