@@ -506,6 +506,11 @@ def init_score(
             f"{getattr(loss, '__name__', loss)!r}. Minimise its sum over the rows in a constant "
             "score, for example with scipy.optimize.minimize."
         )
+    if base is cross_entropy and (num_class is None or num_class < 2):
+        raise ValueError(
+            "cross_entropy has one score for each class: give init_score num_class=K, with K > 1; "
+            f"got {num_class!r}."
+        )
     if options.get("where") is not None:
         raise ValueError("init_score needs every class in every row; the loss has where=.")
     y = np.asarray(target)
@@ -521,7 +526,7 @@ def init_score(
     hess = (rows * _derivative(per_row, "hess_diag", scores, y, **penalty)).sum(axis=0)
     if not np.all(hess > 0):
         raise ValueError("target must have rows with weight; all are ignored or have weight 0.")
-    k = num_class if base is cross_entropy and num_class else 2
+    k = 2 if num_class is None or base is binary_cross_entropy else num_class
     share = np.maximum(1 / k - grad / hess * (k - 1) / k**2, _LEAST_SHARE)
     if base is cross_entropy:
         return np.asarray(np.log(share))
