@@ -103,6 +103,15 @@ def check_temperature(t: float) -> float:
     return value
 
 
+def check_between(x: float, name: str, low: float, high: float) -> float:
+    """A finite number in [low, high]."""
+    value = _real(x, name)
+    if not (low <= value <= high and math.isfinite(value)):
+        bounds = f"in [{low:g}, {high:g}]" if high < math.inf else f"finite and >= {low:g}"
+        raise ValueError(f"{name} must be {bounds}; got {value!r}.")
+    return value
+
+
 def _real(x: Any, name: str) -> float:
     if isinstance(x, np.ndarray) and x.ndim > 0:
         raise TypeError(f"{name} must be one number; got an array of shape {x.shape}.")
@@ -216,8 +225,13 @@ def _overlaps_itself(a: NDArray[Any]) -> bool:
 # ---- targets ----------------------------------------------------------------------------------
 
 
-def as_targets(target: ArrayLike, logits: FloatArray, axis: int) -> IntArray:
-    """Class indices, one for every row of logits; their range is not checked here."""
+def as_target(
+    target: ArrayLike, logits: FloatArray, shape: tuple[int, ...], axis: int
+) -> tuple[NDArray[Any], bool]:
+    """Class indices, one for every row of logits, their range not checked; or (True) probabilities.
+
+    `shape` is what the user sees as that of logits, which has at least one axis.
+    """
     if isinstance(target, np.ma.MaskedArray):
         raise TypeError(
             "target must be a plain array; got a masked array, whose mask would be lost. "
@@ -225,26 +239,44 @@ def as_targets(target: ArrayLike, logits: FloatArray, axis: int) -> IntArray:
         )
     y = np.asarray(target)
     rows = logits.shape[:axis] + logits.shape[axis + 1 :]
-    if y.dtype.kind not in "biu":
-        raise TypeError(_not_indices(y, logits, rows))
-    if y.shape != rows:
-        raise ValueError(_wrong_rows(y, logits, rows, axis))
-    return y if y.flags.aligned and y.dtype.isnative else y.astype(y.dtype.newbyteorder("="))
-
-
-def _not_indices(y: NDArray[Any], logits: FloatArray, rows: tuple[int, ...]) -> str:
-    start = f"target must hold class indices (integers); got dtype {y.dtype}"
-    if y.ndim > logits.ndim:
-        return f"{start} and more dimensions than logits. The order is (logits, target)."
-    if y.dtype.kind == "f" and y.shape == logits.shape != rows:
+    if y.dtype.kind in "biu":
+        if y.shape != rows:
+            raise ValueError(_wrong_rows(y, logits, rows, axis))
         return (
-            f"{start} and the shape of logits. Class probabilities are not supported yet; "
-            "for one-hot rows pass target.argmax(axis)."
+            y if y.flags.aligned and y.dtype.isnative else y.astype(y.dtype.newbyteorder("=")),
+            False,
         )
-    if y.dtype.kind == "f":
-        return f"{start}. Use target.astype(np.int64) if the values are whole numbers."
-    return (
-        f"{start}. Map the classes to 0, 1, ..., for example by np.unique(y, return_inverse=True)."
+    if not _is_real(y):
+        raise TypeError(
+            f"target must hold class indices (integers) or probabilities (floats); got dtype "
+            f"{y.dtype}. Map the classes to 0, 1, ..., for example by "
+            "np.unique(y, return_inverse=True)."
+        )
+    if y.shape != shape:
+        raise _not_probabilities(y, shape, rows)
+    t = _cast(as_scores(y, "target"), logits.dtype)
+    _check_fit(t, "target", "a probability, finite and >= 0")
+    return t.reshape(logits.shape), True
+
+
+def _is_real(a: NDArray[Any]) -> bool:
+    return a.dtype.kind == "f" or a.dtype.name == "bfloat16"
+
+
+def _not_probabilities(y: NDArray[Any], shape: tuple[int, ...], rows: tuple[int, ...]) -> Exception:
+    if y.ndim > len(shape):
+        return TypeError(
+            f"target must hold class indices of shape {rows}, or probabilities of the shape of "
+            f"logits, {shape}; got {y.dtype} of shape {y.shape}. The order is (logits, target)."
+        )
+    if y.shape == rows:
+        return TypeError(
+            f"target must hold integers if it names one class per row; got dtype {y.dtype}. "
+            "Use target.astype(np.int64) if the values are whole numbers."
+        )
+    return ValueError(
+        f"target must have the shape of logits, {shape}, if it holds probabilities; it has shape "
+        f"{y.shape}. Nothing is broadcast."
     )
 
 
@@ -264,9 +296,14 @@ def _wrong_rows(y: NDArray[Any], logits: FloatArray, rows: tuple[int, ...], axis
     return start
 
 
-def check_ignore_index(ignore_index: int | None) -> int | None:
+def check_ignore_index(ignore_index: int | None, soft: bool = False) -> int | None:
     if ignore_index is None:
         return None
+    if soft and ignore_index != -100:
+        raise ValueError(
+            f"ignore_index must be left out where target holds probabilities; got {ignore_index!r}."
+            " Leave rows out by sample_weight 0."
+        )
     try:
         i = operator.index(ignore_index)
     except TypeError:
@@ -308,3 +345,124 @@ def check_reduction(reduction: str | None) -> str:
 def check_classes(classes: int, axis: int) -> None:
     if classes == 0:
         raise ValueError(f"logits must have at least one class; axis {axis} has length 0.")
+
+
+def check_normalizer(normalizer: float | None, reduction: str) -> float | None:
+    """What the mean is divided by, None for the weight of the rows kept."""
+    if normalizer is None:
+        return None
+    if reduction != "mean":
+        raise ValueError(
+            f"normalizer must go with reduction='mean', which it divides by; got "
+            f"reduction={reduction!r}. Drop it, or use reduction='mean'."
+        )
+    value = _real(normalizer, "normalizer")
+    if not 0 < value < math.inf:
+        raise ValueError(f"normalizer must be finite and > 0; got {value!r}.")
+    return value
+
+
+# ---- weights ----------------------------------------------------------------------------------
+
+
+def as_class_weight(
+    weight: ArrayLike | None, classes: int, dtype: np.dtype[Any]
+) -> FloatArray | None:
+    """One contiguous weight per class, in the dtype of the scores."""
+    if weight is None:
+        return None
+    w = np.ascontiguousarray(_cast(as_scores(weight, "weight"), dtype))
+    if np.shape(weight) != (classes,):
+        raise ValueError(
+            f"weight must have shape ({classes},), one number per class; it has shape "
+            f"{np.shape(weight)}. Weights of rows go to sample_weight."
+        )
+    _check_fit(w, "weight", "finite and >= 0")
+    return w
+
+
+def as_row_weight(
+    sample_weight: ArrayLike | None, rows: tuple[int, ...], dtype: np.dtype[Any]
+) -> FloatArray | None:
+    """One weight per row, in the dtype of the scores."""
+    if sample_weight is None:
+        return None
+    s = _cast(as_scores(sample_weight, "sample_weight"), dtype)
+    if s.shape != rows:
+        raise ValueError(
+            f"sample_weight must have shape {rows}, one number per row; it has shape {s.shape}. "
+            "Nothing is broadcast; weights of classes go to weight."
+        )
+    _check_fit(s, "sample_weight", "finite and >= 0")
+    return s
+
+
+def _check_fit(a: FloatArray, name: str, what: str, high: float = math.inf) -> None:
+    """Every element in [0, high] and finite."""
+    largest = min(high, float(np.finfo(a.dtype).max))
+    bad = _kernels.first_unfit(a, largest)
+    if bad >= 0:
+        where = tuple(int(i) for i in np.unravel_index(bad, a.shape))
+        place = f"{name}[{', '.join(map(str, where))}]" if where else name
+        raise ValueError(f"{name} must be {what}; {place} is {float(a[where])} (as {a.dtype}).")
+
+
+def as_grad_output(
+    grad_output: ArrayLike | None, reduction: str, rows: tuple[int, ...], dtype: np.dtype[Any]
+) -> tuple[float, FloatArray | None]:
+    """An upstream derivative as a common factor and one factor per row."""
+    if grad_output is None:
+        return 1.0, None
+    g = as_scores(grad_output, "grad_output")
+    if g.ndim == 0:
+        return float(g), None
+    if reduction != "none" or g.shape != rows:
+        raise ValueError(
+            "grad_output must be one number"
+            + (f", or have shape {rows}, one per row" if reduction == "none" else "")
+            + f", with reduction={reduction!r}; it has shape {g.shape}."
+        )
+    return 1.0, _cast(g, dtype)
+
+
+def check_kept(
+    mask: BoolArray,
+    target: NDArray[Any],
+    soft: bool,
+    axis: int,
+    weight: FloatArray | None,
+    sample_weight: FloatArray | None,
+    ignore_index: int | None,
+    label_smoothing: float,
+    dtype: np.dtype[Any],
+) -> FloatArray | None:
+    """Sample weights that are 0 where `mask` keeps no class; ValueError for a row that counts and
+    has target mass on a class that is dropped.
+    """
+    some = mask.any(axis=axis)
+    if soft:
+        bad = ((target > 0) & ~mask).any(axis=axis) & some
+    else:
+        counted = some if ignore_index is None else some & (target != ignore_index)
+        classes = np.expand_dims(np.where(counted, target, 0), axis)
+        bad = counted & ~np.take_along_axis(mask, classes, axis).squeeze(axis)
+        if weight is not None and label_smoothing == 0.0:
+            bad &= weight[classes.squeeze(axis)] != 0
+    if sample_weight is not None:
+        bad &= sample_weight != 0
+    if bad.any():
+        row = tuple(int(i) for i in np.unravel_index(int(bad.argmax()), bad.shape))
+        place = f"row [{', '.join(map(str, row))}]" if row else "the row"
+        what = (
+            "a class whose target probability is > 0"
+            if soft
+            else f"the target's class, {int(target[row])}"
+        )
+        raise ValueError(
+            f"where must keep every class that has target mass; {place} drops {what}. "
+            "Keep it, or leave the row out by sample_weight 0."
+        )
+    if some.all():
+        return sample_weight
+    ones = np.ones((), dtype) if sample_weight is None else sample_weight
+    return np.where(some, ones, np.zeros((), dtype))

@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -43,18 +43,33 @@ Axis = int | Sequence[int] | None
 Reduction = Literal["mean", "sum", "none"]
 
 __all__ = [
+    "TokenStats",
+    "binary_cross_entropy",
+    "binary_cross_entropy_grad",
+    "binary_cross_entropy_hess_diag",
+    "binary_cross_entropy_hvp",
+    "binary_cross_entropy_value_and_grad",
     "cross_entropy",
     "cross_entropy_grad",
+    "cross_entropy_hess_diag",
+    "cross_entropy_hvp",
     "cross_entropy_value_and_grad",
+    "log_sigmoid",
+    "log_sigmoid_jvp",
+    "log_sigmoid_vjp",
     "log_softmax",
     "log_softmax_jvp",
     "log_softmax_vjp",
     "logsumexp",
     "logsumexp_jvp",
     "logsumexp_vjp",
+    "sigmoid",
+    "sigmoid_jvp",
+    "sigmoid_vjp",
     "softmax",
     "softmax_jvp",
     "softmax_vjp",
+    "token_stats",
 ]
 
 
@@ -157,16 +172,22 @@ def _log_softmax_jvp_row(z: Exact, v: Exact, temperature: np.longdouble) -> Exac
     return np.asarray((v - (p * v).sum()) / temperature)
 
 
+def _complement_row(p: Exact) -> Exact:
+    """1 - p, at the winner as the sum of the other p."""
+    q = 1 - p
+    winner = p.argmax()
+    q[winner] = np.delete(p, winner).sum()
+    return np.asarray(q)
+
+
 def _log_softmax_vjp_row(z: Exact, g: Exact, temperature: np.longdouble) -> Exact:
     """(g - p sum(g)) / T."""
     p = _softmax_row(z, temperature)
     winner = p.argmax()
     pulled = np.asarray(g - p * g.sum())
-    # g (1 - p) - p (sum of the other g), with 1 - p as the sum of the other p. All other classes
-    # have p <= 1/2 and lose nothing in 1 - p.
-    others_p = np.delete(p, winner).sum()
+    # g (1 - p) - p (sum of the other g). All other classes have p <= 1/2 and lose nothing in 1 - p.
     others_g = np.delete(g, winner).sum()
-    pulled[winner] = g[winner] * others_p - p[winner] * others_g
+    pulled[winner] = g[winner] * _complement_row(p)[winner] - p[winner] * others_g
     return np.asarray(pulled / temperature)
 
 
@@ -525,6 +546,138 @@ def logsumexp_jvp(
     return np.asarray(pushed.reshape(_reduced_shape(x, axis, keepdims)))
 
 
+# Sigmoid -----------------------------------------------------------------------------------------
+
+
+def _sigmoid(x: Exact) -> Exact:
+    e = np.exp(-np.abs(x))  # at most 1
+    return np.asarray(np.where(x >= 0, 1, e) / (1 + e))
+
+
+def _log_sigmoid(x: Exact) -> Exact:
+    return np.minimum(x, 0) - np.log1p(np.exp(-np.abs(x)))  # two terms of one sign
+
+
+@np.errstate(all="ignore")
+def sigmoid(x: ArrayLike) -> Exact:
+    """Logistic function of every element: ``1 / (1 + exp(-x))``.
+
+    For ``x < 0`` it is computed as ``exp(x) / (1 + exp(x))``. ``1 - sigmoid(x)`` is
+    ``sigmoid(-x)``: no subtraction is needed in either tail. 0 at -inf, 1 at +inf, NaN at NaN.
+
+    Examples
+    --------
+    >>> sigmoid([0.0, -math.log(3.0), -40.0]).astype(float)
+    array([5.00000000e-01, 2.50000000e-01, 4.24835426e-18])
+    """
+    return _sigmoid(_exact(x)).reshape(np.shape(x))
+
+
+@np.errstate(all="ignore")
+def sigmoid_vjp(x: ArrayLike, g: ArrayLike) -> Exact:
+    """Pull the cotangent `g` of `sigmoid`, in the shape of `x`, back to `x`.
+
+    ``g * sigmoid(x) * sigmoid(-x)``
+
+    Examples
+    --------
+    >>> float(sigmoid_vjp(math.log(3.0), 16.0).round(12))
+    3.0
+    """
+    z = _exact(x)
+    return (_exact(g) * _sigmoid(z) * _sigmoid(-z)).reshape(np.shape(x))
+
+
+def sigmoid_jvp(x: ArrayLike, v: ArrayLike) -> Exact:
+    """Derivative of `sigmoid` at `x` in the direction `v`: the same as `sigmoid_vjp`.
+
+    Examples
+    --------
+    >>> float(sigmoid_jvp(math.log(3.0), 16.0).round(12))
+    3.0
+    """
+    return sigmoid_vjp(x, v)
+
+
+@np.errstate(all="ignore")
+def log_sigmoid(x: ArrayLike) -> Exact:
+    """Logarithm of `sigmoid`: ``min(x, 0) - log1p(exp(-|x|))``.
+
+    -inf at -inf, 0 at +inf, NaN at NaN.
+
+    Examples
+    --------
+    >>> log_sigmoid([40.0, -40.0]).astype(float)
+    array([-4.24835426e-18, -4.00000000e+01])
+    """
+    return _log_sigmoid(_exact(x)).reshape(np.shape(x))
+
+
+@np.errstate(all="ignore")
+def log_sigmoid_vjp(x: ArrayLike, g: ArrayLike) -> Exact:
+    """Pull the cotangent `g` of `log_sigmoid`, in the shape of `x`, back to `x`.
+
+    ``g * sigmoid(-x)``
+
+    Examples
+    --------
+    >>> float(log_sigmoid_vjp(math.log(3.0), 16.0).round(12))
+    4.0
+    """
+    return (_exact(g) * _sigmoid(-_exact(x))).reshape(np.shape(x))
+
+
+def log_sigmoid_jvp(x: ArrayLike, v: ArrayLike) -> Exact:
+    """Derivative of `log_sigmoid` at `x` in the direction `v`: the same as `log_sigmoid_vjp`.
+
+    Examples
+    --------
+    >>> float(log_sigmoid_jvp(math.log(3.0), 16.0).round(12))
+    4.0
+    """
+    return log_sigmoid_vjp(x, v)
+
+
+# Losses ------------------------------------------------------------------------------------------
+
+
+def _surprises(mass: Exact, surprise: Exact) -> Exact:
+    """Mass times surprise: 0 * inf counts as 0 (no mass, no probability), and NaN stays NaN."""
+    return np.where((mass == 0) & np.isinf(surprise), 0, mass * surprise)
+
+
+def _reduced(
+    losses: Exact,
+    weights: Exact,
+    derivatives: Exact,
+    counted: Mask,
+    batch: tuple[int, ...],
+    reduction: Reduction,
+    normalizer: float | None,
+    grad_output: ArrayLike | None,
+) -> tuple[Exact, Exact]:
+    """The value of a loss, and its derivatives as a table, from those of its rows.
+
+    `losses` (N,) and `weights` (N,), a row's share of the divisor, are 0 where a row is ignored;
+    `counted`, in the shape of `derivatives` (N, C), is False there and in classes removed.
+    """
+    scale = np.ones(len(losses), np.longdouble)
+    if grad_output is not None:
+        scale = scale * _exact(grad_output).reshape(-1)
+    if reduction == "none":
+        value = losses.reshape(batch)
+    elif reduction == "sum":
+        value = np.asarray(losses.sum())
+    else:
+        divisor = weights.sum() if normalizer is None else normalizer
+        value = np.asarray(losses.sum() / divisor) if divisor != 0 else np.array(np.nan)
+        scale = scale / divisor
+        counted = counted & (divisor != 0)
+    # By selection and not by a factor 0, which would turn a NaN or inf scale into a NaN derivative.
+    derivatives = np.where(counted, derivatives * scale[:, None], 0)
+    return value.astype(np.longdouble), derivatives
+
+
 # Cross-entropy -----------------------------------------------------------------------------------
 
 
@@ -550,51 +703,62 @@ def _row_name(i: int, batch: tuple[int, ...]) -> str:
     return ", ".join(str(index) for index in np.unravel_index(i, batch)) if batch else ""
 
 
+def _logsumexp_row(z: Exact) -> np.longdouble:
+    return _log_sum_row(z, np.ones_like(z), np.longdouble(1))[0]
+
+
+# In the four row functions `m` are the masses of the classes, `zl` is the sample weight times
+# `z_loss`, and the loss is sum(m * surprise) + zl logsumexp(z)**2.
+
+
+def _cross_entropy_row(z: Exact, m: Exact, zl: np.longdouble) -> np.longdouble:
+    surprise = -_log_softmax_row(z, np.longdouble(1))
+    loss: np.longdouble = _surprises(m, surprise).sum() + zl * _logsumexp_row(z) ** 2
+    return loss
+
+
+def _cross_entropy_grad_row(z: Exact, m: Exact, zl: np.longdouble) -> Exact:
+    """sum(m) p - m + 2 zl lse p."""
+    pulled = _log_softmax_vjp_row(z, -m, np.longdouble(1))
+    return pulled + 2 * zl * _logsumexp_row(z) * _softmax_row(z, np.longdouble(1))
+
+
+def _cross_entropy_hvp_row(z: Exact, m: Exact, zl: np.longdouble, v: Exact) -> Exact:
+    """The derivative of the gradient, (sum(m) + 2 zl lse) p - m, in the direction v."""
+    p = _softmax_row(z, np.longdouble(1))
+    curvature = m.sum() + 2 * zl * _logsumexp_row(z)
+    moved = _softmax_jacobian_row(z, v, np.longdouble(1))
+    return np.asarray(curvature * moved + 2 * zl * p * (p * v).sum())
+
+
+def _cross_entropy_hess_diag_row(z: Exact, m: Exact, zl: np.longdouble) -> Exact:
+    p = _softmax_row(z, np.longdouble(1))
+    curvature = m.sum() + 2 * zl * _logsumexp_row(z)
+    return np.asarray(curvature * p * _complement_row(p) + 2 * zl * p**2)
+
+
 @np.errstate(all="ignore")
-def cross_entropy_value_and_grad(
+def _cross_entropy(
+    derivative: Callable[..., Exact],
     logits: ArrayLike,
     target: ArrayLike,
-    *,
+    *vectors: ArrayLike,
     axis: int = -1,
     weight: ArrayLike | None = None,
     sample_weight: ArrayLike | None = None,
     ignore_index: int | None = -100,
     label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
     where: ArrayLike | None = None,
     reduction: Reduction = "mean",
     normalizer: float | None = None,
     grad_output: ArrayLike | None = None,
 ) -> tuple[Exact, Exact]:
-    """Value of `cross_entropy` and its gradient with respect to `logits`.
-
-    Parameters
-    ----------
-    grad_output : array_like, optional
-        Factor of the gradient, in the shape of the value; 1 if not given.
-    logits, target, axis, ...
-        As in `cross_entropy`.
-
-    Returns
-    -------
-    value : ndarray of longdouble
-    grad : ndarray of longdouble, the shape of `logits`
-        Exactly 0 in ignored rows, in removed classes, and everywhere if the divisor of a mean is 0.
-
-    Notes
-    -----
-    With ``m`` the masses of a row (see `cross_entropy`), its gradient is ``sum(m) p - m``, the
-    pullback of ``-m`` through `log_softmax`. For a hard target that is ``-rest / (rest + e_y)``
-    at the target, `rest` being the sum of the other exponentials: ``p_y - 1`` without cancellation.
-
-    Examples
-    --------
-    >>> value, grad = cross_entropy_value_and_grad([[0.0, math.log(3.0)]], [1])
-    >>> round(float(value), 12), grad.astype(float).round(12)
-    (0.287682072452, array([[ 0.25, -0.25]]))
-    """
+    """The value, and what the row function `derivative` gives, in the shape of `logits`."""
     z = _exact(logits)
     batch = _batch_shape(z.shape, axis)
     rows = _rows(z, axis)
+    tables = [_rows(_exact(v), axis) for v in vectors]
     keep = _rows(_mask(where, z.shape), axis)
     n, num_classes = rows.shape
     if num_classes == 0:
@@ -604,64 +768,46 @@ def cross_entropy_value_and_grad(
     eps = np.longdouble(label_smoothing)
 
     y = np.asarray(target)
+    ignored = (s == 0) | ~keep.any(axis=1)
     if y.dtype.kind in "biu":
         t = _one_hot(y, batch, num_classes, ignore_index)
-        effective_weight = s * (t @ w)
+        row_weight = s * (t @ w)
         # Smoothing gives mass to the other classes even if the target's weight is 0.
-        ignored = (t.sum(axis=1) == 0) | ((t @ w == 0) & (eps == 0))
+        ignored |= (t.sum(axis=1) == 0) | ((t @ w == 0) & (eps == 0))
     else:
         t = _rows(_exact(y), axis)
-        effective_weight = s
-        ignored = np.zeros(n, bool)
-    ignored |= (s == 0) | ~keep.any(axis=1)
+        row_weight = s
 
     losses = np.zeros(n, np.longdouble)
-    grads = np.zeros((n, num_classes), np.longdouble)
+    derivatives = np.zeros((n, num_classes), np.longdouble)
     for i in np.flatnonzero(~ignored).tolist():
         k = keep[i]
         if (t[i, ~k] > 0).any():
             raise ValueError(f"where removes a target class of row [{_row_name(i, batch)}]")
         masses = s[i] * w[k] * ((1 - eps) * t[i, k] + eps / k.sum())
-        surprise = -_log_softmax_row(rows[i, k], np.longdouble(1))
-        # 0 * inf counts as 0: a class without mass may have probability 0. NaN stays NaN.
-        losses[i] = np.where((masses == 0) & np.isinf(surprise), 0, masses * surprise).sum()
-        grads[i, k] = _log_softmax_vjp_row(rows[i, k], -masses, np.longdouble(1))
+        row = rows[i, k], masses, s[i] * np.longdouble(z_loss)
+        losses[i] = _cross_entropy_row(*row)
+        derivatives[i, k] = derivative(*row, *(table[i, k] for table in tables))
 
-    scale = np.ones(n, np.longdouble)
-    if grad_output is not None:
-        scale = scale * _exact(grad_output).reshape(-1)
-    counted = keep & ~ignored[:, None]
-    if reduction == "none":
-        value = losses.reshape(batch)
-    elif reduction == "sum":
-        value = np.asarray(losses.sum())
-    else:
-        divisor = effective_weight[~ignored].sum() if normalizer is None else normalizer
-        value = np.asarray(losses.sum() / divisor) if divisor != 0 else np.array(np.nan)
-        scale = scale / divisor
-        counted &= divisor != 0
-    # By selection and not by a factor 0, which would turn a NaN or inf scale into a NaN gradient.
-    grads = np.where(counted, grads * scale[:, None], 0)
-    return value.astype(np.longdouble), _unrows(grads, z.shape, axis)
+    value, table = _reduced(
+        losses,
+        np.where(ignored, 0, row_weight),
+        derivatives,
+        keep & ~ignored[:, None],
+        batch,
+        reduction,
+        normalizer,
+        grad_output,
+    )
+    return value, _unrows(table, z.shape, axis).reshape(np.shape(logits))
 
 
-def cross_entropy(
-    logits: ArrayLike,
-    target: ArrayLike,
-    *,
-    axis: int = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: int | None = -100,
-    label_smoothing: float = 0.0,
-    where: ArrayLike | None = None,
-    reduction: Reduction = "mean",
-    normalizer: float | None = None,
-) -> Exact:
+def cross_entropy(logits: ArrayLike, target: ArrayLike, **options: Any) -> Exact:
     """Cross-entropy of softmax(logits) against class indices or probabilities.
 
     A row's loss is the mass of each class times its surprise:
-    ``sum_c m_c * -log_softmax(z)_c`` with ``m_c = s w_c ((1 - eps) t_c + eps / K)``,
+    ``sum_c m_c * -log_softmax(z)_c + s z_loss logsumexp(z)**2``
+    with ``m_c = s w_c ((1 - eps) t_c + eps / K)``,
     where ``t`` is the target (1 at the class index, or the probabilities given), ``w`` the class
     weights, ``s`` the sample weight, ``eps`` the smoothing and ``K`` the number of classes kept.
     For a class index without options this is ``logsumexp(z) - z_y``.
@@ -673,19 +819,22 @@ def cross_entropy(
     target : array_like
         Integers or bools: class indices, in the shape of `logits` without `axis`. Floats:
         probabilities, in the shape of `logits`; they need not sum to 1.
-    axis : int
+    axis : int, default -1
         The class axis.
     weight : array_like, shape (C,), optional
         Weights of the classes.
     sample_weight : array_like, optional
         Weights of the rows, in the shape of `logits` without `axis`.
-    ignore_index : int or None
+    ignore_index : int or None, default -100
         Rows with this class index are ignored. Has no meaning for probabilities.
-    label_smoothing : float
+    label_smoothing : float, default 0
         The share of the mass that is spread evenly over the classes kept, the target's included.
+    z_loss : float, default 0
+        The factor of ``logsumexp(z)**2``, which keeps the logits from drifting. It is multiplied
+        by the sample weight, and not by class weights.
     where : array_like of bool, optional
         False removes a class. Broadcasts to the shape of `logits`.
-    reduction : {"mean", "sum", "none"}
+    reduction : {"mean", "sum", "none"}, default "mean"
         "mean" divides the sum of the losses by the sum over the rows that are not ignored of
         ``s w_y`` (class indices) or ``s`` (probabilities).
     normalizer : float, optional
@@ -696,9 +845,9 @@ def cross_entropy(
     ndarray of longdouble
         0-d, or one loss per row for "none".
 
-        A row is ignored (loss 0, gradient exactly 0, not in the divisor, even if it holds NaN) if
-        its class index is `ignore_index`, its sample weight is 0, the weight of its class is 0 and
-        nothing is smoothed, or `where` removes every class. Otherwise a row that holds NaN or
+        A row is ignored (loss 0, derivatives exactly 0, not in the divisor, even if it holds NaN)
+        if its class index is `ignore_index`, its sample weight is 0, the weight of its class is 0
+        and nothing is smoothed, or `where` removes every class. Otherwise a row that holds NaN or
         +inf, or only -inf, has loss NaN, and a class at -inf makes the loss +inf if it has mass,
         and adds nothing if it has none. The mean is NaN if the divisor is 0.
 
@@ -706,7 +855,8 @@ def cross_entropy(
     -----
     All terms of the loss are at least 0, and the winner's surprise is ``log1p(rest / e_y)``: a
     confident row keeps full relative accuracy. (Blanchard, Higham and Higham 2021,
-    doi 10.1093/imanum/draa038, for the shifted forms.)
+    doi 10.1093/imanum/draa038, for the shifted forms; A. Chowdhery et al., "PaLM: Scaling Language
+    Modeling with Pathways", section 5, arXiv 2204.02311, for the z-loss.)
 
     Examples
     --------
@@ -715,53 +865,348 @@ def cross_entropy(
     >>> float(cross_entropy([[0.0, -40.0]], [0]))
     4.248354255291589e-18
     """
-    return cross_entropy_value_and_grad(
-        logits,
-        target,
-        axis=axis,
-        weight=weight,
-        sample_weight=sample_weight,
-        ignore_index=ignore_index,
-        label_smoothing=label_smoothing,
-        where=where,
-        reduction=reduction,
-        normalizer=normalizer,
-    )[0]
+    return cross_entropy_value_and_grad(logits, target, **options)[0]
 
 
-def cross_entropy_grad(
-    logits: ArrayLike,
-    target: ArrayLike,
-    *,
-    axis: int = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: int | None = -100,
-    label_smoothing: float = 0.0,
-    where: ArrayLike | None = None,
-    reduction: Reduction = "mean",
-    normalizer: float | None = None,
-    grad_output: ArrayLike | None = None,
-) -> Exact:
+def cross_entropy_value_and_grad(
+    logits: ArrayLike, target: ArrayLike, **options: Any
+) -> tuple[Exact, Exact]:
+    """Value of `cross_entropy` and its gradient with respect to `logits`.
+
+    Parameters
+    ----------
+    grad_output : array_like, optional
+        Factor of the gradient (of the Hessian, for the second derivatives): a number, or one per
+        row for "none"; 1 if not given. The value is not multiplied.
+    logits, target, axis, ...
+        As in `cross_entropy`.
+
+    Returns
+    -------
+    value : ndarray of longdouble
+    grad : ndarray of longdouble, the shape of `logits`
+        Exactly 0 in ignored rows, in removed classes, and everywhere if the divisor of a mean is 0.
+        At a class at -inf it is minus the class's mass.
+
+    Notes
+    -----
+    With ``m`` the masses of a row (see `cross_entropy`), its gradient is
+    ``sum(m) p - m + 2 s z_loss logsumexp(z) p``. The first part is the pullback of ``-m`` through
+    `log_softmax`; for a hard target that is ``-rest / (rest + e_y)`` at the target, `rest` being
+    the sum of the other exponentials: ``p_y - 1`` without cancellation.
+
+    Examples
+    --------
+    >>> value, grad = cross_entropy_value_and_grad([[0.0, math.log(3.0)]], [1])
+    >>> round(float(value), 12), grad.astype(float).round(12)
+    (0.287682072452, array([[ 0.25, -0.25]]))
+    """
+    return _cross_entropy(_cross_entropy_grad_row, logits, target, **options)
+
+
+def cross_entropy_grad(logits: ArrayLike, target: ArrayLike, **options: Any) -> Exact:
     """Gradient of `cross_entropy` with respect to `logits`: ``sum(m) p - m`` in each row.
 
-    Parameters as in `cross_entropy` and `cross_entropy_value_and_grad`.
+    Parameters as in `cross_entropy` and `cross_entropy_value_and_grad`, which also says what
+    `z_loss` adds.
 
     Examples
     --------
     >>> cross_entropy_grad([[0.0, math.log(3.0)]], [1]).astype(float).round(12)
     array([[ 0.25, -0.25]])
     """
-    return cross_entropy_value_and_grad(
-        logits,
-        target,
-        axis=axis,
-        weight=weight,
-        sample_weight=sample_weight,
-        ignore_index=ignore_index,
-        label_smoothing=label_smoothing,
-        where=where,
-        reduction=reduction,
-        normalizer=normalizer,
-        grad_output=grad_output,
-    )[1]
+    return cross_entropy_value_and_grad(logits, target, **options)[1]
+
+
+def cross_entropy_hvp(logits: ArrayLike, target: ArrayLike, v: ArrayLike, **options: Any) -> Exact:
+    """Hessian of `cross_entropy` times `v`, which has the shape of `logits`.
+
+    ``B p * (v - p.v) + 2 s z_loss p (p.v)`` in each row, with
+    ``B = sum(m) + 2 s z_loss logsumexp(z)``; without `z_loss`, a constant `v` gives exactly 0.
+
+    Parameters as in `cross_entropy` and `cross_entropy_value_and_grad`; the `v` of ignored rows and
+    removed classes is not read. Special values as for the gradient, but 0 at a class at -inf.
+
+    Examples
+    --------
+    >>> cross_entropy_hvp([[0.0, math.log(3.0)]], [1], [[1.0, 0.0]]).astype(float).round(12)
+    array([[ 0.1875, -0.1875]])
+    """
+    return _cross_entropy(_cross_entropy_hvp_row, logits, target, v, **options)[1]
+
+
+def cross_entropy_hess_diag(logits: ArrayLike, target: ArrayLike, **options: Any) -> Exact:
+    """Diagonal of the Hessian of `cross_entropy`.
+
+    ``B p (1 - p) + 2 s z_loss p**2`` in each row, with ``B`` as in `cross_entropy_hvp` and
+    ``1 - p`` at the winner as the sum of the other p.
+
+    Parameters as in `cross_entropy` and `cross_entropy_value_and_grad`, special values as in
+    `cross_entropy_hvp`.
+
+    Examples
+    --------
+    >>> cross_entropy_hess_diag([[0.0, math.log(3.0)]], [1]).astype(float).round(12)
+    array([[0.1875, 0.1875]])
+    """
+    return _cross_entropy(_cross_entropy_hess_diag_row, logits, target, **options)[1]
+
+
+# Binary cross-entropy ----------------------------------------------------------------------------
+
+
+def _binary_grad(z: Exact, positive: Exact, negative: Exact) -> Exact:
+    return negative * _sigmoid(z) - positive * _sigmoid(-z)
+
+
+def _binary_hess(z: Exact, positive: Exact, negative: Exact) -> Exact:
+    return (negative + positive) * _sigmoid(z) * _sigmoid(-z)
+
+
+@np.errstate(all="ignore")
+def _binary_cross_entropy(
+    derivative: Callable[[Exact, Exact, Exact], Exact],
+    logits: ArrayLike,
+    target: ArrayLike,
+    *,
+    pos_weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+    normalizer: float | None = None,
+    grad_output: ArrayLike | None = None,
+) -> tuple[Exact, Exact]:
+    """The value, and the derivative with respect to each logit given the masses of its classes."""
+    z, t = _exact(logits), _exact(target)
+    s = np.broadcast_to(_exact(1.0 if sample_weight is None else sample_weight), z.shape)
+    positive = s * _exact(1.0 if pos_weight is None else pos_weight) * t
+    negative = s * (1 - t)
+    counted = (s != 0) & _mask(where, z.shape)
+    losses = _surprises(positive, -_log_sigmoid(z)) + _surprises(negative, -_log_sigmoid(-z))
+    value, table = _reduced(
+        np.where(counted, losses, 0).ravel(),
+        np.where(counted, s, 0).ravel(),
+        derivative(z, positive, negative).reshape(-1, 1),
+        counted.reshape(-1, 1),
+        np.shape(logits),
+        reduction,
+        normalizer,
+        grad_output,
+    )
+    return value, table.reshape(np.shape(logits))
+
+
+def binary_cross_entropy(logits: ArrayLike, target: ArrayLike, **options: Any) -> Exact:
+    """Cross-entropy of sigmoid(logits) against the probability of the positive class.
+
+    Each element's loss is the mass of either class times its surprise:
+    ``s (pos_weight t * -log_sigmoid(z) + (1 - t) * -log_sigmoid(-z))``.
+
+    Parameters
+    ----------
+    logits : array_like
+        Scores, any shape.
+    target : array_like, the shape of `logits`
+        Probabilities t in [0, 1]; bools and the integers 0 and 1 too.
+    pos_weight : array_like, optional
+        Factors of the positive class. Broadcast to the shape of `logits`.
+    sample_weight : array_like, optional
+        Weights s of the elements. Broadcast to the shape of `logits`.
+    where : array_like of bool, optional
+        False leaves an element out. Broadcasts to the shape of `logits`.
+    reduction : {"mean", "sum", "none"}, default "mean"
+        "mean" divides the sum of the losses by the sum of s over the elements that are not ignored;
+        `pos_weight` does not enter it.
+    normalizer : float, optional
+        The divisor of "mean", instead of the sum of weights. Other reductions do not use it.
+
+    Returns
+    -------
+    ndarray of longdouble
+        0-d, or one loss per element for "none".
+
+        An element is ignored (loss 0, derivatives exactly 0, not in the divisor, even if it is NaN)
+        if its sample weight is 0 or `where` is False there. Otherwise NaN gives NaN, and an
+        infinite logit gives +inf if the class that it excludes has mass, and adds nothing if it has
+        none. The mean is NaN if the divisor is 0.
+
+    Notes
+    -----
+    This is `cross_entropy` of the logits ``[0, z]`` with the masses ``1 - t`` and ``pos_weight t``.
+    Both terms are at least 0, so that full relative accuracy is kept in both tails (M. Mächler,
+    "Accurately computing log(1 - exp(-|a|))", 2012, which treats ``log(1 + exp(x))`` too).
+
+    Examples
+    --------
+    >>> binary_cross_entropy([40.0, -40.0], [1, 1], reduction="none").astype(float)
+    array([4.24835426e-18, 4.00000000e+01])
+    """
+    return binary_cross_entropy_value_and_grad(logits, target, **options)[0]
+
+
+def binary_cross_entropy_value_and_grad(
+    logits: ArrayLike, target: ArrayLike, **options: Any
+) -> tuple[Exact, Exact]:
+    """Value of `binary_cross_entropy` and its gradient with respect to `logits`.
+
+    The gradient of an element is ``s ((1 - t) sigmoid(z) - pos_weight t sigmoid(-z))``: never
+    ``sigmoid(z) - 1``.
+
+    Parameters
+    ----------
+    grad_output : array_like, optional
+        Factor of the gradient (of the Hessian, for the second derivatives): a number, or one per
+        element for "none"; 1 if not given. The value is not multiplied.
+    logits, target, pos_weight, ...
+        As in `binary_cross_entropy`.
+
+    Returns
+    -------
+    value : ndarray of longdouble
+    grad : ndarray of longdouble, the shape of `logits`
+        Exactly 0 in ignored elements, and everywhere if the divisor of a mean is 0.
+
+    Examples
+    --------
+    >>> value, grad = binary_cross_entropy_value_and_grad([math.log(3.0)], [1])
+    >>> round(float(value), 12), grad.astype(float).round(12)
+    (0.287682072452, array([-0.25]))
+    """
+    return _binary_cross_entropy(_binary_grad, logits, target, **options)
+
+
+def binary_cross_entropy_grad(logits: ArrayLike, target: ArrayLike, **options: Any) -> Exact:
+    """Gradient of `binary_cross_entropy` with respect to `logits`.
+
+    Parameters as in `binary_cross_entropy` and `binary_cross_entropy_value_and_grad`.
+
+    Examples
+    --------
+    >>> binary_cross_entropy_grad([math.log(3.0)], [1]).astype(float).round(12)
+    array([-0.25])
+    """
+    return binary_cross_entropy_value_and_grad(logits, target, **options)[1]
+
+
+def binary_cross_entropy_hvp(
+    logits: ArrayLike, target: ArrayLike, v: ArrayLike, **options: Any
+) -> Exact:
+    """Hessian of `binary_cross_entropy` times `v`, which has the shape of `logits`.
+
+    The Hessian is diagonal: `binary_cross_entropy_hess_diag` times `v`; the `v` of ignored elements
+    is not read.
+
+    Examples
+    --------
+    >>> binary_cross_entropy_hvp([math.log(3.0)], [1], [16.0]).astype(float).round(12)
+    array([3.])
+    """
+
+    def derivative(z: Exact, positive: Exact, negative: Exact) -> Exact:
+        return _binary_hess(z, positive, negative) * _exact(v)
+
+    return _binary_cross_entropy(derivative, logits, target, **options)[1]
+
+
+def binary_cross_entropy_hess_diag(logits: ArrayLike, target: ArrayLike, **options: Any) -> Exact:
+    """Diagonal of the Hessian of `binary_cross_entropy`.
+
+    ``s ((1 - t) + pos_weight t) sigmoid(z) sigmoid(-z)``
+
+    Parameters as in `binary_cross_entropy` and `binary_cross_entropy_value_and_grad`. 0 at infinite
+    logits.
+
+    Examples
+    --------
+    >>> binary_cross_entropy_hess_diag([math.log(3.0)], [1]).astype(float).round(12)
+    array([0.1875])
+    """
+    return _binary_cross_entropy(_binary_hess, logits, target, **options)[1]
+
+
+# Token statistics --------------------------------------------------------------------------------
+
+
+class TokenStats(NamedTuple):
+    """What `token_stats` returns: arrays in the shape of the rows.
+
+    Examples
+    --------
+    >>> TokenStats._fields
+    ('nll', 'logsumexp', 'argmax', 'correct', 'entropy', 'rank')
+    """
+
+    nll: Exact
+    logsumexp: Exact
+    argmax: NDArray[np.int64]
+    correct: Mask
+    entropy: Exact
+    rank: NDArray[np.int64]
+
+
+@np.errstate(all="ignore")
+def token_stats(
+    logits: ArrayLike, target: ArrayLike, *, axis: int = -1, ignore_index: int | None = -100
+) -> TokenStats:
+    """Statistics of each row of logits and its target, as language models are evaluated by.
+
+    Parameters
+    ----------
+    logits : array_like
+        Scores; the classes lie along `axis`.
+    target : array_like of int
+        Class indices, in the shape of `logits` without `axis`.
+    axis : int
+        The class axis.
+    ignore_index : int or None
+        A row with this target has nll 0, correct False and rank -1. What does not depend on the
+        target is given for it all the same.
+
+    Returns
+    -------
+    TokenStats
+        nll : `cross_entropy` of the row.
+
+        logsumexp : `logsumexp` of the row.
+
+        argmax : the first of the largest logits, or the first NaN.
+
+        correct : whether that is the target; False in a row with NaN.
+
+        entropy : ``sum_c p_c * -log p_c`` in nats; a class at -inf adds nothing. NaN in a row that
+        holds NaN or +inf, or only -inf.
+
+        rank : how many classes come before the target when they are sorted by falling logit, equal
+        ones by rising index; -1 in a row with NaN. It is 0 exactly where `correct` is True.
+
+    Notes
+    -----
+    ``exp`` of the mean `nll` over the rows not ignored is the perplexity.
+
+    Examples
+    --------
+    >>> stats = token_stats([[0.0, math.log(3.0)], [2.0, 2.0]], [0, 1])
+    >>> stats.rank, stats.correct
+    (array([1, 1]), array([False, False]))
+    >>> stats.entropy.astype(float)
+    array([0.56233514, 0.69314718])
+    """
+    nll = cross_entropy(logits, target, axis=axis, ignore_index=ignore_index, reduction="none")
+    rows = _rows(_exact(logits), axis)
+    labels = np.asarray(target).reshape(len(rows))
+    entropy = np.empty(len(rows), np.longdouble)
+    rank = np.full(len(rows), -1, np.int64)
+    for i, z in enumerate(rows):
+        p, log_p = _softmax_row(z, np.longdouble(1)), _log_softmax_row(z, np.longdouble(1))
+        entropy[i] = _surprises(p, -log_p).sum()
+        if labels[i] != ignore_index and not np.isnan(z).any():
+            rank[i] = np.argsort(-z, kind="stable").tolist().index(labels[i])
+    shape = nll.shape
+    return TokenStats(
+        nll,
+        np.asarray(logsumexp(logits, axis)).reshape(shape),
+        rows.argmax(axis=1).astype(np.int64).reshape(shape),
+        (rank == 0).reshape(shape),
+        entropy.reshape(shape),
+        rank.reshape(shape),
+    )

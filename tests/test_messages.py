@@ -33,6 +33,7 @@ CALLS = {
     "cross_entropy": fg.cross_entropy,
     "grad": fg.cross_entropy.grad,
     "value_and_grad": fg.cross_entropy.value_and_grad,
+    "hvp": fg.cross_entropy.hvp,
     "softmax.vjp": fg.softmax.vjp,
     "softmax.jvp": fg.softmax.jvp,
     "log_softmax.vjp": fg.log_softmax.vjp,
@@ -126,10 +127,12 @@ CASES = [
     ("grad", (X[:, :1], BIG[:2].view(np.int64)), {"out": BIG[:2, None]}, ValueError, f"out must not overlap target; {SHARED}"),
     # targets
     ("cross_entropy", (X, np.ma.masked_array(Y, [0, 1])), {}, TypeError, f"target {MASK_LOST}Pass target=y.filled(-100): rows with ignore_index=-100 are left out."),
-    ("cross_entropy", (X, [0.0, 1.0]), {}, TypeError, "target must hold class indices (integers); got dtype float64. Use target.astype(np.int64) if the values are whole numbers."),
-    ("cross_entropy", (X, X), {}, TypeError, "target must hold class indices (integers); got dtype float64 and the shape of logits. Class probabilities are not supported yet; for one-hot rows pass target.argmax(axis)."),
-    ("cross_entropy", (Y, X), {}, TypeError, "target must hold class indices (integers); got dtype float64 and more dimensions than logits. The order is (logits, target)."),
-    ("cross_entropy", (X, ["a", "b"]), {}, TypeError, "target must hold class indices (integers); got dtype <U1. Map the classes to 0, 1, ..., for example by np.unique(y, return_inverse=True)."),
+    ("cross_entropy", (X, [0.0, 1.0]), {}, TypeError, "target must hold integers if it names one class per row; got dtype float64. Use target.astype(np.int64) if the values are whole numbers."),
+    ("cross_entropy", (X, X[:1]), {}, ValueError, "target must have the shape of logits, (2, 3), if it holds probabilities; it has shape (1, 3). Nothing is broadcast."),
+    ("cross_entropy", (Y, X), {}, TypeError, "target must hold class indices of shape (), or probabilities of the shape of logits, (2,); got float64 of shape (2, 3). The order is (logits, target)."),
+    ("cross_entropy", (X, [[0.5, 0.5, 0], [0, -0.5, 1]]), {}, ValueError, "target must be a probability, finite and >= 0; target[1, 1] is -0.5 (as float64)."),
+    ("grad", (X.T, np.array([[0, 0, np.nan], [np.inf, 0, 0]]).T), {"axis": 0, "out": OUT.T}, ValueError, "target must be a probability, finite and >= 0; target[0, 1] is inf (as float64)."),
+    ("cross_entropy", (X, ["a", "b"]), {}, TypeError, "target must hold class indices (integers) or probabilities (floats); got dtype <U1. Map the classes to 0, 1, ..., for example by np.unique(y, return_inverse=True)."),
     ("cross_entropy", (X, [[0], [1]]), {}, ValueError, "target must have shape (2,), that of logits (2, 3) without the class axis 1; it has shape (2, 1). Nothing is broadcast: pass target.reshape((2,))."),
     ("cross_entropy", (X, np.eye(2, 3, dtype=int)), {}, ValueError, "target must have shape (2,), that of logits (2, 3) without the class axis 1; it has shape (2, 3). If it is one-hot, pass target.argmax(1)."),
     ("cross_entropy", (X, [0, 1, 0]), {}, ValueError, "target must have shape (2,), that of logits (2, 3) without the class axis 1; it has shape (3,)."),
@@ -154,6 +157,29 @@ CASES = [
     ("cross_entropy", (X, Y), {"ignore_index": -(2**63) - 1}, ValueError, "ignore_index must fit in int64; got -9223372036854775809."),
     ("cross_entropy", (X, Y), {"reduction": "avg"}, ValueError, "reduction must be 'mean', 'sum' or 'none'; got 'avg'."),
     ("grad", (X, Y), {"reduction": 1}, ValueError, "reduction must be 'mean', 'sum' or 'none'; got 1."),
+    # weights and options
+    ("cross_entropy", (X, Y), {"weight": [1.0, 2.0]}, ValueError, "weight must have shape (3,), one number per class; it has shape (2,). Weights of rows go to sample_weight."),
+    ("cross_entropy", (X, Y), {"weight": [1.0, -2.0, 0]}, ValueError, "weight must be finite and >= 0; weight[1] is -2.0 (as float64)."),
+    ("cross_entropy", (X.astype(np.float32), Y), {"weight": [1.0, 1e39, 0]}, ValueError, "weight must be finite and >= 0; weight[1] is inf (as float32)."),
+    ("cross_entropy", (X, Y), {"sample_weight": [1.0, 2, 3]}, ValueError, "sample_weight must have shape (2,), one number per row; it has shape (3,). Nothing is broadcast; weights of classes go to weight."),
+    ("grad", (X, Y), {"sample_weight": [1.0, np.nan], "out": OUT}, ValueError, "sample_weight must be finite and >= 0; sample_weight[1] is nan (as float64)."),
+    ("cross_entropy", (X[0], 1), {"sample_weight": -1}, ValueError, "sample_weight must be finite and >= 0; sample_weight is -1.0 (as float64)."),
+    ("cross_entropy", (X, Y), {"sample_weight": [1j, 1]}, TypeError, "sample_weight must be real; got complex128. Use sample_weight.real if the imaginary part is 0."),
+    ("cross_entropy", (X, Y), {"label_smoothing": 1.5}, ValueError, "label_smoothing must be in [0, 1]; got 1.5."),
+    ("cross_entropy", (X, Y), {"label_smoothing": np.nan}, ValueError, "label_smoothing must be in [0, 1]; got nan."),
+    ("cross_entropy", (X, Y), {"z_loss": -1e-4}, ValueError, "z_loss must be finite and >= 0; got -0.0001."),
+    ("cross_entropy", (X, Y), {"z_loss": np.inf}, ValueError, "z_loss must be finite and >= 0; got inf."),
+    ("cross_entropy", (X, Y), {"normalizer": 2, "reduction": "sum"}, ValueError, "normalizer must go with reduction='mean', which it divides by; got reduction='sum'. Drop it, or use reduction='mean'."),
+    ("cross_entropy", (X, Y), {"normalizer": 0}, ValueError, "normalizer must be finite and > 0; got 0.0."),
+    ("cross_entropy", (X, X), {"ignore_index": 0}, ValueError, "ignore_index must be left out where target holds probabilities; got 0. Leave rows out by sample_weight 0."),
+    ("grad", (X, Y), {"grad_output": [1.0, 2]}, ValueError, "grad_output must be one number, with reduction='mean'; it has shape (2,)."),
+    ("grad", (X, Y), {"grad_output": [1.0, 2, 3], "reduction": "none"}, ValueError, "grad_output must be one number, or have shape (2,), one per row, with reduction='none'; it has shape (3,)."),
+    ("grad", (X, Y), {"where": [[True, True, True], [True, False, True]], "out": OUT}, ValueError, "where must keep every class that has target mass; row [1] drops the target's class, 1. Keep it, or leave the row out by sample_weight 0."),
+    ("grad", (X, np.eye(2, 3)), {"where": [[True, True, True], [True, False, True]], "out": OUT}, ValueError, "where must keep every class that has target mass; row [1] drops a class whose target probability is > 0. Keep it, or leave the row out by sample_weight 0."),
+    ("cross_entropy", (X[0], 1), {"where": [True, False, True]}, ValueError, "where must keep every class that has target mass; the row drops the target's class, 1. Keep it, or leave the row out by sample_weight 0."),
+    ("hvp", (X, Y, X[0]), {}, ValueError, "v must have shape (2, 3); it has shape (3,)."),
+    ("hvp", (BIG[:3], 0, BIG[6:9]), {"out": BIG[7:10]}, ValueError, f"out must be v itself or not overlap v; {SHARED}"),
+    ("hvp", (BIG[:3], 0, BIG[6:9]), {"out": BIG[:3]}, ValueError, f"out must not overlap logits; {SHARED}"),
     # threads
     ("set_num_threads", (0,), {}, ValueError, "n must be at least 1; got 0."),
     ("set_num_threads", (-3,), {}, ValueError, "n must be at least 1; got -3."),
@@ -199,8 +225,9 @@ def test_ml_dtypes_bfloat16(raises_exactly):
 
 
 def test_derivative_that_does_not_exist(raises_exactly):
-    message = "cross_entropy has no hvp; the derivatives it has: grad, value_and_grad."
-    raises_exactly(AttributeError, message, getattr, fg.cross_entropy, "hvp")
+    message = "squared has no hvp; the derivatives it has: grad, value_and_grad."
+    squared = fg.Loss(lambda z, y: (z - y) ** 2, grad=lambda z, y: 2 * (z - y), name="squared")
+    raises_exactly(AttributeError, message, getattr, squared, "hvp")
 
 
 def test_attribute_that_does_not_exist(raises_exactly):
@@ -214,7 +241,8 @@ def test_derivative_of_a_function_without_any(raises_exactly):
 
 
 def test_option_that_does_not_exist(raises_exactly):
-    message = "cross_entropy has no option 'smoothing'; it has axis, ignore_index, reduction."
+    message = "cross_entropy has no option 'smoothing'; it has axis, weight, sample_weight, "
+    message += "ignore_index, label_smoothing, z_loss, where, reduction, normalizer."
     raises_exactly(TypeError, message, fg.cross_entropy.with_options, smoothing=0.1)
 
 
@@ -247,4 +275,4 @@ def test_every_raise_of_the_border_is_met_here():
     assert raises == RAISES, "count them again, and add the message that is new"
 
 
-RAISES = 33
+RAISES = 43

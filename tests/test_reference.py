@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import doctest
+import inspect
 import itertools
 from collections.abc import Callable, Iterator
-from functools import partial
-from typing import Any
+from functools import cache, partial
+from typing import Any, NamedTuple
 
 import mpmath
 import numpy as np
@@ -108,7 +110,7 @@ def mp_logsumexp(z: list[Any], temperature: float = 1.0, b: list[Any] | None = N
 
 
 def mp_cross_entropy_row(
-    z: list[Any], t: list[Any], w: list[Any], s: Any, eps: Any, hard: bool
+    z: list[Any], t: list[Any], w: list[Any], s: Any, eps: Any, z_loss: Any, hard: bool
 ) -> Any:
     """The loss of NUMERICS.md section 4, as it is written there."""
     lse = mp_logsumexp(z)
@@ -116,10 +118,11 @@ def mp_cross_entropy_row(
         y = t.index(1)
         picked = s * w[y] * (1 - eps) * (lse - z[y])
         spread = [value * lse - value * x for value, x in zip(w, z, strict=True)]
-        return picked + s * eps / len(z) * mp.fsum(spread)
+        return picked + s * eps / len(z) * mp.fsum(spread) + s * z_loss * lse**2
     t = [(1 - eps) * value + eps / len(z) for value in t]
     mass = mp.fsum(a * c for a, c in zip(w, t, strict=True))
-    return s * (mass * lse - mp.fsum(a * c * x for a, c, x in zip(w, t, z, strict=True)))
+    picked = mp.fsum(a * c * x for a, c, x in zip(w, t, z, strict=True))
+    return s * (mass * lse - picked + z_loss * lse**2)
 
 
 def mp_gradient(f: Callable[[list[Any]], Any], z: list[Any]) -> list[Any]:
@@ -130,6 +133,10 @@ def mp_gradient(f: Callable[[list[Any]], Any], z: list[Any]) -> list[Any]:
         return [value + step if j == i else value for j, value in enumerate(z)]
 
     return [(f(moved(i, h)) - f(moved(i, -h))) / (2 * h) for i in range(len(z))]
+
+
+def mp_hessian(f: Callable[[list[Any]], Any], z: list[Any]) -> list[list[Any]]:
+    return [mp_gradient(lambda z, i=i: mp_gradient(f, z)[i], z) for i in range(len(z))]
 
 
 def assert_close(
@@ -156,6 +163,23 @@ def assert_same(actual: Any, expected: Any) -> None:
     """Equal in value, with NaN equal to NaN, and already in long double."""
     assert np.asarray(actual).dtype == np.longdouble
     np.testing.assert_array_equal(np.asarray(actual), np.asarray(expected, np.longdouble))
+
+
+def cross_entropies(logits: Any, target: Any, v: Any, **options: Any) -> list[Any]:
+    """The value and its three derivatives."""
+    return [
+        *ref.cross_entropy_value_and_grad(logits, target, **options),
+        ref.cross_entropy_hvp(logits, target, v, **options),
+        ref.cross_entropy_hess_diag(logits, target, **options),
+    ]
+
+
+def binary_cross_entropies(logits: Any, target: Any, v: Any, **options: Any) -> list[Any]:
+    return [
+        *ref.binary_cross_entropy_value_and_grad(logits, target, **options),
+        ref.binary_cross_entropy_hvp(logits, target, v, **options),
+        ref.binary_cross_entropy_hess_diag(logits, target, **options),
+    ]
 
 
 # Against mpmath ----------------------------------------------------------------------------------
@@ -262,7 +286,7 @@ def test_cross_entropy_of_a_class_index(row: np.ndarray) -> None:
         one_hot = [int(j == y) for j in range(row.size)]
 
         def loss(z: list[Any], t: list[Any] = one_hot) -> Any:
-            return mp_cross_entropy_row(z, t, [mpf(1)] * len(z), mpf(1), mpf(0), hard=True)
+            return mp_cross_entropy_row(z, t, [mpf(1)] * len(z), mpf(1), mpf(0), mpf(0), hard=True)
 
         z = mp_row(row)
         value, grad = ref.cross_entropy_value_and_grad(row, y)
@@ -270,16 +294,38 @@ def test_cross_entropy_of_a_class_index(row: np.ndarray) -> None:
         assert_close(grad, mp_gradient(loss, z))
 
 
-OPTIONS = list(
-    itertools.product(["hard", "soft"], [False, True], [False, True], [0.0, 0.1, 1e-12, 1.0])
-)
+@pytest.mark.parametrize("row", rows(), ids=row_name)
+def test_second_derivatives_of_a_class_index(row: np.ndarray) -> None:
+    p, v = mp_softmax(mp_row(row)), rng().normal(0, 1, row.size)
+    hessian = [[a * (int(i == j) - b) for j, b in enumerate(p)] for i, a in enumerate(p)]
+    # No scale: p (1 - p) is right to its own last digits.
+    assert_close(ref.cross_entropy_hess_diag(row, 0), [hessian[i][i] for i in range(row.size)])
+    hvp = [mp.fdot(line, mp_row(v)) for line in hessian]
+    # sum_j p_i p_j (v_i - v_j): its terms may cancel by chance, in any arithmetic.
+    scale = [
+        mp.fsum(abs(h * exactly(v[i] - u)) for h, u in zip(line, v, strict=True))
+        for i, line in enumerate(hessian)
+    ]
+    assert_close(ref.cross_entropy_hvp(row, 0, v), hvp, scale=scale)
+    assert_same(ref.cross_entropy_hvp(row, 0, np.full(row.size, 0.3)), np.zeros(row.size))
 
 
-@pytest.mark.parametrize("reduction", ["mean", "sum", "none", "normalizer"])
-@pytest.mark.parametrize(("kind", "weighted", "sampled", "smoothing"), OPTIONS)
-def test_cross_entropy_options(
-    kind: str, weighted: bool, sampled: bool, smoothing: float, reduction: str
-) -> None:
+class Problem(NamedTuple):
+    """A batch, what mpmath says of it, and for each number the size of the terms it is made of."""
+
+    logits: np.ndarray
+    v: np.ndarray
+    target: np.ndarray
+    options: dict[str, Any]
+    divisor: Any
+    losses: list[Any]
+    derivatives: dict[str, list[list[Any]]]
+    loss_scales: list[Any]
+    scales: dict[str, list[list[Any]]]
+
+
+@cache
+def problem(kind: str, weighted: bool, sampled: bool, smoothing: float, z_loss: float) -> Problem:
     draw = rng()
     logits = np.vstack([draw.normal(0, 3, (3, 4)), CONFIDENT, draw.normal(0, 20, (1, 4))])
     n, c = logits.shape
@@ -290,14 +336,13 @@ def test_cross_entropy_options(
     sample_weight: Any = draw.uniform(0.5, 2, n) if sampled else None
     if sample_weight is not None:
         sample_weight[2] = 0
-    grad_output = draw.normal(0, 1, n) if reduction == "none" else np.float64(-1.5)
+    v = draw.normal(0, 1, (n, c))
 
     hard = kind == "hard"
     w = [mpf(1)] * c if weight is None else mp_row(weight)
-    losses: list[Any] = [mpf(0)] * n
-    grads: list[Any] = [[mpf(0)] * c for _ in range(n)]
-    divisor: Any = mpf(0)
-    scales: list[Any] = [[mpf(0)] * c for _ in range(n)]
+    losses, loss_scales, divisor = [mpf(0)] * n, [mpf(0)] * n, mpf(0)
+    derivatives = {name: [[mpf(0)] * c for _ in range(n)] for name in ("grad", "hvp", "hess_diag")}
+    scales = {name: [[mpf(0)] * c for _ in range(n)] for name in derivatives}
     for i in range(n):
         s = mpf(1) if sample_weight is None else exactly(sample_weight[i])
         y = int(labels[i])
@@ -305,42 +350,210 @@ def test_cross_entropy_options(
             continue
         divisor += s * w[y] if hard else s
         t = [int(j == y) for j in range(c)] if hard else mp_row(probabilities[i])
+        e, zl = exactly(smoothing), exactly(z_loss)
 
-        def loss(z: list[Any], t: list[Any] = t, s: Any = s) -> Any:
-            return mp_cross_entropy_row(z, t, w, s, exactly(smoothing), hard)
+        def loss(z: list[Any], t: list[Any] = t, s: Any = s, e: Any = e, zl: Any = zl) -> Any:
+            return mp_cross_entropy_row(z, t, w, s, e, zl, hard)
 
-        z = mp_row(logits[i])
-        losses[i], grads[i] = loss(z), mp_gradient(loss, z)
+        z, u = mp_row(logits[i]), mp_row(v[i])
+        hessian = mp_hessian(loss, z)
+        losses[i] = loss(z)
+        derivatives["grad"][i] = mp_gradient(loss, z)
+        derivatives["hvp"][i] = [mp.fdot(line, u) for line in hessian]
+        derivatives["hess_diag"][i] = [hessian[j][j] for j in range(c)]
+
         # sum(m) p - m cancels where p is near m / sum(m); without smoothing at a class index it
         # cannot. The scale is the two parts that remain when the class's own share is taken out.
-        p, e = mp_softmax(z), exactly(smoothing)
+        p = mp_softmax(z)
         m = [s * a * ((1 - e) * b + e / c) for a, b in zip(w, t, strict=True)]
-        scales[i] = [p[j] * mp.fsum(m[:j] + m[j + 1 :]) + m[j] * (1 - p[j]) for j in range(c)]
+        # logsumexp may be the small difference of max z and a logarithm.
+        lse = max(abs(mp_logsumexp(z)), abs(max(z)))
+        pull = 2 * s * zl
+        loss_scales[i] = losses[i] + s * zl * lse**2
+        for j in range(c):
+            curvature = mp.fsum(m) + pull * lse
+            scales["grad"][i][j] = (
+                p[j] * mp.fsum(m[:j] + m[j + 1 :]) + m[j] * (1 - p[j]) + pull * lse * p[j]
+            )
+            apart = mp.fsum(a * abs(u[j] - b) for a, b in zip(p, u, strict=True))
+            size = mp.fsum(a * abs(b) for a, b in zip(p, u, strict=True))
+            scales["hvp"][i][j] = p[j] * (curvature * apart + pull * size)
+            scales["hess_diag"][i][j] = curvature * p[j] * (1 - p[j]) + pull * p[j] ** 2
 
-    options: dict[str, Any] = {
+    options = {
         "weight": weight,
         "sample_weight": sample_weight,
         "label_smoothing": smoothing,
-        "reduction": "mean" if reduction == "normalizer" else reduction,
+        "z_loss": z_loss,
     }
+    target = labels if hard else probabilities
+    return Problem(logits, v, target, options, divisor, losses, derivatives, loss_scales, scales)
+
+
+OPTIONS = list(
+    itertools.product(
+        ["hard", "soft"], [False, True], [False, True], [0.0, 0.1, 1e-12, 1.0], [0.0, 0.01]
+    )
+)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none", "normalizer"])
+@pytest.mark.parametrize(("kind", "weighted", "sampled", "smoothing", "z_loss"), OPTIONS)
+def test_cross_entropy_options(
+    kind: str, weighted: bool, sampled: bool, smoothing: float, z_loss: float, reduction: str
+) -> None:
+    given = problem(kind, weighted, sampled, smoothing, z_loss)
+    n, options, divisor = len(given.logits), dict(given.options), given.divisor
+    grad_output = rng().normal(0, 1, n) if reduction == "none" else np.float64(-1.5)
+    options["reduction"] = "mean" if reduction == "normalizer" else reduction
     if reduction == "normalizer":
         options["normalizer"] = 7.5
         divisor = mpf(7.5)
     if reduction in ("sum", "none"):
         divisor = mpf(1)
-    target = labels if hard else probabilities
-    upstream = mp_row(np.broadcast_to(grad_output, n))
-    factors = [u / divisor for u in upstream]
-    expected_grad = [[f * g for g in row] for f, row in zip(factors, grads, strict=True)]
-    scale = [[abs(f) * g for g in row] for f, row in zip(factors, scales, strict=True)]
+    factors = [u / divisor for u in mp_row(np.broadcast_to(grad_output, n))]
 
-    value, grad = ref.cross_entropy_value_and_grad(
-        logits, target, grad_output=grad_output, **options
+    arguments = given.logits, given.target
+    value, grad = ref.cross_entropy_value_and_grad(*arguments, grad_output=grad_output, **options)
+    if reduction == "none":
+        assert_close(value, given.losses, scale=given.loss_scales)
+    else:
+        expected = mp.fsum(given.losses) / divisor
+        assert_close(value, expected, scale=mp.fsum(given.loss_scales) / divisor)
+    results = {
+        "grad": grad,
+        "hvp": ref.cross_entropy_hvp(*arguments, given.v, grad_output=grad_output, **options),
+        "hess_diag": ref.cross_entropy_hess_diag(*arguments, grad_output=grad_output, **options),
+    }
+    for name, result in results.items():
+        pairs = zip(factors, given.derivatives[name], given.scales[name], strict=True)
+        expected, scale = zip(
+            *(([f * d for d in row], [abs(f) * x for x in sizes]) for f, row, sizes in pairs),
+            strict=True,
+        )
+        assert_close(result, expected, scale=scale)
+    assert_same(ref.cross_entropy(*arguments, **options), value)
+    assert_same(ref.cross_entropy_grad(*arguments, grad_output=grad_output, **options), grad)
+
+
+def test_a_number_as_grad_output_multiplies_every_row() -> None:
+    z, y = rng().normal(0, 3, (2, 3)), [0, 2]
+    once = ref.cross_entropy_hess_diag(z, y, reduction="none")
+    assert_same(ref.cross_entropy_hess_diag(z, y, reduction="none", grad_output=2.0), 2 * once)
+
+
+@pytest.mark.parametrize("row", rows(), ids=row_name)
+def test_token_stats(row: np.ndarray) -> None:
+    p = mp_softmax(mp_row(row))
+    for y in range(row.size):
+        stats = ref.token_stats(row, y)
+        assert_same(stats.nll, ref.cross_entropy(row, y))
+        assert_same(stats.logsumexp, ref.logsumexp(row))
+        assert_close(stats.entropy, -mp.fsum(value * mp.log(value) for value in p))
+        before = [j for j, z in enumerate(row) if z > row[y] or (z == row[y] and j < y)]
+        assert stats.rank == len(before)
+        assert stats.correct == (not before)
+        assert row[stats.argmax] == row.max()
+
+
+# Small, large and far below EPS in either tail.
+SCALARS = np.array([0.0, 1e-20, -0.3, 2.5, -4.0, 37.0, -40.0, 150.0, -150.0])
+
+
+def mp_sigmoid(x: Any) -> Any:
+    return 1 / (1 + mp.exp(-x))
+
+
+def mp_derivative(f: Callable[[Any], Any], x: Any) -> Any:
+    return mp_gradient(lambda z: f(z[0]), [x])[0]
+
+
+def test_sigmoid_and_log_sigmoid() -> None:
+    x, v = mp_row(SCALARS), rng().normal(0, 1, SCALARS.size)
+    pairs = [
+        (ref.sigmoid, ref.sigmoid_vjp, ref.sigmoid_jvp, mp_sigmoid),
+        (
+            ref.log_sigmoid,
+            ref.log_sigmoid_vjp,
+            ref.log_sigmoid_jvp,
+            lambda z: mp.log(mp_sigmoid(z)),
+        ),
+    ]
+    for function, vjp, jvp, definition in pairs:
+        assert_close(function(SCALARS), [definition(value) for value in x])
+        expected = [mp_derivative(definition, a) * b for a, b in zip(x, mp_row(v), strict=True)]
+        assert_close(vjp(SCALARS, v), expected)
+        assert_same(jvp(SCALARS, v), vjp(SCALARS, v))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none", "normalizer"])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("sampled", [False, True])
+def test_binary_cross_entropy_options(weighted: bool, sampled: bool, reduction: str) -> None:
+    draw = rng()
+    logits, target = (a.ravel() for a in np.meshgrid(SCALARS, [0.0, 1.0, 0.25, 1e-20]))
+    n = logits.size
+    pos_weight = draw.uniform(0.5, 2, n) if weighted else None
+    sample_weight: Any = draw.uniform(0.5, 2, n) if sampled else None
+    if sample_weight is not None:
+        sample_weight[2] = 0
+    v = draw.normal(0, 1, n)
+    grad_output = draw.normal(0, 1, n) if reduction == "none" else np.float64(-1.5)
+
+    losses, gradients, hessians, sizes = [], [], [], []
+    weights = [mpf(1)] * n if sample_weight is None else mp_row(sample_weight)
+    for i, s in enumerate(weights):
+        t, pw = exactly(target[i]), mpf(1) if pos_weight is None else exactly(pos_weight[i])
+
+        def loss(z: Any, t: Any = t, pw: Any = pw, s: Any = s) -> Any:
+            return s * (pw * t * mp.log(1 + mp.exp(-z)) + (1 - t) * mp.log(1 + mp.exp(z)))
+
+        z = exactly(logits[i])
+        losses.append(loss(z))
+        gradients.append(mp_derivative(loss, z))
+        hessians.append(mp_derivative(lambda z, f=loss: mp_derivative(f, z), z))
+        # The two classes pull in opposite directions, and may cancel.
+        sizes.append(s * ((1 - t) * mp_sigmoid(z) + pw * t * mp_sigmoid(-z)))
+
+    divisor = {"mean": mp.fsum(weights), "normalizer": mpf(7.5)}.get(reduction, mpf(1))
+    options: dict[str, Any] = {
+        "pos_weight": pos_weight,
+        "sample_weight": sample_weight,
+        "reduction": "mean" if reduction == "normalizer" else reduction,
+        "normalizer": 7.5 if reduction == "normalizer" else None,
+    }
+    factors = [u / divisor for u in mp_row(np.broadcast_to(grad_output, n))]
+    value, grad, hvp, hess_diag = binary_cross_entropies(
+        logits, target, v, grad_output=grad_output, **options
     )
     assert_close(value, losses if reduction == "none" else mp.fsum(losses) / divisor)
-    assert_close(grad, expected_grad, scale=scale)
-    assert_same(ref.cross_entropy(logits, target, **options), value)
-    assert_same(ref.cross_entropy_grad(logits, target, grad_output=grad_output, **options), grad)
+    expected = [f * g for f, g in zip(factors, gradients, strict=True)]
+    assert_close(grad, expected, scale=[abs(f) * x for f, x in zip(factors, sizes, strict=True)])
+    diagonal = [f * h for f, h in zip(factors, hessians, strict=True)]
+    assert_close(hess_diag, diagonal)
+    assert_close(hvp, [h * u for h, u in zip(diagonal, mp_row(v), strict=True)])
+    assert_same(ref.binary_cross_entropy(logits, target, **options), value)
+    assert_same(
+        ref.binary_cross_entropy_grad(logits, target, grad_output=grad_output, **options), grad
+    )
+
+
+def test_binary_cross_entropy_is_cross_entropy_of_two_classes() -> None:
+    z, v, s = rng().normal(0, 5, 6), rng().normal(0, 1, 6), rng().uniform(0, 2, 6)
+    t = np.array([0.0, 1.0, 0.25, 0.5, 1.0, 0.0])
+    binary = binary_cross_entropies(z, t, v, sample_weight=s, pos_weight=3.0)
+    both = cross_entropies(
+        np.stack([np.zeros(6), z], 1),
+        np.stack([1 - t, t], 1),
+        np.stack([np.zeros(6), v], 1),
+        sample_weight=s,
+        weight=[1.0, 3.0],
+    )
+    # Another order of the same operations: a few roundings of terms that are about 1 in size.
+    close: dict[str, Any] = {"rtol": TOLERANCE, "atol": TOLERANCE}
+    np.testing.assert_allclose(binary[0], both[0], **close)
+    for one, two in zip(binary[1:], both[1:], strict=True):
+        np.testing.assert_allclose(one, two[:, 1], **close)
 
 
 def test_where_is_the_same_as_removing_the_classes() -> None:
@@ -357,8 +570,7 @@ def test_where_is_the_same_as_removing_the_classes() -> None:
 
     for function, removed in [(ref.softmax, 0.0), (ref.log_softmax, -INF)]:
         assert_same(function(dirty, where=MASK), scattered(function(kept), removed))
-    derivatives = [ref.softmax_vjp, ref.softmax_jvp, ref.log_softmax_vjp, ref.log_softmax_jvp]
-    for derivative in derivatives:
+    for derivative in (ref.softmax_vjp, ref.softmax_jvp, ref.log_softmax_vjp, ref.log_softmax_jvp):
         assert_same(derivative(dirty, dirty_v, where=MASK), scattered(derivative(kept, kept_v), 0))
     assert_same(ref.logsumexp(dirty, where=MASK), ref.logsumexp(kept))
     vjp = ref.logsumexp_vjp(dirty, 2.0, where=MASK)
@@ -369,14 +581,16 @@ def test_where_is_the_same_as_removing_the_classes() -> None:
     targets: list[tuple[Any, Any]] = [(2, 1), ([0.2, 0.0, 0.3, 0.1], [0.2, 0.3, 0.1])]
     for target, kept_target in targets:
         # Smoothing spreads over the classes kept: K and W count those.
-        value, grad = ref.cross_entropy_value_and_grad(
-            dirty, target, where=MASK, weight=weight, label_smoothing=0.2
+        options: dict[str, Any] = {"label_smoothing": 0.2, "z_loss": 0.1}
+        value, *derivatives = cross_entropies(
+            dirty, target, dirty_v, where=MASK, weight=weight, **options
         )
-        expected, expected_grad = ref.cross_entropy_value_and_grad(
-            kept, kept_target, weight=weight[MASK], label_smoothing=0.2
+        expected, *expected_derivatives = cross_entropies(
+            kept, kept_target, kept_v, weight=weight[MASK], **options
         )
         assert_same(value, expected)
-        assert_same(grad, scattered(expected_grad, 0))
+        for actual, short in zip(derivatives, expected_derivatives, strict=True):
+            assert_same(actual, scattered(short, 0))
 
 
 # Hand values -------------------------------------------------------------------------------------
@@ -420,9 +634,60 @@ def test_cross_entropy_of_a_small_row() -> None:
 
 
 def test_cross_entropy_of_a_confident_row() -> None:
-    value, grad = ref.cross_entropy_value_and_grad([0.0, -40.0], 0)
+    value, grad, hvp, hess_diag = cross_entropies([0.0, -40.0], 0, [1.0, 0.0])
     assert_hand(value, 4.248354255291589e-18)
     assert_hand(grad, [-4.248354255291589e-18, 4.248354255291589e-18])
+    assert_hand(hvp, [4.248354255291589e-18, -4.248354255291589e-18])
+    assert_hand(hess_diag, [4.248354255291589e-18, 4.248354255291589e-18])
+
+
+def test_z_loss_of_two_equal_logits() -> None:
+    # p = 1/2 and logsumexp = log 2 = 0.693...; z_loss is multiplied by s = 2 and not by w = 3.
+    value, grad, hvp, hess_diag = cross_entropies(
+        [0.0, 0.0], 0, [1.0, 1.0], weight=[3.0, 5.0], sample_weight=2.0, z_loss=1.0, reduction="sum"
+    )
+    log2 = 0.6931471805599453
+    assert_hand(value, 6 * log2 + 2 * log2**2)
+    assert_hand(grad, [2 * log2 - 3, 2 * log2 + 3])
+    # On ones only 2 s z_loss p (p.1) remains; the diagonal is (6 + 4 log 2) / 4 + 4 / 4.
+    assert_hand(hvp, [2.0, 2.0])
+    assert_hand(hess_diag, [2.5 + log2, 2.5 + log2])
+
+
+def test_sigmoid_of_log_three() -> None:
+    assert_hand(ref.sigmoid([0.0, np.log(3.0)]), [0.5, 0.75])
+    assert_hand(ref.log_sigmoid([40.0, -40.0]), [-4.248354255291589e-18, -40.0])
+
+
+def test_binary_cross_entropy_in_both_tails() -> None:
+    for z, t, slope in ((40.0, 1, -1), (-40.0, 0, 1)):
+        value, grad, hvp, hess_diag = binary_cross_entropies([z], [t], [2.0])
+        assert_hand(value, 4.248354255291589e-18)
+        assert_hand(grad, [slope * 4.248354255291589e-18])
+        assert_hand(hvp, [2 * 4.248354255291589e-18])
+        assert_hand(hess_diag, [4.248354255291589e-18])
+    assert_hand(ref.binary_cross_entropy([-40.0], [1]), 40.0)
+
+
+def assert_stats(stats: ref.TokenStats, **expected: Any) -> None:
+    dtypes = {"argmax": np.int64, "correct": np.bool_, "rank": np.int64}
+    for name, values in expected.items():
+        actual = getattr(stats, name)
+        assert actual.dtype == dtypes.get(name, np.longdouble)
+        np.testing.assert_array_equal(actual, values, err_msg=name, strict=name in dtypes)
+
+
+def test_equal_logits_rank_by_index() -> None:
+    stats = ref.token_stats([[2.0, 5.0, 5.0, 2.0]] * 4, [0, 1, 2, 3])
+    assert_stats(
+        stats,
+        argmax=np.array([1, 1, 1, 1]),
+        rank=np.array([2, 0, 1, 3]),
+        correct=np.array([False, True, False, False]),
+    )
+    assert_hand(ref.token_stats(np.zeros(5), 0).entropy, 1.6094379124341003)
+    # H = log(1 + e**-40) + 40 / (1 + e**40)
+    assert_hand(ref.token_stats([0.0, -40.0], 0).entropy, 1.7418252446695516e-16)
 
 
 def test_full_smoothing_forgets_the_target() -> None:
@@ -462,14 +727,16 @@ def test_a_row_without_a_finite_maximum_is_nan_and_alone(row: list[float]) -> No
     x, v, nans = [row, good], np.ones((2, 3)), [NAN] * 3
     for function in (ref.softmax, ref.log_softmax):
         assert_same(function(x), [nans, function(good)])
-    derivatives = [ref.softmax_vjp, ref.softmax_jvp, ref.log_softmax_vjp, ref.log_softmax_jvp]
-    for derivative in derivatives:
+    for derivative in (ref.softmax_vjp, ref.softmax_jvp, ref.log_softmax_vjp, ref.log_softmax_jvp):
         assert_same(derivative(x, v), [nans, derivative(good, v[1])])
     assert_same(ref.logsumexp_vjp(x, [1.0, 1.0]), [nans, ref.softmax(good)])
     assert_same(ref.logsumexp_jvp(x, v), [NAN, ref.logsumexp_jvp(good, v[1])])
-    value, grad = ref.cross_entropy_value_and_grad(x, [0, 1], reduction="none")
-    assert_same(value, [NAN, ref.cross_entropy(good, 1)])
-    assert_same(grad, [nans, ref.cross_entropy_grad(good, 1)])
+    for z_loss in (0.0, 0.1):
+        value, *derivatives = cross_entropies(x, [0, 1], v, reduction="none", z_loss=z_loss)
+        expected, *expected_derivatives = cross_entropies(good, 1, v[1], z_loss=z_loss)
+        assert_same(value, [NAN, expected])
+        for actual, alone in zip(derivatives, expected_derivatives, strict=True):
+            assert_same(actual, [nans, alone])
     assert_same(ref.cross_entropy(x, [0, 1]), NAN)
     soft = np.array([[0.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
     assert_same(ref.cross_entropy(x, soft, reduction="none")[0], NAN)
@@ -523,6 +790,19 @@ def test_minus_infinity_beside_the_target() -> None:
     assert_same(soft[1], grad)
 
 
+@pytest.mark.parametrize("z_loss", [0.0, 0.5])
+def test_a_class_at_minus_infinity_has_no_part_in_second_derivatives(z_loss: float) -> None:
+    finite = cross_entropies([0.0, 1.0], 0, [1.0, 3.0], z_loss=z_loss)
+    for target in (1, 0):  # its mass is 0, or 1
+        value, grad, hvp, hess_diag = cross_entropies(
+            [-INF, 0.0, 1.0], target, [2.0, 1.0, 3.0], z_loss=z_loss
+        )
+        assert_same(value, INF if target == 0 else finite[0])
+        assert_same(grad[0], -1 if target == 0 else 0)
+        assert_same(hvp, [0, *finite[2]])
+        assert_same(hess_diag, [0, *finite[3]])
+
+
 def test_target_at_minus_infinity() -> None:
     value, grad = ref.cross_entropy_value_and_grad([-INF, 0.0, 0.0], 0)
     assert_same(value, INF)
@@ -536,6 +816,105 @@ def test_mass_at_minus_infinity() -> None:
     value, grad = ref.cross_entropy_value_and_grad([-INF, 0.0, 0.0, -INF], 1, label_smoothing=0.5)
     assert_same(value, INF)
     assert_same(grad, [-0.125, -0.125, 0.375, -0.125])
+
+
+def test_token_stats_of_special_rows() -> None:
+    table: list[tuple[list[float], int, tuple[Any, ...]]] = [
+        # logits, target: nll, logsumexp, argmax, correct, entropy, rank
+        ([1.0, NAN, NAN], 1, (NAN, NAN, 1, False, NAN, -1)),
+        ([INF, NAN, 0.0], 0, (NAN, NAN, 1, False, NAN, -1)),
+        ([1.0, INF, INF], 1, (NAN, INF, 1, True, NAN, 0)),
+        ([1.0, INF, INF], 2, (NAN, INF, 1, False, NAN, 1)),
+        ([-INF, -INF, -INF], 1, (NAN, -INF, 0, False, NAN, 1)),
+        ([-INF, 7.0, -INF], 1, (0, 7, 1, True, 0, 0)),
+        ([-INF, 7.0, -INF], 2, (INF, 7, 1, False, 0, 2)),
+        # Ignored: what does not depend on the target is there all the same.
+        ([-INF, 7.0, -INF], -100, (0, 7, 1, False, 0, -1)),
+        ([1.0, NAN, NAN], -100, (0, NAN, 1, False, NAN, -1)),
+        ([1.0, INF, -INF], -100, (0, INF, 1, False, NAN, -1)),
+    ]
+    stats = ref.token_stats([row for row, _, _ in table], [y for _, y, _ in table])
+    expected = zip(*(values for _, _, values in table), strict=True)
+    for name, values in zip(ref.TokenStats._fields, expected, strict=True):
+        assert_stats(stats, **{name: np.array(values)})
+
+
+def test_token_stats_ignores_the_index_given() -> None:
+    row = [0.0, 0.0]
+    assert_stats(ref.token_stats([row, row], [0, 1], ignore_index=0), rank=np.array([-1, 1]))
+    assert_stats(ref.token_stats([row, row], [0, 1], ignore_index=None), rank=np.array([0, 1]))
+    with pytest.raises(IndexError, match=r"target\[1\] is -100"):
+        ref.token_stats([row, row], [0, -100], ignore_index=None)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2, -2])
+def test_token_stats_axis(axis: int) -> None:
+    x = rng().normal(0, 3, (2, 3, 4))
+    classes_last = np.moveaxis(x, axis, -1)
+    labels = rng().integers(0, 2, classes_last.shape[:-1])
+    stats = ref.token_stats(x, labels, axis=axis)
+    for place in np.ndindex(*labels.shape):
+        alone = ref.token_stats(classes_last[place], labels[place])
+        for actual, expected in zip(stats, alone, strict=True):
+            assert actual.shape == labels.shape
+            assert actual[place] == expected
+
+
+def test_sigmoid_of_what_is_not_finite() -> None:
+    x = [-INF, INF, NAN]
+    assert_same(ref.sigmoid(x), [0, 1, NAN])
+    assert_same(ref.log_sigmoid(x), [-INF, 0, NAN])
+    for derivative in (ref.sigmoid_vjp, ref.sigmoid_jvp):
+        assert_same(derivative(x, np.ones(3)), [0, 0, NAN])
+    for derivative in (ref.log_sigmoid_vjp, ref.log_sigmoid_jvp):
+        assert_same(derivative(x, np.ones(3)), [1, 0, NAN])
+
+
+def test_binary_cross_entropy_of_what_is_not_finite() -> None:
+    logits = [INF, INF, INF, -INF, -INF, -INF, NAN, 0.0]
+    target = [0.0, 1.0, 0.25, 0.0, 1.0, 0.25, 1.0, 1.0]
+    log2 = ref.binary_cross_entropy(0.0, 1)
+    value, grad, hvp, hess_diag = binary_cross_entropies(
+        logits, target, np.full(8, 2.0), pos_weight=4.0, reduction="none"
+    )
+    assert_same(value, [INF, 0, INF, 0, INF, INF, NAN, 4 * log2])
+    assert_same(grad, [1, 0, 0.75, 0, -4, -1, NAN, -2])
+    assert_same(hess_diag, [0, 0, 0, 0, 0, 0, NAN, 1])
+    assert_same(hvp, 2 * hess_diag)
+    # A factor 0 takes the positive class out, not the element.
+    value, grad, *_ = binary_cross_entropies([-INF, NAN], [1, 1], [1.0, 1.0], pos_weight=0.0)
+    assert_same(value, NAN)
+    assert_same(grad, [0, NAN])
+
+
+@pytest.mark.parametrize("first", [NAN, INF, -INF, 0.0])
+@pytest.mark.parametrize("options", [{"sample_weight": [0.0, 1.0]}, {"where": [False, True]}])
+def test_ignored_element(first: float, options: dict[str, Any]) -> None:
+    expected, *expected_derivatives = binary_cross_entropies([1.0], [0], [3.0])
+    logits, v = [first, 1.0], [NAN, 3.0]
+    value, *derivatives = binary_cross_entropies(
+        logits, [1, 0], v, reduction="none", grad_output=[NAN, 1.0], **options
+    )
+    assert_same(value, [0, expected])
+    mean, *mean_derivatives = binary_cross_entropies(logits, [1, 0], v, **options)
+    assert_same(mean, expected)
+    for actual, alone in zip(
+        [*derivatives, *mean_derivatives], 2 * expected_derivatives, strict=True
+    ):
+        assert_same(actual, [0, *alone])
+
+
+@pytest.mark.parametrize("options", [{"sample_weight": 0.0}, {"where": False}])
+def test_binary_cross_entropy_of_nothing(options: dict[str, Any]) -> None:
+    z, zeros = [1.0, NAN], np.zeros(2)
+    value, *derivatives = binary_cross_entropies(z, [0, 1], z, grad_output=INF, **options)
+    assert_same(value, NAN)
+    for extra in ({"reduction": "sum"}, {"normalizer": 4.0}):
+        zero, *more = binary_cross_entropies(z, [0, 1], z, **extra, **options)
+        assert_same(zero, 0)
+        derivatives += more
+    for derivative in derivatives:
+        assert_same(derivative, zeros)
 
 
 def test_where_all_false() -> None:
@@ -573,7 +952,8 @@ def test_empty_batch() -> None:
     assert_same(ref.cross_entropy(x, y, reduction="sum"), 0)
     assert_same(ref.cross_entropy(x, y, reduction="none"), np.empty(0))
     assert_same(ref.cross_entropy(x, y, normalizer=3.0), 0)
-    assert_same(ref.cross_entropy_grad(x, y), x)
+    for derivative in cross_entropies(x, y, x)[1:]:
+        assert_same(derivative, x)
 
 
 IGNORED: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -595,17 +975,29 @@ IGNORED: dict[str, tuple[Any, dict[str, Any]]] = {
 
 @pytest.mark.parametrize(("target", "options"), IGNORED.values(), ids=IGNORED)
 @pytest.mark.parametrize("first", [[1.0, NAN, 2.0], [INF, INF, 0.0], [-INF] * 3, [0.0, 5.0, 1.0]])
-def test_ignored_row(first: list[float], target: Any, options: dict[str, Any]) -> None:
-    good = [0.0, 1.0, 2.0]
-    value, grad = ref.cross_entropy_value_and_grad(
-        [first, good], target, reduction="none", grad_output=[NAN, 1.0], **options
+@pytest.mark.parametrize("z_loss", [0.0, 0.1])
+def test_ignored_row(
+    z_loss: float, first: list[float], target: Any, options: dict[str, Any]
+) -> None:
+    good, v = [0.0, 1.0, 2.0], [[NAN, 1.0, 2.0], [1.0, -1.0, 3.0]]
+    expected, *expected_derivatives = cross_entropies(good, 1, v[1], z_loss=z_loss)
+    value, *derivatives = cross_entropies(
+        [first, good],
+        target,
+        v,
+        reduction="none",
+        grad_output=[NAN, 1.0],
+        z_loss=z_loss,
+        **options,
     )
-    assert_same(value, [0, ref.cross_entropy(good, 1)])
-    assert_same(grad, [[0, 0, 0], ref.cross_entropy_grad(good, 1)])
+    assert_same(value, [0, expected])
     # An ignored row is not in the divisor either.
-    value, grad = ref.cross_entropy_value_and_grad([first, good], target, **options)
-    assert_same(value, ref.cross_entropy(good, 1))
-    assert_same(grad, [[0, 0, 0], ref.cross_entropy_grad(good, 1)])
+    mean, *mean_derivatives = cross_entropies([first, good], target, v, z_loss=z_loss, **options)
+    assert_same(mean, expected)
+    for actual, alone in zip(
+        [*derivatives, *mean_derivatives], 2 * expected_derivatives, strict=True
+    ):
+        assert_same(actual, [[0, 0, 0], alone])
 
 
 def test_ignored_class_stays_in_the_denominator() -> None:
@@ -633,9 +1025,10 @@ NOTHING: dict[str, tuple[list[int], dict[str, Any]]] = {
 @pytest.mark.parametrize(("target", "options"), NOTHING.values(), ids=NOTHING)
 def test_mean_of_nothing(target: list[int], options: dict[str, Any]) -> None:
     x = np.array([[0.0, 1.0], [3.0, 3.0]])
-    value, grad = ref.cross_entropy_value_and_grad(x, target, grad_output=INF, **options)
+    value, *derivatives = cross_entropies(x, target, x, grad_output=INF, z_loss=0.1, **options)
     assert_same(value, NAN)
-    assert_same(grad, np.zeros((2, 2)))
+    for derivative in derivatives:
+        assert_same(derivative, np.zeros((2, 2)))
 
 
 @pytest.mark.parametrize("name", sorted(NOTHING.keys() - {"no class weight in the divisor"}))
@@ -643,9 +1036,10 @@ def test_sum_and_normalizer_of_nothing(name: str) -> None:
     target, options = NOTHING[name]
     x = np.array([[0.0, NAN], [3.0, 3.0]])
     for extra in ({"reduction": "sum"}, {"normalizer": 4.0}):
-        value, grad = ref.cross_entropy_value_and_grad(x, target, **extra, **options)
+        value, *derivatives = cross_entropies(x, target, x, **extra, z_loss=0.1, **options)
         assert_same(value, 0)
-        assert_same(grad, np.zeros((2, 2)))
+        for derivative in derivatives:
+            assert_same(derivative, np.zeros((2, 2)))
 
 
 @pytest.mark.parametrize("target", [[1, 0], [[1.0, 0.0], [0.5, 0.5]]])
@@ -718,7 +1112,7 @@ def test_axis(axis: Any) -> None:
 @pytest.mark.parametrize("soft", [False, True])
 def test_cross_entropy_axis(axis: int, soft: bool) -> None:
     draw = rng()
-    x = draw.normal(0, 3, (2, 3, 4))
+    x, v = draw.normal(0, 3, (2, 3, 4)), draw.normal(0, 1, (2, 3, 4))
     classes_last = np.moveaxis(x, axis, -1)
     batch, c = classes_last.shape[:-1], classes_last.shape[-1]
     labels, s = draw.integers(0, c, batch), draw.uniform(1, 2, batch)
@@ -727,9 +1121,10 @@ def test_cross_entropy_axis(axis: int, soft: bool) -> None:
     target: Any = labels
     if soft:
         target = np.moveaxis(keep * draw.uniform(0, 1, classes_last.shape), -1, axis)
-    value, grad = ref.cross_entropy_value_and_grad(
+    value, *derivatives = cross_entropies(
         x,
         target,
+        v,
         axis=axis,
         sample_weight=s,
         where=np.moveaxis(keep, -1, axis),
@@ -739,16 +1134,18 @@ def test_cross_entropy_axis(axis: int, soft: bool) -> None:
     assert value.shape == batch
     for place in np.ndindex(*batch):
         row_target = np.moveaxis(target, axis, -1)[place] if soft else labels[place]
-        expected, expected_grad = ref.cross_entropy_value_and_grad(
+        expected, *expected_derivatives = cross_entropies(
             classes_last[place],
             row_target,
+            np.moveaxis(v, axis, -1)[place],
             sample_weight=s[place],
             where=keep[place],
             reduction="sum",
             grad_output=s[place],
         )
         assert_same(value[place], expected)
-        assert_same(np.moveaxis(grad, axis, -1)[place], expected_grad)
+        for actual, row in zip(derivatives, expected_derivatives, strict=True):
+            assert_same(np.moveaxis(actual, axis, -1)[place], row)
 
 
 @pytest.mark.parametrize("axis", [-1, 0, None])
@@ -772,6 +1169,37 @@ def test_one_row_has_a_scalar_loss() -> None:
     value, grad = ref.cross_entropy_value_and_grad([0.0, 0.0], 1, reduction="none")
     assert value.shape == ()
     assert_same(grad, [0.5, -0.5])
+
+
+@pytest.mark.parametrize("name", ref.__all__)
+def test_examples_run(name: str) -> None:
+    function = inspect.unwrap(getattr(ref, name))  # under errstate doctest does not see them
+    runner = doctest.DocTestRunner(verbose=False)
+    report: list[str] = []
+    [test] = doctest.DocTestFinder().find(function, name, globs=vars(ref) | {"np": np})
+    with np.errstate(all="warn"):
+        runner.run(test, out=report.append)
+    assert runner.tries > 0
+    assert runner.failures == 0, "".join(report)
+
+
+def test_binary_cross_entropy_keeps_the_shape() -> None:
+    draw = rng()
+    z, t, v = draw.normal(0, 3, (3, 2, 4)), draw.uniform(0, 1, (3, 2, 4)), draw.normal(0, 1, 4)
+    options = {"pos_weight": [1.0, 2.0, 3.0, 4.0], "where": [[True], [False]]}
+    full = [np.broadcast_to(a, z.shape) for a in (v, *options.values())]
+    flat = {name: a.ravel() for name, a in zip(options, full[1:], strict=True)}
+    expected = binary_cross_entropies(
+        z.ravel(), t.ravel(), full[0].ravel(), reduction="none", **flat
+    )
+    actual = binary_cross_entropies(np.asfortranarray(z), t, full[0], reduction="none", **options)
+    for shaped, line in zip(actual, expected, strict=True):
+        assert_same(shaped, line.reshape(z.shape))
+    for result in binary_cross_entropies(2.0, True, 1.0, reduction="none"):
+        assert result.shape == ()
+    for function in (ref.sigmoid, ref.log_sigmoid):
+        assert function(z).shape == z.shape
+        assert function(2.0).shape == ()
 
 
 def test_where_and_factors_broadcast() -> None:
@@ -799,5 +1227,5 @@ def test_inputs_are_left_alone() -> None:
     for derivative in DERIVATIVES:
         derivative(x, v, where=mask)
     ref.logsumexp(x, b=v, where=mask, return_sign=True)
-    ref.cross_entropy_value_and_grad(x, y, where=mask, sample_weight=[1, 2], label_smoothing=0.1)
+    cross_entropies(x, y, v, where=mask, sample_weight=[1, 2], label_smoothing=0.1)
     assert [array.tobytes() for array in arrays] == before

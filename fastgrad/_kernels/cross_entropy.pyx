@@ -1,20 +1,41 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 # cython: freethreading_compatible=True
-"""Cross-entropy with class-index targets, over arrays that Python has checked, and the scan of
-targets."""
+"""Cross-entropy over arrays that Python has checked, and the scans of targets and weights."""
+import numpy as np
+
 cimport numpy as cnp
 from libc.stdint cimport int64_t
 
-from fastgrad._kernels.isa cimport FG_CROSS_ENTROPY, FG_CROSS_ENTROPY_GRAD, active
+from fastgrad._kernels.isa cimport (
+    FG_CROSS_ENTROPY,
+    FG_CROSS_ENTROPY_GRAD,
+    FG_MASS,
+    FG_MASS_GRAD,
+    FG_MASS_HESS_DIAG,
+    FG_MASS_HVP,
+    FG_MASS_SOFT,
+    FG_MASS_SOFT_GRAD,
+    FG_MASS_SOFT_HESS_DIAG,
+    FG_MASS_SOFT_HVP,
+    FG_ROW_WEIGHT,
+    active,
+    fg_precision,
+)
 from fastgrad._kernels.rows cimport (
-    ALPHA,
+    G,
     OUT,
+    SAMPLE,
     TARGET,
     UNSIGNED,
+    UPSTREAM,
+    V,
     VALUE,
+    WEIGHT,
+    WHERE,
     Plan,
     integer_type,
     plan_begin,
+    plan_elements,
     plan_full,
     plan_rowwise,
     plan_run,
@@ -100,37 +121,108 @@ def scan(cnp.ndarray target, int64_t classes, ignore_index):
             return -1, kept
 
 
-cdef object _run(
-    cnp.ndarray logits, cnp.ndarray target, int axis, object value, object out, object alpha,
-    double scale, object ignore_index, bint some_ignored, bint reduce,
+def first_unfit(cnp.ndarray a, double high):
+    """Flat C-order position of the first element of `a` (float32 or float64) outside [0, high], NaN
+    included, or -1."""
+    cdef const fg_precision *p = (
+        active().f32 if cnp.PyArray_ITEMSIZE(a) == 4 else active().f64
+    )
+    cdef Py_ssize_t bad, n = cnp.PyArray_SIZE(a)
+    cdef const void *data = cnp.PyArray_DATA(a)
+    if not cnp.PyArray_IS_C_CONTIGUOUS(a) and not cnp.PyArray_IS_F_CONTIGUOUS(a):
+        bad = 0
+        for line in np.nditer(a, ["external_loop", "buffered", "zerosize_ok"]):
+            bad += p.count_unfit(cnp.PyArray_DATA(line), cnp.PyArray_SIZE(line), high)
+    else:
+        with nogil:
+            bad = p.count_unfit(data, n, high)
+    return int(np.argmin((a >= 0) & (a <= high))) if bad else -1
+
+
+_KERNELS = {
+    ("value", False): FG_MASS,
+    ("grad", False): FG_MASS_GRAD,
+    ("hvp", False): FG_MASS_HVP,
+    ("hess_diag", False): FG_MASS_HESS_DIAG,
+    ("value", True): FG_MASS_SOFT,
+    ("grad", True): FG_MASS_SOFT_GRAD,
+    ("hvp", True): FG_MASS_SOFT_HVP,
+    ("hess_diag", True): FG_MASS_SOFT_HESS_DIAG,
+}
+
+
+def run(
+    kind, cnp.ndarray logits, cnp.ndarray target, int axis, value, out, v, weight, sample_weight,
+    grad_output, where, double smoothing, double z_loss, double scale, ignore_index,
+    bint some_ignored, bint reduce,
 ):
+    """Losses into `value`, or their sum as a float if `reduce`; scale times grad_output times
+    gradient, Hessian product with v, or Hessian diagonal into `out`.
+
+    `weight` (C,), `sample_weight` and `grad_output` (one per row) have the dtype of logits; integer
+    targets are in range.  With nothing ignored, int64 targets are read in place.
+    """
     cdef Plan plan
     cdef int ndim = cnp.PyArray_NDIM(logits)
+    cdef bint soft = cnp.PyTypeNum_ISFLOAT(cnp.PyArray_TYPE(target))
+    cdef int kernel
     plan_begin(&plan, logits, axis)
-    plan_rowwise(&plan, TARGET, target, axis, ndim)
-    if some_ignored:
-        plan.ignore = ignore_index
+    if soft:
+        plan_full(&plan, G, target, axis)
+    else:
+        plan_rowwise(&plan, TARGET, target, axis, ndim)
+        if some_ignored:
+            plan.ignore = ignore_index
     if value is not None:
         plan_rowwise(&plan, VALUE, value, axis, ndim)
     plan.sum_values = reduce
     if out is not None:
         plan_full(&plan, OUT, out, axis)
         plan.run.scale = scale
-        if alpha is not None:
-            plan_rowwise(&plan, ALPHA, alpha, axis, ndim)
-    plan_run(&plan, FG_CROSS_ENTROPY if out is None else FG_CROSS_ENTROPY_GRAD)
+    if v is not None:
+        plan_full(&plan, V, v, axis)
+    if where is not None:
+        plan_full(&plan, WHERE, where, axis)
+    if sample_weight is not None:
+        plan_rowwise(&plan, SAMPLE, sample_weight, axis, ndim)
+    if grad_output is not None:
+        plan_rowwise(&plan, UPSTREAM, grad_output, axis, ndim)
+    plan.run.smoothing = smoothing
+    plan.run.z_loss = z_loss
+    if weight is not None and not soft and smoothing == 0.0:
+        # Only the target has mass: its weight is a factor of the row, but not of the z-loss.
+        plan.target_weight = <const char *>cnp.PyArray_DATA(weight)
+        plan.only_drops = z_loss != 0.0
+    if weight is not None and (plan.target_weight == NULL or plan.only_drops):
+        shape = tuple(logits.shape[d] if d == axis else 1 for d in range(ndim))
+        weight = np.broadcast_to(weight.reshape(shape), np.shape(logits))
+        plan_full(&plan, WEIGHT, weight, axis)
+    if kind in ("value", "grad") and not soft and smoothing == z_loss == 0.0 and where is None:
+        kernel = FG_CROSS_ENTROPY if out is None else FG_CROSS_ENTROPY_GRAD
+    else:
+        kernel = _KERNELS[kind, soft]
+    plan_run(&plan, kernel)
     return plan.total[0] + plan.total[1]
 
 
-def run(logits, target, axis, value, out, alpha, scale, ignore_index, kept, reduce):
-    """Losses into `value`, or their sum as a float if `reduce`; gradient times alpha and scale into
-    `out`.
+def total_weight(cnp.ndarray zeros, target, ignore_index, weight, sample_weight):
+    """Sum over the rows not ignored of sample weight times the weight of the target's class.
 
-    `kept` is what `scan` counted: with nothing ignored, int64 targets are read in place.
+    `zeros` has one element per row and the dtype of the weights; it may have strides 0.
     """
-    return _run(
-        logits, target, axis, value, out, alpha, scale, ignore_index, kept < target.size, reduce
-    )
+    cdef Plan plan
+    plan_elements(&plan, zeros)
+    if target is not None:
+        plan_rowwise(&plan, TARGET, target, -1, 0)
+        if ignore_index is not None:
+            plan.ignore = ignore_index
+        if weight is not None:
+            plan.target_weight = <const char *>cnp.PyArray_DATA(weight)
+    if sample_weight is not None:
+        plan_rowwise(&plan, SAMPLE, sample_weight, -1, 0)
+    plan.sum_values = True
+    plan_run(&plan, FG_ROW_WEIGHT)
+    return plan.total[0] + plan.total[1]
 
 
 def plain(logits, target, bint mean, bint with_grad):
@@ -139,6 +231,7 @@ def plain(logits, target, bint mean, bint with_grad):
     It is one if logits (N, C) is C-contiguous float32 or float64, target (N,) contiguous int64 with
     every entry in [0, C), and N, C > 0.
     """
+    cdef Plan plan
     cdef cnp.ndarray z, y, grad
     cdef int type
     cdef Py_ssize_t n
@@ -165,7 +258,13 @@ def plain(logits, target, bint mean, bint with_grad):
     if active().f64.count_outside(<int64_t *>cnp.PyArray_DATA(y), n, cnp.PyArray_DIM(z, 1)):
         return None
     grad = None
+    plan_begin(&plan, z, 1)
+    plan_rowwise(&plan, TARGET, y, 1, 2)
+    plan.sum_values = True
     if with_grad:
         grad = cnp.PyArray_EMPTY(2, cnp.PyArray_DIMS(z), type, 0)
-    total = _run(z, y, 1, None, grad, None, 1.0 / n if mean else 1.0, None, False, True)
+        plan_full(&plan, OUT, grad, 1)
+        plan.run.scale = 1.0 / n if mean else 1.0
+    plan_run(&plan, FG_CROSS_ENTROPY_GRAD if with_grad else FG_CROSS_ENTROPY)
+    total = plan.total[0] + plan.total[1]
     return (total / n if mean else total), grad

@@ -3,8 +3,9 @@ from libc.stdint cimport int64_t
 
 from fastgrad._kernels.isa cimport fg_kernel, fg_precision, fg_run
 
-cdef enum:  # operands
-    X, OUT, G, WHERE, VALUE, SIGN, ALPHA, TARGET, OPERANDS
+cdef enum:  # operands; those before FULL have the shape of x, the others one element per row
+    X, OUT, G, V, WHERE, WEIGHT, FULL
+    VALUE = FULL, SIGN, ALPHA, TARGET, SAMPLE, UPSTREAM, OPERANDS
 
 cdef enum:
     DIMS = 64  # NPY_MAXDIMS
@@ -15,10 +16,13 @@ cdef struct Plan:
     int dims
     Py_ssize_t shape[DIMS]
     Py_ssize_t step[OPERANDS][DIMS]
+    Py_ssize_t class_step[FULL]
     char *data[OPERANDS]
     Py_ssize_t rows
     int target_type         # see integer_type
     int64_t ignore        # the target value that becomes -1
+    const char *target_weight  # weight of each class, contiguous: a factor of its rows; or NULL
+    bint only_drops         # that weight is no factor, but rows where it is 0 are ignored
     bint sum_values         # reduce `value` instead of storing it
     double total[2]         # that sum, head and tail
     fg_run run              # what is the same for every run of rows
@@ -28,6 +32,7 @@ cdef struct Plan:
     Py_ssize_t item
 
 cdef void plan_begin(Plan *plan, cnp.ndarray x, int axis) noexcept
+cdef void plan_elements(Plan *plan, cnp.ndarray x) noexcept
 cdef void plan_full(Plan *plan, int which, cnp.ndarray a, int axis) noexcept
 cdef void plan_rowwise(Plan *plan, int which, cnp.ndarray a, int axis, int ndim) noexcept
 cdef int plan_run(Plan *plan, int kernel) except -1

@@ -95,7 +95,7 @@ def build_info():
 # ---- planning ---------------------------------------------------------------------------------
 
 
-cdef void plan_begin(Plan *plan, cnp.ndarray x, int axis) noexcept:
+cdef void _begin(Plan *plan, cnp.ndarray x, int axis) noexcept:
     cdef int i
     for i in range(OPERANDS):
         plan.data[i] = NULL
@@ -103,6 +103,8 @@ cdef void plan_begin(Plan *plan, cnp.ndarray x, int axis) noexcept:
     plan.rows = 1
     plan.sum_values = False
     plan.ignore = -1
+    plan.target_weight = NULL
+    plan.only_drops = False
     plan.item = cnp.PyArray_ITEMSIZE(x)
     plan.precision = active().f32 if plan.item == 4 else active().f64
     for i in range(cnp.PyArray_NDIM(x)):
@@ -110,18 +112,31 @@ cdef void plan_begin(Plan *plan, cnp.ndarray x, int axis) noexcept:
             plan.shape[plan.dims] = cnp.PyArray_DIM(x, i)
             plan.rows *= plan.shape[plan.dims]
             plan.dims += 1
-    plan.run.classes = cnp.PyArray_DIM(x, axis)
     plan.run.scale = 1.0
-    plan.run.out = NULL
-    plan.run.g = NULL
-    plan.run.where = NULL
-    plan.run.value = NULL
-    plan.run.sign = NULL
-    plan.run.alpha = NULL
-    plan.run.target = NULL
+    plan.run.smoothing = 0.0
+    plan.run.z_loss = 0.0
     plan.run.stream = 0
     temperature(plan, 1.0)
+
+
+cdef void plan_begin(Plan *plan, cnp.ndarray x, int axis) noexcept:
+    """A plan for the rows of x, its classes along `axis`."""
+    _begin(plan, x, axis)
+    plan.run.classes = cnp.PyArray_DIM(x, axis)
     plan_full(plan, X, x, axis)
+
+
+cdef void plan_elements(Plan *plan, cnp.ndarray x) noexcept:
+    """A plan for an elementwise kernel: every element is a row of one class.
+
+    All operands are then rowwise, those that are named in FULL too.
+    """
+    cdef int i
+    _begin(plan, x, -1)
+    plan.run.classes = 1
+    for i in range(FULL):
+        plan.class_step[i] = plan.item
+    plan_rowwise(plan, X, x, -1, 0)
 
 
 cdef double temperature(Plan *plan, double t) noexcept:
@@ -155,14 +170,7 @@ cdef void plan_full(Plan *plan, int which, cnp.ndarray a, int axis) noexcept:
     # The stride of an axis of one element means nothing; this one keeps C = 1 on the fast paths.
     if cnp.PyArray_DIM(a, axis) == 1:
         step = cnp.PyArray_ITEMSIZE(a)
-    if which == X:
-        plan.run.x_class = step
-    elif which == OUT:
-        plan.run.out_class = step
-    elif which == G:
-        plan.run.g_class = step
-    elif which == WHERE:
-        plan.run.where_class = step
+    plan.class_step[which] = step
 
 
 cdef void plan_rowwise(Plan *plan, int which, cnp.ndarray a, int axis, int ndim) noexcept:
@@ -259,29 +267,67 @@ cdef void _next_line(const Plan *plan, Py_ssize_t *index) noexcept nogil:
         d -= 1
 
 
+# What a call allocates: targets of a slab unless they are read in place, the factors of its rows
+# if there are weights, values of a slab if they are to be added, and `step` bytes of scratch for
+# every thread.
+cdef struct Memory:
+    int64_t *target
+    char *alpha
+    char *beta
+    char *value
+    char *scratch
+    Py_ssize_t step
+
+
 cdef void _stretch(
     const Plan *plan,
+    const Memory *memory,
+    Py_ssize_t slab,
     Py_ssize_t begin,
     Py_ssize_t end,
-    const int64_t *target,
     char *value,
     void *scratch,
 ) noexcept nogil:
-    """Rows [begin, end); `target` and `value`, where given, are contiguous and start at `begin`."""
+    """Rows [begin, end) of the slab that starts at row `slab`; `value`, if given, is contiguous and
+    starts at `begin`."""
     cdef fg_run run = plan.run
     cdef Py_ssize_t index[DIMS]
     cdef Py_ssize_t n, done = begin
     cdef char *at[OPERANDS]
     cdef int last = plan.dims - 1, d, k
-    _seek(plan, begin, index)
+    cdef int64_t *target = NULL
+    cdef char *alpha = NULL
+    cdef char *beta = NULL
+    if memory.target != NULL:
+        target = memory.target + (begin - slab)
+        _widen_targets(plan, begin, end, target)
+    elif plan.data[TARGET] != NULL:
+        target = <int64_t *>plan.data[TARGET] + begin
+    if memory.alpha != NULL:
+        alpha = memory.alpha + (begin - slab) * plan.item
+        beta = memory.beta + (begin - slab) * plan.item
+        if plan.item == 4:
+            _factors(plan, begin, end, target, <float *>alpha, <float *>beta)
+        else:
+            _factors(plan, begin, end, target, <double *>alpha, <double *>beta)
     run.scratch = scratch
+    run.x_class = plan.class_step[X]
+    run.out_class = plan.class_step[OUT]
+    run.g_class = plan.class_step[G]
+    run.v_class = plan.class_step[V]
+    run.where_class = plan.class_step[WHERE]
+    run.weight_class = plan.class_step[WEIGHT]
     run.x_row = plan.step[X][last]
     run.out_row = plan.step[OUT][last]
     run.g_row = plan.step[G][last]
+    run.v_row = plan.step[V][last]
     run.where_row = plan.step[WHERE][last]
+    run.weight_row = plan.step[WEIGHT][last]
     run.value_row = plan.item if value != NULL else plan.step[VALUE][last]
     run.sign_row = plan.step[SIGN][last]
-    run.alpha_row = plan.step[ALPHA][last]
+    run.alpha_row = plan.item if alpha != NULL else plan.step[ALPHA][last]
+    run.beta_row = plan.item
+    _seek(plan, begin, index)
     while done < end:
         n = plan.shape[last] - index[last]
         if n > end - done:
@@ -295,13 +341,61 @@ cdef void _stretch(
         run.x = at[X]
         run.out = at[OUT]
         run.g = at[G]
+        run.v = at[V]
         run.where = at[WHERE]
+        run.weight = at[WEIGHT]
         run.sign = at[SIGN]
-        run.alpha = at[ALPHA]
+        run.alpha = at[ALPHA] if alpha == NULL else alpha + (done - begin) * plan.item
+        run.beta = NULL if beta == NULL else beta + (done - begin) * plan.item
         run.value = at[VALUE] if value == NULL else value + (done - begin) * plan.item
-        if target != NULL:
-            run.target = target + (done - begin)
+        run.target = NULL if target == NULL else target + (done - begin)
         plan.kernel(&run)
+        done += n
+        _next_line(plan, index)
+
+
+ctypedef fused real:
+    float
+    double
+
+
+cdef void _factors(
+    const Plan *plan, Py_ssize_t begin, Py_ssize_t end, int64_t *target, real *alpha, real *beta
+) noexcept nogil:
+    """beta = sample weight times the weight of the target's class, alpha = beta times the upstream
+    gradient.  A row without weight becomes an ignored one."""
+    cdef Py_ssize_t index[DIMS]
+    cdef Py_ssize_t n, done = begin, i, k = 0
+    cdef const char *s
+    cdef const char *g
+    cdef const real *w = <const real *>plan.target_weight
+    cdef int last = plan.dims - 1, d
+    cdef real factor
+    _seek(plan, begin, index)
+    while done < end:
+        n = plan.shape[last] - index[last]
+        if n > end - done:
+            n = end - done
+        s = plan.data[SAMPLE]
+        g = plan.data[UPSTREAM]
+        for d in range(last + 1):
+            if s != NULL:
+                s += index[d] * plan.step[SAMPLE][d]
+            if g != NULL:
+                g += index[d] * plan.step[UPSTREAM][d]
+        for i in range(n):
+            factor = 1
+            if s != NULL:
+                factor = (<const real *>(s + i * plan.step[SAMPLE][last]))[0]
+            if w != NULL and target[k] >= 0 and (not plan.only_drops or w[target[k]] == 0):
+                factor *= w[target[k]]
+            if factor == 0:
+                target[k] = -1
+            beta[k] = factor
+            alpha[k] = factor
+            if g != NULL:
+                alpha[k] = factor * (<const real *>(g + i * plan.step[UPSTREAM][last]))[0]
+            k += 1
         done += n
         _next_line(plan, index)
 
@@ -309,11 +403,15 @@ cdef void _stretch(
 cdef void _widen_targets(
     const Plan *plan, Py_ssize_t begin, Py_ssize_t end, int64_t *out
 ) noexcept nogil:
-    """Targets of rows [begin, end) as int64, -1 where ignored."""
+    """Targets of rows [begin, end) as int64, -1 where ignored; 0 where there are none."""
     cdef Py_ssize_t index[DIMS]
     cdef Py_ssize_t n, done = begin, i
     cdef const char *p
     cdef int last = plan.dims - 1, d
+    if plan.data[TARGET] == NULL:
+        for i in range(end - begin):
+            out[i] = 0
+        return
     _seek(plan, begin, index)
     while done < end:
         n = plan.shape[last] - index[last]
@@ -402,20 +500,10 @@ cdef void _add(double *sum, double head, double tail) noexcept nogil:
     sum[0] = s
 
 
-# What a call allocates: targets of a slab unless they are read in place, values of a slab if they
-# are to be added, and `step` bytes of scratch for every thread.
-cdef struct Memory:
-    int64_t *target
-    char *value
-    char *scratch
-    Py_ssize_t step
-
-
-cdef int _slabs(Plan *plan, Memory memory, int threads, bint with_gil) except -1 nogil:
+cdef int _slabs(Plan *plan, const Memory *memory, int threads, bint with_gil) except -1 nogil:
     cdef Py_ssize_t classes = plan.run.classes, rows = plan.rows
     cdef Py_ssize_t slab = SLAB_ELEMENTS // classes * threads, begin = 0, n, part, k, i, filled
     cdef int t
-    cdef const int64_t *targets
     cdef char *value = memory.value
     cdef double block[2]
     # A power of two, so that slabs and blocks of the sum fit into each other.
@@ -425,17 +513,10 @@ cdef int _slabs(Plan *plan, Memory memory, int threads, bint with_gil) except -1
     slab = i
     while begin < rows:
         n = slab if slab < rows - begin else rows - begin
-        targets = NULL
-        if plan.data[TARGET] != NULL:
-            if memory.target == NULL:
-                targets = <const int64_t *>plan.data[TARGET] + begin
-            else:
-                _widen_targets(plan, begin, begin + n, memory.target)
-                targets = memory.target
         filled = begin % (slab if slab > REDUCE else REDUCE)
         if threads == 1:
             _stretch(
-                plan, begin, begin + n, targets,
+                plan, memory, begin, begin, begin + n,
                 value + filled * plan.item if value != NULL else NULL,
                 memory.scratch,
             )
@@ -446,9 +527,10 @@ cdef int _slabs(Plan *plan, Memory memory, int threads, bint with_gil) except -1
                 if t * part < n:
                     _stretch(
                         plan,
+                        memory,
+                        begin,
                         begin + t * part,
                         begin + (n if n < (t + 1) * part else (t + 1) * part),
-                        targets + t * part if targets != NULL else NULL,
                         value + (filled + t * part) * plan.item if value != NULL else NULL,
                         memory.scratch + t * memory.step,
                     )
@@ -471,7 +553,10 @@ cdef int _slabs(Plan *plan, Memory memory, int threads, bint with_gil) except -1
 cdef int plan_run(Plan *plan, int kernel) except -1:
     cdef Py_ssize_t classes = plan.run.classes, elements = plan.rows * classes
     cdef Py_ssize_t buffered = plan.rows if plan.rows < SLAB_ROWS else SLAB_ROWS
-    cdef Py_ssize_t target_bytes = 0, value_bytes = 0
+    cdef Py_ssize_t target_bytes = 0, factor_bytes = 0, value_bytes = 0
+    cdef bint weighs = (
+        plan.data[SAMPLE] != NULL or plan.data[UPSTREAM] != NULL or plan.target_weight != NULL
+    )
     cdef int threads = 1, limit
     cdef char *block
     cdef Memory memory
@@ -479,7 +564,7 @@ cdef int plan_run(Plan *plan, int kernel) except -1:
     limit = FG_LANES_MAX_SOFTMAX if kernel == FG_SOFTMAX else FG_LANES_MAX_CONTIGUOUS
     if kernel == FG_LOGSUMEXP_WEIGHTED:
         plan.style = FG_ROWS
-    elif plan.run.x_class == plan.item:
+    elif plan.class_step[X] == plan.item:
         plan.style = FG_LANES if classes <= limit else FG_ROWS
     else:
         plan.style = FG_LANES if classes <= FG_LANES_MAX else FG_ROWS
@@ -488,29 +573,38 @@ cdef int plan_run(Plan *plan, int kernel) except -1:
     plan.run.stream = plan.data[OUT] != NULL and elements * plan.item >= STREAM_BYTES
     if elements >= 2 * ELEMENTS_PER_THREAD:
         threads = <int>min(_allowed(), min(plan.rows, elements // ELEMENTS_PER_THREAD))
-    if plan.data[TARGET] != NULL and not _target_in_place(plan):
+    if weighs or (plan.data[TARGET] != NULL and not _target_in_place(plan)):
         target_bytes = (buffered * 8 + 63) & ~<Py_ssize_t>63
+    if weighs:
+        factor_bytes = (buffered * plan.item + 63) & ~<Py_ssize_t>63
     if plan.sum_values:
         value_bytes = (buffered * plan.item + 63) & ~<Py_ssize_t>63
-    memory.step = (plan.precision.scratch_bytes(classes, plan.style) + 63) & ~<Py_ssize_t>63
-    block = <char *>malloc(target_bytes + value_bytes + memory.step * threads + 64)
+    memory.step = plan.precision.scratch_bytes(classes, plan.style, kernel)
+    memory.step = (memory.step + 63) & ~<Py_ssize_t>63
+    block = <char *>malloc(
+        target_bytes + 2 * factor_bytes + value_bytes + memory.step * threads + 64
+    )
     if block == NULL:
         raise MemoryError(
             f"no room for {memory.step * threads} bytes of scratch (rows of {classes} classes)"
         )
     memory.target = <int64_t *>(block + (-<uintptr_t>block & 63))
-    memory.value = <char *>memory.target + target_bytes
+    memory.alpha = <char *>memory.target + target_bytes
+    memory.beta = memory.alpha + factor_bytes
+    memory.value = memory.beta + factor_bytes
     memory.scratch = memory.value + value_bytes
     if target_bytes == 0:
         memory.target = NULL
+    if factor_bytes == 0:
+        memory.alpha = memory.beta = NULL
     if value_bytes == 0:
         memory.value = NULL
     try:
         if elements < KEEP_GIL_BELOW:
-            _slabs(plan, memory, threads, True)
+            _slabs(plan, &memory, threads, True)
         else:
             with nogil:
-                _slabs(plan, memory, threads, False)
+                _slabs(plan, &memory, threads, False)
     finally:
         free(block)
     return 0

@@ -22,21 +22,29 @@ typedef struct {
   ptrdiff_t x_row, x_class;
   char *out; /* (rows, C) out; may be x itself */
   ptrdiff_t out_row, out_class;
-  const char *g; /* (rows, C) in: cotangent or tangent; weights b for logsumexp_weighted */
+  const char *g; /* (rows, C) in: cotangent or tangent; weights b for logsumexp_weighted; target probabilities */
   ptrdiff_t g_row, g_class;
+  const char *v; /* (rows, C) in: the vector that a Hessian is multiplied by */
+  ptrdiff_t v_row, v_class;
   const char *where; /* (rows, C) in, one byte each, 0 drops the class; or NULL */
   ptrdiff_t where_row, where_class;
+  const char *weight; /* (rows, C) in: class weights, mostly with row stride 0; or NULL for 1 */
+  ptrdiff_t weight_row, weight_class;
   char *value; /* (rows) out: loss, logsumexp or dot product; or NULL where `out` is the result */
   ptrdiff_t value_row;
   char *sign; /* (rows) out: sign of the sum, logsumexp_weighted only; or NULL */
   ptrdiff_t sign_row;
   const char *alpha; /* (rows) in, of the kernel's type: factor of the row's `out`; or NULL for 1 */
   ptrdiff_t alpha_row;
-  const int64_t *target;  /* (rows) in, contiguous: in [0, C), or -1 for an ignored row */
+  const char *beta; /* (rows) in, of the kernel's type: factor of the row's `value`; or NULL for 1 */
+  ptrdiff_t beta_row;
+  const int64_t *target;  /* (rows) in, contiguous: in [0, C), or -1 for an ignored row; NULL in mass_soft: none is */
   double scale;           /* common factor of `out` */
+  double smoothing;       /* the share of a target's mass that is spread over all classes */
+  double z_loss;          /* factor of logsumexp squared */
   double log2e[2];        /* log2(e) / temperature as head and tail */
   double inv_temperature; /* 1 / temperature */
-  void *scratch;          /* fg_scratch_bytes(C) bytes, 64-byte aligned */
+  void *scratch;          /* scratch_bytes(C, style, kernel) bytes, 64-byte aligned */
   int stream;             /* store `out` past the caches */
 } fg_run;
 
@@ -50,21 +58,31 @@ enum {
   FG_LOG_SOFTMAX,        /* out = log softmax(x) */
   FG_LOGSUMEXP,          /* value = log sum exp(x) */
   FG_LOGSUMEXP_WEIGHTED, /* value, sign = log |sum g exp(x)|; out = alpha g exp(x) / sum, if given */
-  FG_CROSS_ENTROPY,      /* value = loss */
-  FG_CROSS_ENTROPY_GRAD, /* value = loss, if given; out = alpha (softmax(x) - onehot(target)) */
-  FG_PULL_SOFTMAX,       /* out = alpha p (g - p.g) */
-  FG_PULL_LOG_SOFTMAX,   /* out = alpha (g - p sum(g)) */
-  FG_PUSH_LOG_SOFTMAX,   /* out = alpha (g - p.g) */
-  FG_PUSH_LOGSUMEXP,     /* value = alpha p.g */
+  FG_CROSS_ENTROPY,      /* value = beta loss */
+  FG_CROSS_ENTROPY_GRAD, /* value = beta loss, if given; out = alpha (softmax(x) - onehot(target)) */
+  FG_MASS,               /* the same with every option (mass.inc.h), from class indices ... */
+  FG_MASS_GRAD,
+  FG_MASS_HVP,       /* out = alpha H v */
+  FG_MASS_HESS_DIAG, /* out = alpha diag H */
+  FG_MASS_SOFT,      /* ... and from probabilities */
+  FG_MASS_SOFT_GRAD,
+  FG_MASS_SOFT_HVP,
+  FG_MASS_SOFT_HESS_DIAG,
+  FG_ROW_WEIGHT,       /* value = beta, 0 for an ignored row */
+  FG_PULL_SOFTMAX,     /* out = alpha p (g - p.g) */
+  FG_PULL_LOG_SOFTMAX, /* out = alpha (g - p sum(g)) */
+  FG_PUSH_LOG_SOFTMAX, /* out = alpha (g - p.g) */
+  FG_PUSH_LOGSUMEXP,   /* value = alpha p.g */
   FG_KERNELS
 };
 
 typedef struct {
   fg_kernel kernel[FG_KERNELS][FG_STYLES];
   fg_elementwise exp2, log, log1p; /* the building blocks, for the accuracy tests */
-  ptrdiff_t (*scratch_bytes)(ptrdiff_t classes, int style);
+  ptrdiff_t (*scratch_bytes)(ptrdiff_t classes, int style, int kernel);
   void (*total)(const void *x, ptrdiff_t n, double sum[2]);                   /* head and tail */
   ptrdiff_t (*count_outside)(const int64_t *x, ptrdiff_t n, int64_t classes); /* of x not in [0, classes) */
+  ptrdiff_t (*count_unfit)(const void *x, ptrdiff_t n, double high);          /* of x not in [0, high] */
 } fg_precision;
 
 typedef struct {

@@ -4,6 +4,7 @@
 #include "softmax.inc.h"
 #include "weighted.inc.h"
 #include "pull.inc.h"
+#include "mass.inc.h"
 
 FG_KERNEL void FG_NAME(exp2_each)(const void *x, void *out, ptrdiff_t n) {
   for (ptrdiff_t i = 0; i + LANES <= n; i += LANES) vstore((T *)out + i, vexp2(vload((const T *)x + i)));
@@ -18,8 +19,9 @@ FG_KERNEL void FG_NAME(log1p_each)(const void *x, void *out, ptrdiff_t n) {
   }
 }
 
-FG_KERNEL ptrdiff_t FG_NAME(scratch_bytes)(ptrdiff_t classes, int style) {
+FG_KERNEL ptrdiff_t FG_NAME(scratch_bytes)(ptrdiff_t classes, int style, int kernel) {
   const ptrdiff_t size = (ptrdiff_t)sizeof(T);
+  if (kernel >= FG_MASS && kernel <= FG_MASS_SOFT_HESS_DIAG) return mass_scratch(classes, style);
   if (style == FG_ROWS) return (3 * padded(classes) + 128 / size) * size; /* two lines of terms, one packed */
   const ptrdiff_t groups = tile_groups(classes, 1);
   return (groups < 2 ? 2 : groups) * classes * LANES * size; /* the pull_* kernels need two tiles of one group */
@@ -51,6 +53,18 @@ FG_KERNEL ptrdiff_t FG_NAME(count_outside)(const int64_t *x, ptrdiff_t n, int64_
   return count;
 }
 
+FG_KERNEL ptrdiff_t FG_NAME(count_unfit)(const void *x_, ptrdiff_t n, double high_) {
+  const T *const x = (const T *)x_, high = (T)high_;
+  ptrdiff_t count = 0;
+  for (ptrdiff_t from = 0; from < n; from += 1 << 16) {
+    const ptrdiff_t to = n - from < 1 << 16 ? n : from + (1 << 16);
+    I here = 0; /* as wide as T, so that the loop becomes vectors */
+    for (ptrdiff_t i = from; i < to; i++) here += !((x[i] >= 0) & (x[i] <= high)); /* NaN is unfit too */
+    count += here;
+  }
+  return count;
+}
+
 #define BOTH(kernel) {FG_NAME(kernel##_rows), FG_NAME(kernel##_lanes)}
 const fg_precision FG_JOIN2(fg, FG_SUFFIX) = {
     .kernel = {[FG_SOFTMAX] = BOTH(softmax),
@@ -59,6 +73,15 @@ const fg_precision FG_JOIN2(fg, FG_SUFFIX) = {
                [FG_LOGSUMEXP_WEIGHTED] = {FG_NAME(logsumexp_weighted), FG_NAME(logsumexp_weighted)},
                [FG_CROSS_ENTROPY] = BOTH(cross_entropy),
                [FG_CROSS_ENTROPY_GRAD] = BOTH(cross_entropy_grad),
+               [FG_MASS] = BOTH(mass),
+               [FG_MASS_GRAD] = BOTH(mass_grad),
+               [FG_MASS_HVP] = BOTH(mass_hvp),
+               [FG_MASS_HESS_DIAG] = BOTH(mass_hess_diag),
+               [FG_MASS_SOFT] = BOTH(mass_soft),
+               [FG_MASS_SOFT_GRAD] = BOTH(mass_soft_grad),
+               [FG_MASS_SOFT_HVP] = BOTH(mass_soft_hvp),
+               [FG_MASS_SOFT_HESS_DIAG] = BOTH(mass_soft_hess_diag),
+               [FG_ROW_WEIGHT] = {FG_NAME(row_weight), FG_NAME(row_weight)},
                [FG_PULL_SOFTMAX] = BOTH(pull_softmax),
                [FG_PULL_LOG_SOFTMAX] = BOTH(pull_log_softmax),
                [FG_PUSH_LOG_SOFTMAX] = BOTH(push_log_softmax),
@@ -69,4 +92,5 @@ const fg_precision FG_JOIN2(fg, FG_SUFFIX) = {
     .scratch_bytes = FG_NAME(scratch_bytes),
     .total = FG_NAME(total),
     .count_outside = FG_NAME(count_outside),
+    .count_unfit = FG_NAME(count_unfit),
 };

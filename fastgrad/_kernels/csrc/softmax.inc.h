@@ -277,6 +277,8 @@ FG_INLINE void pending_flush(const int op, Pending *p, const fg_run *run, Base b
   if (op == LOGSUMEXP) v = vsel(s.finite, v, s.top + vload(p->nan));
   T value[LANES];
   vstore(value, v);
+  if (has_target(op) && run->beta)
+    for (int k = 0; k < p->count; k++) value[k] *= *at(run->beta, p->row[k] * run->beta_row);
   for (int k = 0; k < p->count; k++) *(T *)(run->value + p->row[k] * run->value_row) = value[k];
   p->count = 0;
 }
@@ -482,6 +484,10 @@ FG_INLINE void lanes_value(const int op, const fg_run *run, ptrdiff_t first, ptr
                            const T *tile, Base base, V inv_t) {
   V v = finish_value(op, s, base, inv_t);
   T lane[LANES];
+  if (has_target(op) && run->beta) {
+    for (ptrdiff_t l = 0; l < LANES; l++) lane[l] = *at(run->beta, (first + (l < rows ? l : 0)) * run->beta_row);
+    v = vdrop(s->gone, v * vload(lane));
+  }
   if (op == LOGSUMEXP) {
     T top[LANES];
     vstore(lane, vsel(s->finite, v, s->top));
