@@ -29,6 +29,7 @@ multiply each row.  This module imports none of the libraries.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from typing import Any, Literal, cast
 
@@ -117,11 +118,12 @@ class _Objective:
         (labels, scores) and maybe weights.  A data set is known by its `get_label`.
         """
         if hasattr(y_pred, "get_label"):
-            scores, data = y_true, y_pred
-            y_true, sample_weight = data.get_label(), data.get_weight()
+            scores, data = np.asarray(y_true), y_pred
+            y_true, sample_weight = np.asarray(data.get_label()), data.get_weight()
+            if y_true.size == scores.size:  # XGBoost before 3.2 has (N, K) labels flat
+                y_true = y_true.reshape(scores.shape)
         else:
-            scores = y_pred
-        scores = np.asarray(scores)
+            scores = np.asarray(y_pred)
         factor = self._factor(scores)
         target = _labels(y_true if self.target is None else self.target, scores)
         weight = None
@@ -241,6 +243,15 @@ class XGBoostObjective(_Objective):
     >>> hess
     array([[0.5, 0.5],
            [0.5, 0.5]], dtype=float32)
+
+    >>> import xgboost
+    >>> from sklearn.datasets import load_wine
+    >>> X, y = load_wine(return_X_y=True)
+    >>> smooth = fg.cross_entropy.with_options(label_smoothing=0.1)
+    >>> objective = fg.boosting.XGBoostObjective(smooth)
+    >>> model = xgboost.XGBClassifier(n_estimators=10, objective=objective)
+    >>> float(model.fit(X, y).score(X, y))
+    1.0
     """
 
     @staticmethod
@@ -285,15 +296,7 @@ class LightGBMObjective(_Objective):
 
     Custom objectives start from 0 in LightGBM, whatever ``boost_from_average`` says, and predict
     raw scores.  The built-in start is ``init_score(loss, y, num_class=K)``; LightGBM adds the
-    `init_score` of a data set while training, never when it predicts::
-
-        start = fg.boosting.init_score(fg.cross_entropy, y, num_class=K)
-        data = lightgbm.Dataset(X, y, init_score=np.tile(start, (len(y), 1)))
-        params = {"objective": fg.boosting.LightGBMObjective(fg.cross_entropy), "num_class": K}
-        booster = lightgbm.train(params, data)
-        p = fg.softmax(booster.predict(X) + start)
-
-    With that start, the trees are the same as with the built-in objective, except where gains of
+    `init_score` of a data set while training, never when it predicts: see the example.  With that start, the trees are the same as with the built-in objective, except where gains of
     two splits are equal to the last bits.
 
     References
@@ -311,6 +314,17 @@ class LightGBMObjective(_Objective):
            [0.33333334, 0.33333334, 0.33333334]], dtype=float32)
     >>> hess.flags.f_contiguous
     True
+
+    >>> import lightgbm
+    >>> from sklearn.datasets import load_wine
+    >>> X, y = load_wine(return_X_y=True)
+    >>> start = fg.boosting.init_score(fg.cross_entropy, y, num_class=3)
+    >>> data = lightgbm.Dataset(X, y, init_score=np.tile(start, (len(y), 1)))
+    >>> params = {"objective": objective, "num_class": 3, "verbose": -1}
+    >>> booster = lightgbm.train(params, data, num_boost_round=20)
+    >>> p = fg.softmax(booster.predict(X) + start)
+    >>> float((p.argmax(axis=1) == y).mean())
+    1.0
     """
 
     @staticmethod
@@ -345,8 +359,9 @@ class CatBoostObjective:
     -----
     CatBoost maximises, so the derivatives are those of the negative loss, times the row's weight.
 
-    With several scores CatBoost calls Python for every row, several times per tree: some 100,000
-    rows a second at best, whatever the loss.  With one score it calls for blocks of rows.
+    With several scores CatBoost calls Python for every row, four times per tree.  Each call takes
+    some 20 microseconds here; a function of Python lists written for one loss and few classes
+    takes less, a larger K is faster here.  With one score CatBoost calls for blocks of rows.
 
     CatBoost's own `MultiClass` and `Logloss` start from 0 and use the whole Hessian, as this does,
     so predictions agree to rounding if the settings do: CatBoost chooses `learning_rate`,
@@ -370,9 +385,23 @@ class CatBoostObjective:
     >>> objective = fg.boosting.CatBoostObjective(fg.cross_entropy)
     >>> objective.calc_ders_multi(np.zeros(2), 1.0, 1.0)
     ([-0.5, 0.5], [[-0.25, 0.25], [0.25, -0.25]])
-    >>> objective = fg.boosting.CatBoostObjective(fg.binary_cross_entropy)
-    >>> objective.calc_ders_range(np.zeros(1), np.ones(1), None)
+    >>> binary = fg.boosting.CatBoostObjective(fg.binary_cross_entropy)
+    >>> binary.calc_ders_range(np.zeros(1), np.ones(1), None)
     array([[ 0.5 , -0.25]])
+
+    >>> import catboost
+    >>> from sklearn.datasets import load_wine
+    >>> X, y = load_wine(return_X_y=True)
+    >>> model = catboost.CatBoostClassifier(
+    ...     iterations=20,
+    ...     learning_rate=0.3,
+    ...     loss_function=objective,
+    ...     eval_metric="MultiClass",
+    ...     verbose=False,
+    ...     allow_writing_files=False,
+    ... )
+    >>> float(model.fit(X, y).score(X, y))
+    1.0
     """
 
     no_jit = True
@@ -433,14 +462,23 @@ class CatBoostObjective:
         _check_derivatives(self.loss, "CatBoostObjective with several scores per row", "hvp")
         scores = np.asarray(approx, np.float64)[None]
         label = _labels(np.asarray(target)[None], scores)
-        k = scores.shape[1]
         grad = _derivative(self._loss, "grad", scores, label)
-        # The same row k times, times the unit vectors: the columns of a symmetric matrix.
+        # The same row times each unit vector: the rows of a symmetric matrix.
+        v = _unit_vectors(scores.shape[1])
         hess = _derivative(
-            self._loss, "hvp", np.repeat(scores, k, axis=0), np.repeat(label, k, axis=0), np.eye(k)
+            self._loss,
+            "hvp",
+            scores.repeat(len(v), axis=0),
+            label.repeat(len(v), axis=0),
+            v,
         )
         sign = -1.0 if weight is None else -weight
         return (sign * grad[0]).tolist(), (sign * hess).tolist()
+
+
+@functools.lru_cache(maxsize=4)
+def _unit_vectors(k: int) -> NDArray[np.float64]:
+    return np.eye(k)
 
 
 def init_score(
