@@ -29,6 +29,7 @@ multiply each row.  This module imports none of the libraries.
 
 from __future__ import annotations
 
+import abc
 import functools
 import inspect
 from typing import Any, Literal, cast
@@ -51,7 +52,7 @@ _BLOCK = 1 << 18
 _LEAST_SHARE = 1e-15
 
 
-class _Objective:
+class _Objective(abc.ABC):
     """What XGBoost's and LightGBM's objectives share: one call, made in two orders of arguments."""
 
     def __init__(
@@ -130,6 +131,14 @@ class _Objective:
         if sample_weight is not None and np.size(sample_weight):  # XGBoost passes (0,) for none
             # In the scores' dtype: in float32 the products of LightGBM's float64 would be rounded.
             weight = np.asarray(sample_weight, scores.dtype)
+        for what, a in (("target", target), ("sample_weight", weight)):
+            # Blocks of rows would be cut from a longer array without a word.
+            if a is not None and a.shape[:1] != scores.shape[:1]:
+                raise ValueError(
+                    f"{what} must have one entry for each of the {len(scores)} rows of the scores; "
+                    f"it has shape {a.shape}. Parts of the data, as in cross-validation, need an "
+                    "objective of their own where it has a target."
+                )
         grad = self._rounded("grad", scores, target, weight, 1.0)
         hess = self._rounded("hess_diag", scores, target, weight, factor)
         return grad, np.maximum(hess, np.float32(self.floor), out=hess)
@@ -148,8 +157,9 @@ class _Objective:
         return 1.0
 
     @staticmethod
+    @abc.abstractmethod
     def _softmax_bound(classes: int) -> float:
-        raise NotImplementedError
+        """By what the library multiplies p (1 - p)."""
 
     def _rounded(
         self, name: str, scores: _Array, target: _Array, weight: _Array | None, factor: float
@@ -296,7 +306,9 @@ class LightGBMObjective(_Objective):
 
     Custom objectives start from 0 in LightGBM, whatever ``boost_from_average`` says, and predict
     raw scores.  The built-in start is ``init_score(loss, y, num_class=K)``; LightGBM adds the
-    `init_score` of a data set while training, never when it predicts: see the example.  With that start, the trees are the same as with the built-in objective, except where gains of
+    `init_score` of a data set while training, never when it predicts: see the example.
+
+    With that start, the trees are the same as with the built-in objective, except where gains of
     two splits are equal to the last bits.
 
     References
@@ -523,9 +535,9 @@ def init_score(
 
     Notes
     -----
-    LightGBM starts from exactly these (``boost_from_average``).  XGBoost 3.1 and later start from
-    these less their mean, which is the same softmax; older ones from 1/2 for every class.  CatBoost's
-    classification objectives start from 0.
+    LightGBM starts from these (``boost_from_average``).  XGBoost 3.1 and later start from these
+    less their mean, which is the same softmax, older ones from 1/2 for every class.  CatBoost's
+    objectives for classification start from 0.
 
     Examples
     --------

@@ -14,6 +14,8 @@ curvatures, and CatBoost scales its l2 by the mean weight: their built-in object
 this property either, so there weights are tested against the built-in objectives.
 """
 
+# ruff: noqa: E501  (a message is easier to search for in one piece)
+
 from __future__ import annotations
 
 import copy
@@ -370,6 +372,21 @@ def test_one_score_for_many_classes(raises_exactly, objective):
         "one score."
     )
     raises_exactly(ValueError, message, objective(fg.cross_entropy), np.zeros(3), np.zeros(3))
+
+
+@BOTH
+@pytest.mark.parametrize("rows", [3, 5])
+def test_another_number_of_rows(raises_exactly, objective, rows, monkeypatch):
+    monkeypatch.setattr(boosting, "_BLOCK", 4)
+    message = (
+        "{} must have one entry for each of the 4 rows of the scores; it has shape ({},). Parts of "
+        "the data, as in cross-validation, need an objective of their own where it has a target."
+    )
+    y, z = np.zeros(4, int), np.zeros((4, 2))
+    bound = objective(fg.cross_entropy, target=np.zeros(rows, int))
+    raises_exactly(ValueError, message.format("target", rows), bound, y, z)
+    bound = objective(fg.cross_entropy)
+    raises_exactly(ValueError, message.format("sample_weight", rows), bound, y, z, np.ones(rows))
 
 
 @BOTH
@@ -941,7 +958,9 @@ def test_catboost_derivatives(rng, assert_ulps):
         p = ref.softmax(row, -1)
         exact = ref.cross_entropy_grad(row[None], [label])[0]
         assert_ulps(np.array(der1), -2 * exact, 8)
-        assert_ulps(np.array(der2), -2 * (np.diag(p) - np.outer(p, p)), 16, scale=2 * np.diag(p) + p)
+        assert_ulps(
+            np.array(der2), -2 * (np.diag(p) - np.outer(p, p)), 16, scale=2 * np.diag(p) + p
+        )
     scores, labels = rng.normal(size=6), rng.integers(0, 2, 6).astype(np.float32)
     w = rng.uniform(size=6).astype(np.float32)
     ders = CatBoostObjective(fg.binary_cross_entropy).calc_ders_range(scores, labels, w)
