@@ -400,7 +400,9 @@ class Mass:
     where: bool = False
 
     def __str__(self) -> str:
-        names = [f for f in ("weight", "sample", "smoothing", "z_loss", "where") if getattr(self, f)]
+        names = [
+            f for f in ("weight", "sample", "smoothing", "z_loss", "where") if getattr(self, f)
+        ]
         return "+".join(["soft" if self.soft else "hard", *names])
 
     def draw(
@@ -583,7 +585,9 @@ class MassChecks:
     assert_good = staticmethod(_assert_mass)
 
     @staticmethod
-    def check(kind: str, actual: Any, z: Any, target: Any, v: Any, what: Any = "", **kw: Any) -> None:
+    def check(
+        kind: str, actual: Any, z: Any, target: Any, v: Any, what: Any = "", **kw: Any
+    ) -> None:
         exact = _mass_exact(kind, z, target, v, **kw)
         size = None if kind == "value" else _mass_size(kind, z, target, v, **kw)
         _assert_mass(kind, actual, exact, size, what)
