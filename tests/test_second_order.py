@@ -330,7 +330,8 @@ def test_vectors_of_any_size(isa, dtype, rng, mass, classes, layout, soft):
     # A common offset is not seen: differences of v are taken first.
     whole = np.round(v * 8)
     same = hvp(z, t, whole.astype(dtype), **kw | {"z_loss": 0.0})
-    assert bits(hvp(z, t, (whole + 1024).astype(dtype), **kw | {"z_loss": 0.0})) == bits(same)
+    moved = hvp(z, t, (whole + 1024).astype(dtype), **kw | {"z_loss": 0.0})
+    np.testing.assert_array_equal(moved, same)
 
 
 # ---- special values -----------------------------------------------------------------------------
