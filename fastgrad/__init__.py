@@ -20,6 +20,7 @@ except ModuleNotFoundError as _error:
         "package."
     ) from None
 
+from fastgrad import boosting as boosting
 from fastgrad._binary import binary_cross_entropy as binary_cross_entropy
 from fastgrad._binary import log_sigmoid as log_sigmoid
 from fastgrad._binary import sigmoid as sigmoid
