@@ -127,7 +127,7 @@ def token_stats(
     >>> stats.rank, stats.correct
     (array([ 1,  0, -1]), array([False,  True, False]))
     >>> round(float(np.exp(stats.nll[:2].mean())), 6)
-    2.021425
+    2.021426
     """
     z = _arrays.as_scores(logits, "logits")
     shape = z.shape
