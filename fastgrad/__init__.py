@@ -25,6 +25,7 @@ from fastgrad._binary import log_sigmoid as log_sigmoid
 from fastgrad._binary import sigmoid as sigmoid
 from fastgrad._config import show_config as show_config
 from fastgrad._cross_entropy import cross_entropy as cross_entropy
+from fastgrad._linear import linear_cross_entropy as linear_cross_entropy
 from fastgrad._maps import Loss as Loss
 from fastgrad._maps import Map as Map
 from fastgrad._softmax import log_softmax as log_softmax
@@ -48,6 +49,7 @@ __all__ = [
     "binary_cross_entropy",
     "cross_entropy",
     "get_num_threads",
+    "linear_cross_entropy",
     "log_sigmoid",
     "log_softmax",
     "logsumexp",

@@ -434,7 +434,7 @@ def _general(
     kind: str,
     logits: ArrayLike,
     target: ArrayLike,
-    v: ArrayLike | None,
+    v: Any,
     options: _Options,
     grad_output: ArrayLike | None,
     out: FloatArray | None,
@@ -457,7 +457,7 @@ def _general(
     mask = _arrays.as_where(options.where, z.shape, "logits")
     factor, upstream = _arrays.as_grad_output(grad_output, how, rows, z.dtype)
     direction = None
-    if v is not None:
+    if kind == "hvp":
         direction = _arrays.as_cotangent(v, shape, z.dtype, "v")
     result: Any = None
     if kind != "value":
