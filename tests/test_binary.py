@@ -507,7 +507,7 @@ def test_micro_batches_add_up(isa, rng):
 
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 def test_derivatives_are_those_of_the_value(isa, rng, soft):
-    """Central differences: their error is h^2/6 of the third derivative and 2 eps of the loss / h."""
+    """Central differences: off by h^2 / 6 times the third derivative, and 2 eps of the loss / h."""
     z = rng.normal(0, 2, 300)
     t = soft_or_hard(rng, 300, np.float64, soft)
     how = {"reduction": "none", "pos_weight": 2.0, "sample_weight": 0.5}
