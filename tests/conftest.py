@@ -210,6 +210,10 @@ def _targets(rng: np.random.Generator, x: np.ndarray, axis: int) -> tuple[np.nda
     return (y,)
 
 
+def _labels(rng: np.random.Generator, x: np.ndarray, axis: int) -> tuple[np.ndarray]:
+    return (np.asarray(rng.integers(0, 2, x.shape)),)
+
+
 def _rowwise(rng: np.random.Generator, x: np.ndarray, axis: int) -> tuple[np.ndarray]:
     return (rng.normal(size=_without(x, axis)).astype(x.dtype.newbyteorder("=")),)
 
@@ -344,6 +348,28 @@ OPS = [
         _dot_scale,
         reduces=True,
     ),
+    # Elementwise: the axis means nothing to them, the sweeps over layouts and lengths do.
+    Op(
+        "sigmoid",
+        _nothing,
+        lambda x, axis, **kw: fg.sigmoid(x, **kw),
+        lambda x, axis: ref.sigmoid(x),
+        2.5,
+    ),
+    Op(
+        "log_sigmoid.vjp",
+        _full,
+        lambda x, axis, g, **kw: fg.log_sigmoid.vjp(x, g, **kw),
+        lambda x, axis, g: ref.log_sigmoid_vjp(x, g),
+        4,
+    ),
+    Op(
+        "binary_cross_entropy.grad",
+        _labels,
+        lambda x, axis, y, **kw: fg.binary_cross_entropy.grad(x, y, reduction="sum", **kw),
+        lambda x, axis, y: ref.binary_cross_entropy_grad(x, y, reduction="sum"),
+        8,
+    ),
 ]
 
 
@@ -359,7 +385,7 @@ def elementwise_op(request: pytest.FixtureRequest) -> Op:
     return request.param
 
 
-STREAMED = ("softmax", "log_softmax", "cross_entropy.grad")
+STREAMED = ("softmax", "log_softmax", "cross_entropy.grad", "sigmoid", "binary_cross_entropy.grad")
 
 
 @pytest.fixture(params=[op for op in OPS if op.name in STREAMED], ids=lambda op: op.name)
