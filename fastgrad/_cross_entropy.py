@@ -469,7 +469,7 @@ def _general(
         result = np.empty_like(z) if out is None else None
         if out is not None:
             # `out` may be the first of these.
-            inputs = {"v": direction} if direction is not None else {}
+            inputs: dict[str, Any] = {"v": direction} if direction is not None else {}
             inputs |= {"logits": z.reshape(shape), "target": y, "weight": w, "where": mask}
             _arrays.check_out(out, shape, z.dtype, **inputs, sample_weight=s, grad_output=upstream)
             result = out.reshape(z.shape)

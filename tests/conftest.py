@@ -572,8 +572,8 @@ def _mass_size(
 
 
 # In eps of the sum of sizes above. NUMERICS.md section 1 allows a loss 4 and the gradient at the
-# target 8. A derivative is made of p (2.5), B (1: its masses are added wide, then rounded), and half
-# an eps for the factor, a product and a sum each: 5; a second one has one more difference and
+# target 8. A derivative is made of p (2.5), B (1: its masses are added wide, then rounded), and
+# half an eps for the factor, a product and a sum each: 5; a second one has one more difference and
 # product: 6.
 MASS_BARS = {"value": 4, "grad": 5, "hvp": 6, "hess_diag": 6}
 

@@ -369,7 +369,7 @@ def test_class_weight_two_is_a_repeated_row(isa, dtype, rng, classes, layout):
 @layouts
 @options
 def test_one_hot_probabilities_are_class_indices(isa, dtype, rng, classes, layout, options):
-    """Row by row, also with class weights. (The divisors of the mean differ, by the PyTorch rule.)"""
+    """Row by row, also with class weights; the mean's divisors differ, by the PyTorch rule."""
     x, y = data(rng, dtype, False, classes)
     kw = with_weight(options, rng, dtype, classes) | {"reduction": "none"}
     x = np.asarray(x, order=layout)

@@ -306,7 +306,7 @@ def confident(mass, dtype, classes, place, z_loss):
 def test_confident_rows_keep_full_relative_accuracy(
     isa, dtype, mass, classes, layout, place, soft, z_loss
 ):
-    """Where p is 1 but for 1e-17, p (1 - p) is not 0: 8 eps of itself down to the underflow limit."""
+    """Where p is 1 but for 1e-17, p (1 - p) is not 0: 8 eps of itself down to underflow."""
     x, t, v, product, diagonal = confident(mass, dtype, classes, place, z_loss)
     if soft:
         t = np.eye(classes, dtype=dtype)[t]
