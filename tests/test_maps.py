@@ -22,6 +22,11 @@ OPTIONS = (
     "z_loss=0.0, where=None, reduction='mean', normalizer=None"
 )
 XENT = f"logits, target, {OPTIONS}"
+LINEAR = (
+    "*, bias=None, l2=0.0, weight=None, sample_weight=None, ignore_index=-100, "
+    "label_smoothing=0.0, z_loss=0.0, reduction='mean', normalizer=None, memory=67108864"
+)
+GRAD = "wrt=('W', 'bias', 'X'), grad_output=None"
 SIGNATURES = [
     (fg.softmax, f"x, {COMMON}, where=None, out=None"),
     (fg.softmax.vjp, f"x, g, {COMMON}, where=None, y=None, out=None"),
@@ -37,6 +42,14 @@ SIGNATURES = [
     (fg.cross_entropy.value_and_grad, f"{XENT}, grad_output=None, out=None"),
     (fg.cross_entropy.hvp, f"logits, target, v, {OPTIONS}, grad_output=None, out=None"),
     (fg.cross_entropy.hess_diag, f"{XENT}, grad_output=None, out=None"),
+    (fg.linear_cross_entropy, f"X, W, target, {LINEAR}"),
+    (fg.linear_cross_entropy.grad, f"X, W, target, {LINEAR}, {GRAD}"),
+    (fg.linear_cross_entropy.value_and_grad, f"X, W, target, {LINEAR}, {GRAD}"),
+    (fg.linear_cross_entropy.hvp, f"X, W, target, v, {LINEAR}, wrt=None, grad_output=None"),
+    (
+        fg.linear_cross_entropy.fisher_diag,
+        f"X, W, target, {LINEAR}, wrt=('W', 'bias'), grad_output=None",
+    ),
 ]
 
 
