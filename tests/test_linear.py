@@ -12,6 +12,7 @@ import pytest
 from scipy.optimize import minimize
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 
 import fastgrad as fg
 from fastgrad import _reference as ref
@@ -502,6 +503,13 @@ def test_with_options(rng):
 L2 = 1e-3
 
 
+@pytest.fixture
+def one_thread():
+    """NumPy's and SciPy's BLAS threads wait for each other longer than the products take."""
+    with threadpool_limits(limits=1):
+        yield
+
+
 @pytest.fixture(scope="module")
 def digits():
     X, y = load_digits(return_X_y=True)
@@ -566,7 +574,7 @@ class Counted:
         return self.fun(theta)
 
 
-def test_newton_needs_fewer_gradients_than_lbfgs(fun):
+def test_newton_needs_fewer_gradients_than_lbfgs(fun, one_thread):
     newton, lbfgs = Counted(fun), Counted(fun)
     a = minimize(
         newton, fun.start(), jac=True, hessp=fun.hessp, method="Newton-CG", options={"xtol": 1e-10}
@@ -586,7 +594,7 @@ def test_newton_needs_fewer_gradients_than_lbfgs(fun):
     assert abs(a.fun - b.fun) < 1e-11
 
 
-def test_scikit_learn_finds_the_same_model(digits, fun):
+def test_scikit_learn_finds_the_same_model(digits, fun, one_thread):
     X, y = digits
     model = LogisticRegression(C=1 / (L2 * len(y)), tol=1e-10, max_iter=10_000).fit(X, y)
     result = minimize(fun, fun.start(), jac=True, hessp=fun.hessp, method="Newton-CG")

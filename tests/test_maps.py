@@ -26,6 +26,11 @@ OPTIONS = (
 XENT = f"logits, target, {OPTIONS}"
 BINARY = "*, pos_weight=None, sample_weight=None, where=None, reduction='mean', normalizer=None"
 BCE = f"logits, target, {BINARY}"
+LINEAR = (
+    "*, bias=None, l2=0.0, weight=None, sample_weight=None, ignore_index=-100, "
+    "label_smoothing=0.0, z_loss=0.0, reduction='mean', normalizer=None, memory=67108864"
+)
+GRAD = "wrt=('W', 'bias', 'X'), grad_output=None"
 SIGNATURES = [
     (fg.softmax, f"x, {COMMON}, where=None, out=None"),
     (fg.softmax.vjp, f"x, g, {COMMON}, where=None, y=None, out=None"),
@@ -53,6 +58,14 @@ SIGNATURES = [
     (fg.binary_cross_entropy.hvp, f"logits, target, v, {BINARY}, grad_output=None, out=None"),
     (fg.binary_cross_entropy.hess_diag, f"{BCE}, grad_output=None, out=None"),
     (fg.token_stats, "logits, target, *, axis=-1, ignore_index=-100"),
+    (fg.linear_cross_entropy, f"X, W, target, {LINEAR}"),
+    (fg.linear_cross_entropy.grad, f"X, W, target, {LINEAR}, {GRAD}"),
+    (fg.linear_cross_entropy.value_and_grad, f"X, W, target, {LINEAR}, {GRAD}"),
+    (fg.linear_cross_entropy.hvp, f"X, W, target, v, {LINEAR}, wrt=None, grad_output=None"),
+    (
+        fg.linear_cross_entropy.fisher_diag,
+        f"X, W, target, {LINEAR}, wrt=('W', 'bias'), grad_output=None",
+    ),
 ]
 
 
