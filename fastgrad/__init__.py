@@ -20,6 +20,7 @@ except ModuleNotFoundError as _error:
         "package."
     ) from None
 
+from fastgrad import boosting as boosting
 from fastgrad._binary import binary_cross_entropy as binary_cross_entropy
 from fastgrad._binary import log_sigmoid as log_sigmoid
 from fastgrad._binary import sigmoid as sigmoid
@@ -31,11 +32,11 @@ from fastgrad._maps import Map as Map
 from fastgrad._softmax import log_softmax as log_softmax
 from fastgrad._softmax import logsumexp as logsumexp
 from fastgrad._softmax import softmax as softmax
-from fastgrad._token_stats import TokenStats as TokenStats
-from fastgrad._token_stats import token_stats as token_stats
 from fastgrad._threads import get_num_threads as get_num_threads
 from fastgrad._threads import num_threads as num_threads
 from fastgrad._threads import set_num_threads as set_num_threads
+from fastgrad._token_stats import TokenStats as TokenStats
+from fastgrad._token_stats import token_stats as token_stats
 
 try:
     __version__ = _version("fastgrad")

@@ -1,7 +1,7 @@
 """The border: the only place that coerces and rejects what users pass.
 
-Behind it every array is an ndarray of a float type that the kernels compute in, aligned and in
-native byte order, every axis is an int in range, and every target lies in [0, C) or is ignored.
+Behind it every array is an ndarray of a float type that the kernels read, aligned and in native
+byte order, every axis is an int in range, and every target lies in [0, C) or is ignored.
 All checks come before anything is written.  A message says what must hold, what was found, where,
 and what to do.
 """
@@ -26,8 +26,18 @@ Axes: TypeAlias = int | Sequence[int] | None
 _NATIVE = (np.dtype(np.float32), np.dtype(np.float64))
 
 
+def is_half(dtype: np.dtype[Any]) -> bool:
+    """float16, or the bfloat16 of ml_dtypes, which is known by its name: we never import it."""
+    return dtype.itemsize == 2 and dtype.name in ("float16", "bfloat16")
+
+
+def computed(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The type that the kernels compute in for scores of this one."""
+    return _NATIVE[0] if is_half(dtype) else dtype
+
+
 def as_scores(x: ArrayLike, name: str) -> FloatArray:
-    """Floats that the kernels compute in; integers and bools become float64."""
+    """Floats that the kernels read; integers and bools become float64."""
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError(
             f"{name} must be a plain array; got a masked array, whose mask would be lost. "
@@ -41,19 +51,16 @@ def as_scores(x: ArrayLike, name: str) -> FloatArray:
 
 def _converted(a: NDArray[Any], name: str) -> FloatArray:
     kind, size = a.dtype.kind, a.dtype.itemsize
-    if kind == "f" and size in (4, 8):
+    if is_half(a.dtype) and a.dtype.isnative:
+        return a
+    if (kind == "f" and size in (4, 8)) or is_half(a.dtype):
         return a.astype(a.dtype.newbyteorder("="))
     if kind in "biu":
         return a.astype(np.float64)
-    if (kind == "f" and size == 2) or a.dtype.name == "bfloat16":
-        raise TypeError(
-            f"{name} must be float32 or float64; got {a.dtype.name}, which is not supported yet. "
-            f"Use {name}.astype(np.float32)."
-        )
     if kind == "f":
         raise TypeError(
-            f"{name} must be float32 or float64; got {a.dtype.name}, which would lose digits. "
-            f"Use {name}.astype(np.float64) if float64 is enough."
+            f"{name} must be float16, bfloat16, float32 or float64; got {a.dtype.name}, which "
+            f"would lose digits. Use {name}.astype(np.float64) if float64 is enough."
         )
     if kind == "c":
         raise TypeError(
@@ -137,14 +144,19 @@ def as_where(where: ArrayLike | None, shape: tuple[int, ...], name: str) -> Bool
 
 
 def as_factors(b: ArrayLike, x: FloatArray) -> FloatArray:
-    """Factors of the terms of logsumexp, broadcast to x and cast to its dtype."""
-    return _broadcast(_cast(as_scores(b, "b"), x.dtype), x.shape, "b", "a")
+    """Factors of the terms of logsumexp, broadcast to x and cast to fit it."""
+    return _broadcast(_fitted(as_scores(b, "b"), x.dtype), x.shape, "b", "a")
 
 
-def _cast(a: FloatArray, dtype: np.dtype[Any]) -> FloatArray:
+def cast(a: FloatArray, dtype: np.dtype[Any]) -> FloatArray:
     """The scores decide the dtype; what is too large for it becomes infinite, quietly."""
     with np.errstate(over="ignore"):
         return a.astype(dtype, copy=False)
+
+
+def _fitted(a: FloatArray, dtype: np.dtype[Any]) -> FloatArray:
+    """Numbers that go with scores of this dtype: of the same, or of the type computed in."""
+    return a if a.dtype == dtype else cast(a, computed(dtype))
 
 
 def _broadcast(a: NDArray[Any], shape: tuple[int, ...], what: str, name: str) -> NDArray[Any]:
@@ -159,11 +171,13 @@ def _broadcast(a: NDArray[Any], shape: tuple[int, ...], what: str, name: str) ->
 def as_cotangent(
     g: ArrayLike, shape: tuple[int, ...], dtype: np.dtype[Any], name: str
 ) -> FloatArray:
-    """A vector for a derivative: exactly this shape, cast to the dtype of the scores."""
+    """A vector for a derivative: exactly this shape, cast to the dtype of the scores (for half
+    precision to float32, unless it has that very dtype).
+    """
     a = as_scores(g, name)
     if a.shape != shape:
         raise ValueError(f"{name} must have shape {shape}; it has shape {a.shape}.")
-    return _cast(a, dtype)
+    return _fitted(a, dtype)
 
 
 # ---- results ----------------------------------------------------------------------------------
@@ -180,7 +194,7 @@ def check_out(
     if out.dtype != dtype:
         raise TypeError(
             f"out must have the dtype of the result, {dtype}; it has {out.dtype}. "
-            f"Use np.empty({shape}, np.{dtype})."
+            f"Use np.empty({shape}, {'ml_dtypes' if dtype.kind == 'V' else 'np'}.{dtype})."
         )
     if not out.flags.writeable:
         raise ValueError("out must be writeable; it is read-only.")
@@ -254,7 +268,7 @@ def as_target(
         )
     if y.shape != shape:
         raise _not_probabilities(y, shape, rows)
-    t = _cast(as_scores(y, "target"), logits.dtype)
+    t = _fitted(as_scores(y, "target"), logits.dtype)
     _check_fit(t, "target", "a probability, finite and >= 0")
     return t.reshape(logits.shape), True
 
@@ -278,7 +292,7 @@ def as_binary_target(
     """Zeros and ones as integers or bools, or probabilities as floats of `dtype`."""
     y = np.asarray(target)
     if y.dtype.kind not in "biu" or isinstance(target, np.ma.MaskedArray):
-        y = _cast(as_scores(target, "target"), dtype)
+        y = cast(as_scores(target, "target"), dtype)
     if y.shape != shape:
         hint = "Nothing is broadcast"
         if y.size == math.prod(shape) and y.ndim != len(shape):
@@ -302,7 +316,7 @@ def as_binary_target(
 
 
 def _is_real(a: NDArray[Any]) -> bool:
-    return a.dtype.kind == "f" or a.dtype.name == "bfloat16"
+    return a.dtype.kind == "f" or is_half(a.dtype)
 
 
 def _not_probabilities(y: NDArray[Any], shape: tuple[int, ...], rows: tuple[int, ...]) -> Exception:
@@ -410,10 +424,10 @@ def check_normalizer(normalizer: float | None, reduction: str) -> float | None:
 def as_class_weight(
     weight: ArrayLike | None, classes: int, dtype: np.dtype[Any]
 ) -> FloatArray | None:
-    """One contiguous weight per class, in the dtype of the scores."""
+    """One contiguous weight per class, in the type computed in."""
     if weight is None:
         return None
-    w = np.ascontiguousarray(_cast(as_scores(weight, "weight"), dtype))
+    w = np.ascontiguousarray(cast(as_scores(weight, "weight"), computed(dtype)))
     if np.shape(weight) != (classes,):
         raise ValueError(
             f"weight must have shape ({classes},), one number per class; it has shape "
@@ -426,10 +440,10 @@ def as_class_weight(
 def as_row_weight(
     sample_weight: ArrayLike | None, rows: tuple[int, ...], dtype: np.dtype[Any]
 ) -> FloatArray | None:
-    """One weight per row, in the dtype of the scores."""
+    """One weight per row, in the type computed in."""
     if sample_weight is None:
         return None
-    s = _cast(as_scores(sample_weight, "sample_weight"), dtype)
+    s = cast(as_scores(sample_weight, "sample_weight"), computed(dtype))
     if s.shape != rows:
         raise ValueError(
             f"sample_weight must have shape {rows}, one number per row; it has shape {s.shape}. "
@@ -445,7 +459,7 @@ def as_element_weight(
     """A weight for every element of logits, broadcast to their shape, in their dtype."""
     if weight is None:
         return None
-    w = _cast(as_scores(weight, name), dtype)
+    w = cast(as_scores(weight, name), dtype)
     broadcast = _broadcast(w, shape, name, "logits")
     _check_fit(w, name, "finite and >= 0")
     return broadcast
@@ -453,12 +467,18 @@ def as_element_weight(
 
 def _check_fit(a: FloatArray, name: str, what: str, high: float = math.inf) -> None:
     """Every element in [0, high] and finite."""
-    largest = min(high, float(np.finfo(a.dtype).max))
+    largest = min(high, _largest(a.dtype))
     bad = _kernels.first_unfit(a, largest)
     if bad >= 0:
         where = tuple(int(i) for i in np.unravel_index(bad, a.shape))
         place = f"{name}[{', '.join(map(str, where))}]" if where else name
         raise ValueError(f"{name} must be {what}; {place} is {float(a[where])} (as {a.dtype}).")
+
+
+def _largest(dtype: np.dtype[Any]) -> float:
+    if dtype.kind != "V":
+        return float(np.finfo(dtype).max)
+    return float(np.array(0x7F7F, np.uint16).view(dtype))  # bfloat16, which finfo does not know
 
 
 def as_grad_output(
@@ -476,7 +496,7 @@ def as_grad_output(
             + (f", or have shape {rows}, one per row" if reduction == "none" else "")
             + f", with reduction={reduction!r}; it has shape {g.shape}."
         )
-    return 1.0, _cast(g, dtype)
+    return 1.0, cast(g, computed(dtype))
 
 
 def check_kept(
@@ -518,8 +538,8 @@ def check_kept(
         )
     if some.all():
         return sample_weight
-    ones = np.ones((), dtype) if sample_weight is None else sample_weight
-    return np.where(some, ones, np.zeros((), dtype))
+    ones = np.ones((), computed(dtype)) if sample_weight is None else sample_weight
+    return np.where(some, ones, np.zeros((), ones.dtype))
 
 
 # ---- linear head -------------------------------------------------------------------------------
@@ -555,7 +575,7 @@ def as_head(W: ArrayLike, X: FloatArray) -> FloatArray:
             f"W must have the dtype of X, {X.dtype}, or every call would convert it; it has "
             f"{w.dtype}. Convert it once: W.astype(np.{X.dtype}), or X to that of W."
         )
-    return for_blas(_cast(w, X.dtype))
+    return for_blas(cast(w, X.dtype))
 
 
 def for_blas(a: FloatArray) -> FloatArray:
@@ -570,7 +590,7 @@ def for_blas(a: FloatArray) -> FloatArray:
 def as_bias(bias: ArrayLike | None, classes: int, dtype: np.dtype[Any]) -> FloatArray | None:
     if bias is None:
         return None
-    b = _cast(as_scores(bias, "bias"), dtype)
+    b = cast(as_scores(bias, "bias"), dtype)
     if b.shape != (classes,):
         raise ValueError(
             f"bias must have shape ({classes},), one number for each row of W; it has shape "

@@ -550,7 +550,7 @@ def _loss(
     result: Any = None
     if kind != "value":
         # `out` may be the first of these.
-        inputs = {"v": direction} if direction is not None else {}
+        inputs: dict[str, Any] = {"v": direction} if direction is not None else {}
         inputs |= {"logits": z, "target": y, "pos_weight": w, "sample_weight": s, "where": mask}
         result = (
             np.empty_like(z)

@@ -41,12 +41,13 @@ class CrossEntropy(Loss):
 
     Parameters
     ----------
-    logits : array_like, float32 or float64, shape (..., C, ...)
-        Scores, any strides, the classes along `axis`.  Integers and bools become float64.
+    logits : array_like of floats, shape (..., C, ...)
+        Scores, any strides, the classes along `axis`.  float16 and bfloat16 (of `ml_dtypes`) are
+        read and written natively and computed in float32.  Integers and bools become float64.
     target : array_like
         Of int or bool, with the shape of `logits` without `axis`: class indices in [0, C), or
-        `ignore_index`.  Of float, with the shape of `logits`: probabilities, finite and >= 0; they
-        need not sum to 1.  Never broadcast, never wrapped.
+        `ignore_index`.  Of float, with the shape of `logits`: probabilities, finite and >= 0,
+        cast to the dtype of `logits`; they need not sum to 1.  Never broadcast, never wrapped.
     axis : int, default -1
         The class axis.  (PyTorch's is always 1.)
     weight : array_like, shape (C,), optional
@@ -109,6 +110,10 @@ class CrossEntropy(Loss):
     without gives exactly 0.  A row is ignored, as with `ignore_index`, if its sample weight is 0,
     the weight of its class is 0 and nothing is smoothed, or `where` drops all its classes.  With no
     row kept, or a total weight of 0, "mean" is NaN, "sum" 0, every derivative 0.  Nothing warns.
+
+    Half precision gives the bits of the same call on ``logits.astype(np.float32)``, arrays rounded
+    once to the dtype of `logits`, floats not at all.  Weights, and probabilities and vectors of
+    another dtype, are then cast to float32.
 
     A row's results do not depend on the other rows, on threads or on `out`, to the last
     bit; the reduced value does not depend on threads.
@@ -464,7 +469,7 @@ def _general(
         result = np.empty_like(z) if out is None else None
         if out is not None:
             # `out` may be the first of these.
-            inputs = {"v": direction} if direction is not None else {}
+            inputs: dict[str, Any] = {"v": direction} if direction is not None else {}
             inputs |= {"logits": z.reshape(shape), "target": y, "weight": w, "where": mask}
             _arrays.check_out(out, shape, z.dtype, **inputs, sample_weight=s, grad_output=upstream)
             result = out.reshape(z.shape)
@@ -475,7 +480,7 @@ def _general(
     if how == "mean" and divisor is None:
         divisor = float(kept)
         if kept and (s is not None or (w is not None and not soft)):
-            zeros = np.broadcast_to(z.dtype.type(0), rows)
+            zeros = np.broadcast_to(_arrays.computed(z.dtype).type(0), rows)
             divisor = _kernels.total_weight(zeros, None if soft else y, ignored, w, s)
     with_value = kind in ("value", "value_and_grad")
     value: Any = np.empty(rows, z.dtype) if with_value and how == "none" else None

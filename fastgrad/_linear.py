@@ -525,11 +525,12 @@ class FlatLinearCrossEntropy:
     def hessp(self, theta: ArrayLike, v: ArrayLike) -> NDArray[np.float64]:
         """The Hessian at theta times the flat vector v."""
         W, bias = self._native(theta, "theta")
+        direction: Any = self._native(v, "v")[: len(self._wrt)]
         product = linear_cross_entropy.hvp(
             self._X,
             W,
             self._target,
-            self._native(v, "v")[: len(self._wrt)],
+            direction,
             bias=bias,
             wrt=self._wrt,
             **self._options,
@@ -718,7 +719,7 @@ def _first_order(head: _Head, fields: Sequence[str], with_value: bool) -> tuple[
             value = cross_entropy(tile.Z, tile.target, **tile.options)
         else:
             derivative = cross_entropy.value_and_grad if with_value else cross_entropy.grad
-            result = derivative(
+            result: Any = derivative(
                 tile.Z, tile.target, **tile.options, grad_output=tile.slope, out=tile.Z
             )
             value, G = result if with_value else (value, result)

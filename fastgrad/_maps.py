@@ -231,10 +231,10 @@ class _Options:
 
 
 def _with_options(f: _Differentiable, options: dict[str, Any]) -> _Differentiable:
-    kind = Loss if isinstance(f, Loss) else Map
+    kind: type[Loss] | type[Map] = Loss if isinstance(f, Loss) else Map
     shown = ", ".join(f"{n}={v!r}" for n, v in options.items())
     result = kind(_Options(f, options), name=f"{f.__name__}({shown})")
-    result._derivatives = f._derivatives  # a built-in may have others than its kind
+    result._derivatives = f._derivatives  # type: ignore[assignment]  # a built-in may have others than its kind
     for d in f._derivatives:
         if hasattr(f, d):
             setattr(result, d, _Options(getattr(f, d), options))

@@ -111,8 +111,15 @@ class _RowMap(Map):
         if a.size == 0:
             return result
         if p is None:
-            # `result` holds the probabilities for a moment, unless it is still needed as g.
-            p = result if not np.may_share_memory(result, v) else np.empty_like(a)
+            p = np.empty_like(a, dtype=_arrays.computed(a.dtype))
+            # `result` holds the probabilities for a moment, unless it is still needed as g, would
+            # round them, or has strides of its own, on which the bits may depend.
+            if (
+                result.dtype == p.dtype
+                and result.strides == p.strides
+                and not np.may_share_memory(result, v)
+            ):
+                p = result
             self._into("softmax", a, axes, t, mask, p)
         merged, source = _Merged(result, axes), _Merged(p, axes)
         _kernels.derivative(
@@ -135,8 +142,9 @@ class Softmax(_RowMap):
 
     Parameters
     ----------
-    x : array_like, float32 or float64
-        Scores of any shape and strides.  Integers and bools become float64; 0-d counts as one
+    x : array_like of floats
+        Scores of any shape and strides.  float16 and bfloat16 (of `ml_dtypes`) are read and written
+        natively and computed in float32.  Integers and bools become float64; 0-d counts as one
         element.
     axis : int, sequence of int, or None, default -1
         Axis or axes that sum to one; None means all.
@@ -156,8 +164,7 @@ class Softmax(_RowMap):
     Raises
     ------
     TypeError
-        For complex, long double, half precision, object or masked input, and an `out` of another
-        dtype.
+        For complex, long double, object or masked input, and an `out` of another dtype.
     ValueError
         For a temperature out of range, a `where` that does not broadcast, an
         `out` of another shape, read-only, or overlapping an input.
@@ -173,6 +180,10 @@ class Softmax(_RowMap):
     Within 2.5 ulp of the exact value for every number of classes: the maximum is subtracted as an
     exact power of two and the sum is taken in two words [1]_ [2]_.  A row's bits do not depend on
     the other rows, on the number of threads or on `out`.
+
+    Half precision gives the bits of the same call on ``x.astype(np.float32)``, rounded once to the
+    dtype of `x`.  Other arrays, such as `g`, are read as they are if they have that very dtype, and
+    cast to float32 otherwise.
 
     A row with NaN or +inf is NaN, as is a row of -inf alone; other rows are untouched.  -inf gives
     exactly 0.  A row whose elements `where` drops altogether is 0.  An empty axis gives an empty
@@ -441,8 +452,9 @@ class LogSumExp(Map):
 
     Parameters
     ----------
-    a : array_like, float32 or float64
-        Exponents of any shape and strides.  Integers and bools become float64.
+    a : array_like of floats
+        Exponents of any shape and strides.  float16 and bfloat16 (of `ml_dtypes`) are read and
+        written natively and computed in float32.  Integers and bools become float64.
     axis : int, sequence of int, or None, default -1
         Axis or axes to sum over; None means all.  (SciPy's default is None.)
     temperature : float, default 1.0
@@ -542,9 +554,13 @@ class LogSumExp(Map):
             rows = source.array.shape[: source.axis] + source.array.shape[source.axis + 1 :]
             masked = _optional(mask, axes)
             if factors is None:
-                _kernels.logsumexp(source.array, source.axis, _as_rows(value, rows), t, masked)
+                log = value
+                if sign is not None and _arrays.is_half(x.dtype):
+                    log = np.empty(shape, np.float32)  # a log that float16 cannot hold has a sign
+                _kernels.logsumexp(source.array, source.axis, _as_rows(log, rows), t, masked)
                 if sign is not None:
-                    sign[...] = np.where(np.isnan(value), value, value > -np.inf)
+                    sign[...] = np.where(np.isnan(log), log, log > -np.inf)
+                    value[...] = _arrays.cast(log, x.dtype)
             else:
                 s = None if sign is None else _as_rows(sign, rows)
                 weights = _Merged(factors, axes).array
@@ -608,27 +624,40 @@ class LogSumExp(Map):
         factors = None if b is None else _arrays.as_factors(b, x)
         shape = _reduced(x.shape, axes, keepdims=keepdims)
         cotangent = _arrays.as_cotangent(g, shape, x.dtype, "g")
+        cotangent = _arrays.cast(cotangent, _arrays.computed(x.dtype))
         result = (
             np.empty_like(x)
             if out is None
             else _arrays.check_out(out, x.shape, x.dtype, a=x, g=cotangent, b=factors, where=mask)
         )
-        if x.size == 0:
-            return result
+        if x.size > 0:
+            self._gradient(x, cotangent, axes, t, factors, return_sign, mask, result)
+        return _result(result) if out is None else result
+
+    @staticmethod
+    def _gradient(
+        x: FloatArray,
+        cotangent: FloatArray,
+        axes: tuple[int, ...],
+        t: float,
+        factors: FloatArray | None,
+        return_sign: bool,
+        mask: BoolArray | None,
+        result: FloatArray,
+    ) -> None:
         source, merged = _Merged(x, axes), _Merged(result, axes)
         rows = source.array.shape[: source.axis] + source.array.shape[source.axis + 1 :]
         alpha, masked = cotangent.reshape(rows), _optional(mask, axes)
         if factors is None:
             _kernels.transform("softmax", source.array, source.axis, merged.array, t, masked, alpha)
         else:
-            sign = np.empty(rows, x.dtype) if return_sign else None
-            value = np.empty(rows, x.dtype)
+            sign = np.empty(rows, cotangent.dtype) if return_sign else None
+            value = np.empty(rows, cotangent.dtype)
             weights = _Merged(factors, axes).array
             _kernels.logsumexp_weighted(
                 source.array, weights, source.axis, value, sign, merged.array, alpha, t, masked
             )
         merged.restore()
-        return _result(result) if out is None else result
 
     def jvp(
         self,
@@ -682,22 +711,15 @@ class LogSumExp(Map):
         if x.size == 0:
             value[...] = 0
             return _result(value) if out is None else value
-        kept = _reduced(x.shape, axes, keepdims=True)
-        p = self.vjp(
-            x,
-            np.ones(kept, x.dtype),
-            axes,
-            b=b,
-            keepdims=True,
-            return_sign=return_sign,
-            where=mask,
-            temperature=t,
-        )
+        factors = None if b is None else _arrays.as_factors(b, x)
+        p = np.empty_like(x, dtype=_arrays.computed(x.dtype))
+        ones = np.ones(_reduced(x.shape, axes, keepdims=True), p.dtype)
+        self._gradient(x, ones, axes, t, factors, return_sign, mask, p)
         removed = mask
-        if b is not None:
-            present = _arrays.as_factors(b, x) != 0
+        if factors is not None:
+            present = factors != 0
             removed = present if mask is None else mask & present
-        source = _Merged(np.asarray(p), axes)
+        source = _Merged(p, axes)
         rows = source.array.shape[: source.axis] + source.array.shape[source.axis + 1 :]
         _kernels.dot(
             source.array,

@@ -37,7 +37,8 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastgrad._cross_entropy import binary_cross_entropy, cross_entropy
+from fastgrad._binary import binary_cross_entropy
+from fastgrad._cross_entropy import cross_entropy
 from fastgrad._maps import Loss, _Options
 
 __all__ = ["CatBoostObjective", "LightGBMObjective", "XGBoostObjective", "init_score"]

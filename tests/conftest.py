@@ -210,6 +210,10 @@ def _targets(rng: np.random.Generator, x: np.ndarray, axis: int) -> tuple[np.nda
     return (y,)
 
 
+def _labels(rng: np.random.Generator, x: np.ndarray, axis: int) -> tuple[np.ndarray]:
+    return (np.asarray(rng.integers(0, 2, x.shape)),)
+
+
 def _rowwise(rng: np.random.Generator, x: np.ndarray, axis: int) -> tuple[np.ndarray]:
     return (rng.normal(size=_without(x, axis)).astype(x.dtype.newbyteorder("=")),)
 
@@ -344,6 +348,28 @@ OPS = [
         _dot_scale,
         reduces=True,
     ),
+    # Elementwise: the axis means nothing to them, the sweeps over layouts and lengths do.
+    Op(
+        "sigmoid",
+        _nothing,
+        lambda x, axis, **kw: fg.sigmoid(x, **kw),
+        lambda x, axis: ref.sigmoid(x),
+        2.5,
+    ),
+    Op(
+        "log_sigmoid.vjp",
+        _full,
+        lambda x, axis, g, **kw: fg.log_sigmoid.vjp(x, g, **kw),
+        lambda x, axis, g: ref.log_sigmoid_vjp(x, g),
+        4,
+    ),
+    Op(
+        "binary_cross_entropy.grad",
+        _labels,
+        lambda x, axis, y, **kw: fg.binary_cross_entropy.grad(x, y, reduction="sum", **kw),
+        lambda x, axis, y: ref.binary_cross_entropy_grad(x, y, reduction="sum"),
+        8,
+    ),
 ]
 
 
@@ -359,7 +385,7 @@ def elementwise_op(request: pytest.FixtureRequest) -> Op:
     return request.param
 
 
-STREAMED = ("softmax", "log_softmax", "cross_entropy.grad")
+STREAMED = ("softmax", "log_softmax", "cross_entropy.grad", "sigmoid", "binary_cross_entropy.grad")
 
 
 @pytest.fixture(params=[op for op in OPS if op.name in STREAMED], ids=lambda op: op.name)
@@ -400,7 +426,9 @@ class Mass:
     where: bool = False
 
     def __str__(self) -> str:
-        names = [f for f in ("weight", "sample", "smoothing", "z_loss", "where") if getattr(self, f)]
+        names = [
+            f for f in ("weight", "sample", "smoothing", "z_loss", "where") if getattr(self, f)
+        ]
         return "+".join(["soft" if self.soft else "hard", *names])
 
     def draw(
@@ -544,8 +572,8 @@ def _mass_size(
 
 
 # In eps of the sum of sizes above. NUMERICS.md section 1 allows a loss 4 and the gradient at the
-# target 8. A derivative is made of p (2.5), B (1: its masses are added wide, then rounded), and half
-# an eps for the factor, a product and a sum each: 5; a second one has one more difference and
+# target 8. A derivative is made of p (2.5), B (1: its masses are added wide, then rounded), and
+# half an eps for the factor, a product and a sum each: 5; a second one has one more difference and
 # product: 6.
 MASS_BARS = {"value": 4, "grad": 5, "hvp": 6, "hess_diag": 6}
 
@@ -583,7 +611,9 @@ class MassChecks:
     assert_good = staticmethod(_assert_mass)
 
     @staticmethod
-    def check(kind: str, actual: Any, z: Any, target: Any, v: Any, what: Any = "", **kw: Any) -> None:
+    def check(
+        kind: str, actual: Any, z: Any, target: Any, v: Any, what: Any = "", **kw: Any
+    ) -> None:
         exact = _mass_exact(kind, z, target, v, **kw)
         size = None if kind == "value" else _mass_size(kind, z, target, v, **kw)
         _assert_mass(kind, actual, exact, size, what)

@@ -1,4 +1,4 @@
-"""sigmoid, log_sigmoid and binary cross-entropy: every kernel, instruction set, layout and option."""
+"""sigmoid, log_sigmoid and binary cross-entropy: kernels, instruction sets, layouts, options."""
 
 from __future__ import annotations
 
@@ -507,7 +507,7 @@ def test_micro_batches_add_up(isa, rng):
 
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 def test_derivatives_are_those_of_the_value(isa, rng, soft):
-    """Central differences: error h^2/6 of the third derivative, below 1, and 2 eps of the loss / h."""
+    """Central differences: off by h^2 / 6 times the third derivative, and 2 eps of the loss / h."""
     z = rng.normal(0, 2, 300)
     t = soft_or_hard(rng, 300, np.float64, soft)
     how = {"reduction": "none", "pos_weight": 2.0, "sample_weight": 0.5}

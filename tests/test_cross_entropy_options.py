@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
 import math
-import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -186,7 +183,10 @@ def test_defaults_said_aloud_change_no_bit(isa, dtype, rng, classes, layout, sof
     x, t = data(rng, dtype, soft, classes)
     x = np.asarray(x, order=layout)
     value, grad = both(x, t, reduction=reduction)
-    for spelled in (DEFAULTS, DEFAULTS | {"label_smoothing": 0, "z_loss": np.float32(0), "axis": 1}):
+    for spelled in (
+        DEFAULTS,
+        DEFAULTS | {"label_smoothing": 0, "z_loss": np.float32(0), "axis": 1},
+    ):
         again, same = both(x, t, **spelled, reduction=reduction, grad_output=None)
         assert (bits(again), bits(same)) == (bits(value), bits(grad))
         assert bits(fg.cross_entropy(x, t, **spelled, reduction=reduction)) == bits(value)
@@ -367,7 +367,7 @@ def test_class_weight_two_is_a_repeated_row(isa, dtype, rng, classes, layout):
 @layouts
 @options
 def test_one_hot_probabilities_are_class_indices(isa, dtype, rng, classes, layout, options):
-    """Row by row, also with class weights. (The divisors of the mean differ, by the PyTorch rule.)"""
+    """Row by row, also with class weights; the mean's divisors differ, by the PyTorch rule."""
     x, y = data(rng, dtype, False, classes)
     kw = with_weight(options, rng, dtype, classes) | {"reduction": "none"}
     x = np.asarray(x, order=layout)
@@ -972,7 +972,13 @@ def test_one_row_without_a_batch(isa, dtype, rng, mass, soft):
         for reduction in ("mean", "sum", "none"):
             a = mass.run(kind, x, t, v, **kw, sample_weight=2.0, reduction=reduction)
             b = mass.run(
-                kind, x[None], np.array([t]), v[None], **kw, sample_weight=[2.0], reduction=reduction
+                kind,
+                x[None],
+                np.array([t]),
+                v[None],
+                **kw,
+                sample_weight=[2.0],
+                reduction=reduction,
             )
             assert np.shape(a) == (() if kind == "value" else (7,))
             assert bits(np.asarray(a, dtype)) == bits(np.asarray(b, dtype))

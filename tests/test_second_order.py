@@ -173,14 +173,16 @@ def test_the_diagonal_is_that_of_products_with_unit_vectors(
 @settings
 @z_losses
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_the_product_is_the_slope_of_the_gradient(isa, rng, mass, soft, settings, z_loss, reduction):
+def test_the_product_is_the_slope_of_the_gradient(
+    isa, rng, mass, soft, settings, z_loss, reduction
+):
     z, t, _, v, kw = drawn(rng, mass, np.float64, soft, settings, 6, "C", z_loss)
     h = 1e-5
     kw = kw | {"reduction": reduction}
     step = np.where(counts(z), h * v, 0)
-    slope = (fg.cross_entropy.grad(z + step, t, **kw) - fg.cross_entropy.grad(z - step, t, **kw)) / (
-        2 * h
-    )
+    slope = (
+        fg.cross_entropy.grad(z + step, t, **kw) - fg.cross_entropy.grad(z - step, t, **kw)
+    ) / (2 * h)
     np.testing.assert_allclose(hvp(z, t, v, **kw), slope, rtol=1e-6, atol=1e-9)
 
 
@@ -302,7 +304,7 @@ def confident(mass, dtype, classes, place, z_loss):
 def test_confident_rows_keep_full_relative_accuracy(
     isa, dtype, mass, classes, layout, place, soft, z_loss
 ):
-    """Where p is 1 but for 1e-17, p (1 - p) is not 0: 8 eps of itself down to the underflow limit."""
+    """Where p is 1 but for 1e-17, p (1 - p) is not 0: 8 eps of itself down to underflow."""
     x, t, v, product, diagonal = confident(mass, dtype, classes, place, z_loss)
     if soft:
         t = np.eye(classes, dtype=dtype)[t]
@@ -473,6 +475,4 @@ def test_a_newton_step_finds_the_minimum(rng):
             [fg.cross_entropy.hvp(x, y, e[None], label_smoothing=0.2)[0] for e in np.eye(4)]
         )
         x = x - np.linalg.solve(hessian + np.full((4, 4), 0.25), grad[0])[None]
-    np.testing.assert_allclose(
-        fg.softmax(x), [[0.05, 0.05, 0.85, 0.05]], rtol=1e-12
-    )
+    np.testing.assert_allclose(fg.softmax(x), [[0.05, 0.05, 0.85, 0.05]], rtol=1e-12)

@@ -4,7 +4,7 @@
 import numpy as np
 
 cimport numpy as cnp
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint16_t
 
 from fastgrad._kernels.isa cimport (
     FG_CROSS_ENTROPY,
@@ -122,21 +122,37 @@ def scan(cnp.ndarray target, int64_t classes, ignore_index):
 
 
 def first_unfit(cnp.ndarray a, double high):
-    """Flat C-order position of the first element of `a` (float32 or float64) outside [0, high], NaN
+    """Flat C-order position of the first element of `a`, floats of any size, outside [0, high], NaN
     included, or -1."""
-    cdef const fg_precision *p = (
-        active().f32 if cnp.PyArray_ITEMSIZE(a) == 4 else active().f64
-    )
-    cdef Py_ssize_t bad, n = cnp.PyArray_SIZE(a)
+    cdef bint half = cnp.PyArray_ITEMSIZE(a) == 2
+    cdef const fg_precision *p = active().f64 if cnp.PyArray_ITEMSIZE(a) == 8 else active().f32
+    cdef uint16_t top = np.asarray(high).astype(a.dtype).view(np.uint16) if half else 0
+    cdef Py_ssize_t bad = 0, n = cnp.PyArray_SIZE(a)
     cdef const void *data = cnp.PyArray_DATA(a)
-    if not cnp.PyArray_IS_C_CONTIGUOUS(a) and not cnp.PyArray_IS_F_CONTIGUOUS(a):
-        bad = 0
-        for line in np.nditer(a, ["external_loop", "buffered", "zerosize_ok"]):
-            bad += p.count_unfit(cnp.PyArray_DATA(line), cnp.PyArray_SIZE(line), high)
-    else:
+    if cnp.PyArray_IS_C_CONTIGUOUS(a) or cnp.PyArray_IS_F_CONTIGUOUS(a):
         with nogil:
-            bad = p.count_unfit(data, n, high)
+            bad = _count_unfit_half(data, n, top) if half else p.count_unfit(data, n, high)
+    else:
+        flags = ["external_loop", "buffered", "zerosize_ok"]
+        for line in np.nditer(a.view(np.uint16) if half else a, flags, [["readonly", "contig"]]):
+            data = cnp.PyArray_DATA(line)
+            n = cnp.PyArray_SIZE(line)
+            bad += _count_unfit_half(data, n, top) if half else p.count_unfit(data, n, high)
     return int(np.argmin((a >= 0) & (a <= high))) if bad else -1
+
+
+cdef Py_ssize_t _count_unfit_half(const void *x, Py_ssize_t n, uint16_t top) noexcept nogil:
+    """Halves are ordered as their bits, but for the sign; 0x8000 is -0."""
+    cdef const uint16_t *bits = <const uint16_t *>x
+    cdef Py_ssize_t i, j, end, count = 0
+    cdef uint16_t here
+    for i in range(0, n, 1 << 15):
+        end = n if n - i < 1 << 15 else i + (1 << 15)
+        here = 0  # as wide as the elements, so that the loop becomes vectors
+        for j in range(i, end):
+            here += (bits[j] > top) & (bits[j] != 0x8000)
+        count += here
+    return count
 
 
 _KERNELS = {
@@ -159,12 +175,14 @@ def run(
     """Losses into `value`, or their sum as a float if `reduce`; scale times grad_output times
     gradient, Hessian product with v, or Hessian diagonal into `out`.
 
-    `weight` (C,), `sample_weight` and `grad_output` (one per row) have the dtype of logits; integer
-    targets are in range.  With nothing ignored, int64 targets are read in place.
+    Every array of floats has the dtype of logits, or is float32 where that is half precision, as
+    `weight` (C,), `sample_weight` and `grad_output` (one per row) then always are.  Integer targets
+    are in range.  With nothing ignored, int64 targets are read in place.
     """
     cdef Plan plan
     cdef int ndim = cnp.PyArray_NDIM(logits)
-    cdef bint soft = cnp.PyTypeNum_ISFLOAT(cnp.PyArray_TYPE(target))
+    cdef int type = cnp.PyArray_TYPE(target)
+    cdef bint soft = not (cnp.PyTypeNum_ISINTEGER(type) or cnp.PyTypeNum_ISBOOL(type))
     cdef int kernel
     plan_begin(&plan, logits, axis)
     if soft:

@@ -34,6 +34,9 @@ cdef extern from "fastgrad.h" nogil:
     ctypedef void (*fg_kernel)(const fg_run *) noexcept nogil
     ctypedef void (*fg_elementwise)(const void *, void *, Py_ssize_t) noexcept nogil
     enum:
+        FG_NATIVE
+        FG_FLOAT16
+        FG_BFLOAT16
         FG_ROWS
         FG_LANES
         FG_SOFTMAX
@@ -75,6 +78,14 @@ cdef extern from "fastgrad.h" nogil:
         void (*total)(const void *, Py_ssize_t, double *) noexcept nogil
         Py_ssize_t (*count_outside)(const int64_t *, Py_ssize_t, int64_t) noexcept nogil
         Py_ssize_t (*count_unfit)(const void *, Py_ssize_t, double) noexcept nogil
+        void (*widen)(
+            int kind, const char *src, Py_ssize_t line, Py_ssize_t step, Py_ssize_t lines,
+            Py_ssize_t n, float *to, Py_ssize_t pitch
+        ) noexcept nogil
+        void (*narrow)(
+            int kind, const float *src, Py_ssize_t pitch, char *to, Py_ssize_t line,
+            Py_ssize_t step, Py_ssize_t lines, Py_ssize_t n, int stream
+        ) noexcept nogil
     ctypedef struct fg_table:
         const char *name
         const fg_precision *f32

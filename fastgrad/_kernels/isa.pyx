@@ -52,6 +52,26 @@ def _elementwise(name, cnp.ndarray x, cnp.ndarray out):
     f(cnp.PyArray_DATA(x), cnp.PyArray_DATA(out), cnp.PyArray_SIZE(x))
 
 
+def _convert(cnp.ndarray x, cnp.ndarray out, bint stream):
+    """float16 or bfloat16 to float32 or back, both one-dimensional; for the tests.
+
+    The float32 array has room for 16 more elements than the other, and is contiguous.
+    """
+    cdef cnp.ndarray half = out if cnp.PyArray_ITEMSIZE(out) == 2 else x
+    cdef int kind = FG_FLOAT16 if cnp.PyArray_TYPE(half) == cnp.NPY_FLOAT16 else FG_BFLOAT16
+    cdef Py_ssize_t n = cnp.PyArray_SIZE(half), step = cnp.PyArray_STRIDE(half, 0)
+    if half is x:
+        _active.f32.widen(
+            kind, <const char *>cnp.PyArray_DATA(x), 0, step, 1, n,
+            <float *>cnp.PyArray_DATA(out), 0,
+        )
+    else:
+        _active.f32.narrow(
+            kind, <const float *>cnp.PyArray_DATA(x), 0, <char *>cnp.PyArray_DATA(out), 0, step, 1,
+            n, stream,
+        )
+
+
 _forced = os.environ.get("FASTGRAD_ISA", "")
 if _forced:
     try:

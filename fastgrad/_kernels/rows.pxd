@@ -11,6 +11,12 @@ cdef enum:
     DIMS = 64  # NPY_MAXDIMS
     UNSIGNED = 16
 
+# Where the float32 copy of a block of a half-precision operand lies in scratch; strides in bytes.
+cdef struct Copy:
+    int kind            # FG_NATIVE (no copy), FG_FLOAT16 or FG_BFLOAT16
+    bint across         # are neighbouring rows contiguous, rather than neighbouring classes
+    Py_ssize_t at, row, cls
+
 # The rows of a call, after sorting and merging the axes; an operand that is absent has data NULL.
 cdef struct Plan:
     int dims
@@ -29,7 +35,10 @@ cdef struct Plan:
     const fg_precision *precision
     fg_kernel kernel
     int style
-    Py_ssize_t item
+    Py_ssize_t item         # size of the type that the kernel computes in
+    Copy copy[OPERANDS]
+    bint half               # is some operand of half precision
+    Py_ssize_t block        # rows that are then copied at once
 
 cdef void plan_begin(Plan *plan, cnp.ndarray x, int axis) noexcept
 cdef void plan_elements(Plan *plan, cnp.ndarray x) noexcept

@@ -7,6 +7,10 @@ merged where all operands allow it.  Rows are numbered in that order and cut int
 cut into one stretch per thread, a stretch into runs of equally spaced rows, which is what a C
 kernel takes. None of these cuts changes a bit of a row's result.
 
+Operands of half precision lead a run to be cut into blocks: a block is widened to float32 in
+scratch, with the kind of layout that it has, the float32 kernel runs there, and what it wrote is
+narrowed.  So every kernel takes float16 and bfloat16, in the style of float32 of the same layout.
+
 The sum of the values of all rows is taken over blocks of REDUCE rows, whatever the slabs and
 threads, and the blocks are added in order, in two words: the same bits for every number of threads.
 
@@ -28,11 +32,14 @@ from libc.stdlib cimport free, malloc
 cimport numpy as cnp
 
 from fastgrad._kernels.isa cimport (
+    FG_BFLOAT16,
+    FG_FLOAT16,
     FG_LANES,
     FG_LANES_MAX,
     FG_LANES_MAX_CONTIGUOUS,
     FG_LANES_MAX_SOFTMAX,
     FG_LOGSUMEXP_WEIGHTED,
+    FG_NATIVE,
     FG_ROWS,
     FG_SOFTMAX,
     active,
@@ -56,9 +63,12 @@ cdef enum:
     SLAB_ELEMENTS = 1 << 23       # per thread: some 5 ms of work, 50 at the slowest
     ELEMENTS_PER_THREAD = 1 << 16  # less does not pay a second thread
     KEEP_GIL_BELOW = 1 << 12      # elements: releasing it costs more than such a call
-    STREAM_BYTES = 32 << 20       # results larger than this leave the caches anyway: store past
-    them
-
+    STREAM_BYTES = 32 << 20       # larger results leave the caches anyway: store past them
+    HALF = 2                      # bytes
+    BLOCK = 1 << 14               # elements widened at once: with the kernel's own scratch in L2
+    ACROSS_ROWS = 64              # where rows are contiguous: whole cache lines of each class,
+    ACROSS = 1 << 17              # as far as they fit into L2, but in any case 16 rows
+    ACROSS_MAX = 1 << 20          # (1 row where even those are too large)
 cdef int _threads = fg_max_threads()
 cdef bint _forked = False
 
@@ -99,13 +109,15 @@ cdef void _begin(Plan *plan, cnp.ndarray x, int axis) noexcept:
     cdef int i
     for i in range(OPERANDS):
         plan.data[i] = NULL
+        plan.copy[i].kind = FG_NATIVE
     plan.dims = 0
     plan.rows = 1
     plan.sum_values = False
     plan.ignore = -1
     plan.target_weight = NULL
     plan.only_drops = False
-    plan.item = cnp.PyArray_ITEMSIZE(x)
+    plan.half = False
+    plan.item = cnp.PyArray_ITEMSIZE(x) if _kind(x) == FG_NATIVE else 4
     plan.precision = active().f32 if plan.item == 4 else active().f64
     for i in range(cnp.PyArray_NDIM(x)):
         if i != axis:
@@ -139,6 +151,19 @@ cdef void plan_elements(Plan *plan, cnp.ndarray x) noexcept:
     plan_rowwise(plan, X, x, -1, 0)
 
 
+cdef int _kind(cnp.ndarray a) noexcept:
+    """FG_FLOAT16, FG_BFLOAT16 (a type that NumPy does not know by itself), or FG_NATIVE."""
+    cdef int type = cnp.PyArray_TYPE(a)
+    if type == cnp.NPY_FLOAT16:
+        return FG_FLOAT16
+    return FG_BFLOAT16 if cnp.PyTypeNum_ISUSERDEF(type) else FG_NATIVE
+
+
+cdef void _set_kind(Plan *plan, int which, cnp.ndarray a) noexcept:
+    plan.copy[which].kind = _kind(a)
+    plan.half = plan.half or plan.copy[which].kind != FG_NATIVE
+
+
 cdef double temperature(Plan *plan, double t) noexcept:
     """Set log2(e) / t in two words: the division then costs no accuracy and no time."""
     # log2(e) is high + low to 107 bits; each quotient is corrected by its remainder.
@@ -163,6 +188,7 @@ cdef void plan_full(Plan *plan, int which, cnp.ndarray a, int axis) noexcept:
     cdef int i, d = 0
     cdef Py_ssize_t step = cnp.PyArray_STRIDE(a, axis)
     plan.data[which] = <char *>cnp.PyArray_DATA(a)
+    _set_kind(plan, which, a)
     for i in range(cnp.PyArray_NDIM(a)):
         if i != axis:
             plan.step[which][d] = cnp.PyArray_STRIDE(a, i)
@@ -178,6 +204,7 @@ cdef void plan_rowwise(Plan *plan, int which, cnp.ndarray a, int axis, int ndim)
     (keepdims)."""
     cdef int i, d = 0
     plan.data[which] = <char *>cnp.PyArray_DATA(a)
+    _set_kind(plan, which, a)
     for i in range(cnp.PyArray_NDIM(a)):
         if i != axis or cnp.PyArray_NDIM(a) < ndim:
             plan.step[which][d] = cnp.PyArray_STRIDE(a, i)
@@ -269,7 +296,7 @@ cdef void _next_line(const Plan *plan, Py_ssize_t *index) noexcept nogil:
 
 # What a call allocates: targets of a slab unless they are read in place, the factors of its rows
 # if there are weights, values of a slab if they are to be added, and `step` bytes of scratch for
-# every thread.
+# every thread, with the copies of a block behind what the kernel itself needs.
 cdef struct Memory:
     int64_t *target
     char *alpha
@@ -277,6 +304,7 @@ cdef struct Memory:
     char *value
     char *scratch
     Py_ssize_t step
+    Py_ssize_t copies
 
 
 cdef void _stretch(
@@ -349,9 +377,167 @@ cdef void _stretch(
         run.beta = NULL if beta == NULL else beta + (done - begin) * plan.item
         run.value = at[VALUE] if value == NULL else value + (done - begin) * plan.item
         run.target = NULL if target == NULL else target + (done - begin)
-        plan.kernel(&run)
+        if plan.half:
+            _in_blocks(plan, &run, <char *>scratch + memory.copies)
+        else:
+            plan.kernel(&run)
         done += n
         _next_line(plan, index)
+
+
+cdef void _in_blocks(const Plan *plan, const fg_run *run, char *scratch) noexcept nogil:
+    """A run with operands of half precision; its strides are those of the operands."""
+    cdef fg_run part = run[0]
+    cdef bint narrow_value = plan.copy[VALUE].kind != FG_NATIVE and not plan.sum_values
+    cdef Py_ssize_t begin = 0, n
+    if plan.copy[X].kind != FG_NATIVE:
+        part.x_row = plan.copy[X].row
+        part.x_class = plan.copy[X].cls
+    if plan.copy[G].kind != FG_NATIVE:
+        part.g_row = plan.copy[G].row
+        part.g_class = plan.copy[G].cls
+    if plan.copy[V].kind != FG_NATIVE:
+        part.v_row = plan.copy[V].row
+        part.v_class = plan.copy[V].cls
+    if plan.copy[OUT].kind != FG_NATIVE:
+        part.out_row = plan.copy[OUT].row
+        part.out_class = plan.copy[OUT].cls
+        part.stream = 0
+    if narrow_value:
+        part.value_row = plan.copy[VALUE].row
+    if plan.copy[SIGN].kind != FG_NATIVE:
+        part.sign_row = plan.copy[SIGN].row
+    while begin < run.rows:
+        n = plan.block if plan.block < run.rows - begin else run.rows - begin
+        part.rows = n
+        part.x = _widened(plan, X, run.x + begin * run.x_row, n, scratch)
+        if run.g != NULL:
+            part.g = _widened(plan, G, run.g + begin * run.g_row, n, scratch)
+        if run.v != NULL:
+            part.v = _widened(plan, V, run.v + begin * run.v_row, n, scratch)
+        if run.where != NULL:
+            part.where = run.where + begin * run.where_row
+        if run.weight != NULL:
+            part.weight = run.weight + begin * run.weight_row
+        if run.alpha != NULL:
+            part.alpha = run.alpha + begin * run.alpha_row
+        if run.beta != NULL:
+            part.beta = run.beta + begin * run.beta_row
+        if run.target != NULL:
+            part.target = run.target + begin
+        if run.out != NULL:
+            part.out = run.out + begin * run.out_row
+            if plan.copy[OUT].kind != FG_NATIVE:
+                part.out = scratch + plan.copy[OUT].at
+        if run.value != NULL:
+            part.value = run.value + begin * run.value_row
+            if narrow_value:
+                part.value = scratch + plan.copy[VALUE].at
+        if run.sign != NULL:
+            part.sign = run.sign + begin * run.sign_row
+            if plan.copy[SIGN].kind != FG_NATIVE:
+                part.sign = scratch + plan.copy[SIGN].at
+        plan.kernel(&part)
+        if run.out != NULL:
+            _narrow(plan, OUT, run.out + begin * run.out_row, n, scratch, run.stream)
+        if run.value != NULL and narrow_value:
+            _narrow(plan, VALUE, run.value + begin * run.value_row, n, scratch, 0)
+        if run.sign != NULL:
+            _narrow(plan, SIGN, run.sign + begin * run.sign_row, n, scratch, 0)
+        begin += n
+
+
+# The n rows of an operand as lines that lie in memory and in scratch alike.
+cdef struct Lines:
+    Py_ssize_t line, step, lines, n, pitch
+
+
+cdef Lines _lines(const Plan *plan, int which, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t row = plan.step[which][plan.dims - 1], cls, classes = plan.run.classes
+    cdef Lines a
+    if which >= FULL or plan.copy[which].across:
+        cls = plan.class_step[which] if which < FULL else 0
+        a = Lines(cls, row, classes if which < FULL else 1, n, plan.copy[which].cls // 4)
+    else:
+        cls = plan.class_step[which]
+        a = Lines(row, cls, n, classes, plan.copy[which].row // 4)
+        if row == classes * cls:
+            a.lines = 1
+            a.n = n * classes
+    return a
+
+
+cdef const char *_widened(
+    const Plan *plan, int which, const char *p, Py_ssize_t n, char *scratch
+) noexcept nogil:
+    """n rows of an operand from p on, or their copy in float32."""
+    cdef Lines a
+    cdef char *to = scratch + plan.copy[which].at
+    if plan.copy[which].kind == FG_NATIVE:
+        return p
+    a = _lines(plan, which, n)
+    plan.precision.widen(
+        plan.copy[which].kind, p, a.line, a.step, a.lines, a.n, <float *>to, a.pitch
+    )
+    return to
+
+
+cdef void _narrow(
+    const Plan *plan, int which, char *p, Py_ssize_t n, char *scratch, int stream
+) noexcept nogil:
+    """n rows that a kernel wrote to scratch, to an operand from p on."""
+    cdef Lines a
+    if plan.copy[which].kind == FG_NATIVE:
+        return
+    a = _lines(plan, which, n)
+    plan.precision.narrow(
+        plan.copy[which].kind, <float *>(scratch + plan.copy[which].at), a.pitch, p, a.line, a.step,
+        a.lines, a.n, stream,
+    )
+
+
+cdef Py_ssize_t _plan_blocks(Plan *plan) noexcept:
+    """Decide on the size of blocks and where their copies lie; returns the bytes these take."""
+    cdef Py_ssize_t classes = plan.run.classes, rows = BLOCK // classes, pitch, size, used = 0
+    cdef Py_ssize_t most
+    cdef int k, last = plan.dims - 1
+    cdef bint across = False
+    cdef Copy *copy
+    for k in range(FULL):
+        copy = &plan.copy[k]
+        if copy.kind != FG_NATIVE:
+            copy.across = classes == 1 or (
+                plan.class_step[k] != HALF and plan.step[k][last] == HALF
+            )
+            across = across or copy.across
+    if across:
+        most = ACROSS // classes
+        rows = max(rows, max(min(most, ACROSS_ROWS), min(ACROSS_MAX // classes, 16)))
+    rows = min(max(rows, 1), plan.shape[last])
+    if rows >= 64:
+        rows &= ~<Py_ssize_t>63
+    plan.block = rows
+    pitch = (rows + 15) & ~<Py_ssize_t>15
+    size = 4 * (pitch * classes + 16)
+    size = (size + 63) & ~<Py_ssize_t>63
+    for k in range(OPERANDS):
+        copy = &plan.copy[k]
+        if copy.kind == FG_NATIVE:
+            continue
+        if k == OUT and plan.copy[X].kind != FG_NATIVE and copy.across == plan.copy[X].across:
+            copy[0] = Copy(copy.kind, copy.across, plan.copy[X].at, plan.copy[X].row,
+                           plan.copy[X].cls)  # in place
+            continue
+        copy.at = used
+        if k >= FULL:
+            copy.row = 4
+            copy.cls = 0
+            used += 4 * pitch
+        else:
+            copy.row = 4 if copy.across else 4 * classes
+            copy.cls = 4 * pitch if copy.across and classes > 1 else 4
+            used += size
+    return used
 
 
 ctypedef fused real:
@@ -558,7 +744,7 @@ cdef int _slabs(Plan *plan, const Memory *memory, int threads, bint with_gil) ex
 cdef int plan_run(Plan *plan, int kernel) except -1:
     cdef Py_ssize_t classes = plan.run.classes, elements = plan.rows * classes
     cdef Py_ssize_t buffered = plan.rows if plan.rows < SLAB_ROWS else SLAB_ROWS
-    cdef Py_ssize_t target_bytes = 0, factor_bytes = 0, value_bytes = 0
+    cdef Py_ssize_t target_bytes = 0, factor_bytes = 0, value_bytes = 0, item
     cdef bint weighs = (
         plan.data[SAMPLE] != NULL or plan.data[UPSTREAM] != NULL or plan.target_weight != NULL
     )
@@ -569,13 +755,14 @@ cdef int plan_run(Plan *plan, int kernel) except -1:
     limit = FG_LANES_MAX_SOFTMAX if kernel == FG_SOFTMAX else FG_LANES_MAX_CONTIGUOUS
     if kernel == FG_LOGSUMEXP_WEIGHTED:
         plan.style = FG_ROWS
-    elif plan.class_step[X] == plan.item:
+    elif plan.class_step[X] == (plan.item if plan.copy[X].kind == FG_NATIVE else HALF):
         plan.style = FG_LANES if classes <= limit else FG_ROWS
     else:
         plan.style = FG_LANES if classes <= FG_LANES_MAX else FG_ROWS
     plan.kernel = plan.precision.kernel[kernel][plan.style]
     plan.total[0] = plan.total[1] = 0.0
-    plan.run.stream = plan.data[OUT] != NULL and elements * plan.item >= STREAM_BYTES
+    item = plan.item if plan.copy[OUT].kind == FG_NATIVE else HALF
+    plan.run.stream = plan.data[OUT] != NULL and elements * item >= STREAM_BYTES
     if elements >= 2 * ELEMENTS_PER_THREAD:
         threads = <int>min(_allowed(), min(plan.rows, elements // ELEMENTS_PER_THREAD))
     if weighs or (plan.data[TARGET] != NULL and not _target_in_place(plan)):
@@ -585,7 +772,9 @@ cdef int plan_run(Plan *plan, int kernel) except -1:
     if plan.sum_values:
         value_bytes = (buffered * plan.item + 63) & ~<Py_ssize_t>63
     memory.step = plan.precision.scratch_bytes(classes, plan.style, kernel)
-    memory.step = (memory.step + 63) & ~<Py_ssize_t>63
+    memory.step = memory.copies = (memory.step + 63) & ~<Py_ssize_t>63
+    if plan.half:
+        memory.step += _plan_blocks(plan)
     block = <char *>malloc(
         target_bytes + 2 * factor_bytes + value_bytes + memory.step * threads + 64
     )

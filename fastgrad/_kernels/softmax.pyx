@@ -2,8 +2,9 @@
 # cython: freethreading_compatible=True
 """softmax, log_softmax, logsumexp and their derivatives over arrays that Python has checked.
 
-Every array argument is an aligned native ndarray of one float type, `where` a bool array of the
-shape of x; outputs exist already.  The `plain_*` functions serve the commonest call with the least
+Every array argument is an aligned native ndarray of one float type, or of half precision and
+float32, `where` a bool array of the shape of x; `alpha` is never of half precision.  Outputs exist
+already.  The `plain_*` functions serve the commonest call with the least
 overhead: they return None unless x is a C-contiguous float32 or float64 array with elements, and
 judge nothing else.
 """

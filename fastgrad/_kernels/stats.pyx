@@ -17,8 +17,8 @@ cnp.import_array()
 
 
 def token_stats(cnp.ndarray logits, cnp.ndarray target, int axis, ignore_index, cnp.ndarray record):
-    """A record for every row: nll, logsumexp and entropy in the dtype of the logits, argmax and rank
-    as int64, aligned as C does it."""
+    """A record for every row: nll, logsumexp and entropy in the dtype of the logits, argmax and
+    rank as int64, aligned as C does it."""
     cdef Plan plan
     plan_begin(&plan, logits, axis)
     plan_rowwise(&plan, TARGET, target, axis, logits.ndim)

@@ -40,9 +40,7 @@ FG_INLINE Logistic logistic_of(V z, const Frame *frame, Base base) {
 }
 
 /* p c, infinite where c is: there the low words would make inf - inf. */
-FG_INLINE V times(V2 p, V c) {
-  return vsel(vlt(vabs(c), vset((T)__builtin_inf())), vfma(p.h, c, p.l * c), p.h * c);
-}
+FG_INLINE V times(V2 p, V c) { return vsel(vlt(vabs(c), vset((T)__builtin_inf())), vfma(p.h, c, p.l * c), p.h * c); }
 
 /* p c 2^-BIAS, with no overflow or underflow on the way; p <= 2^BIAS. */
 FG_INLINE V bring_down(V2 p, V c) {

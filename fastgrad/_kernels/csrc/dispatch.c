@@ -14,12 +14,12 @@ static uint64_t saved_state(void) {
 static int has_bits(uint64_t word, uint64_t bits) { return (word & bits) == bits; }
 
 static void detect(int *avx2, int *avx512) {
-  const unsigned FMA = 1u << 12, OSXSAVE = 1u << 27, AVX = 1u << 28;                        /* 1, ECX */
+  const unsigned FMA = 1u << 12, OSXSAVE = 1u << 27, AVX = 1u << 28, F16C = 1u << 29;       /* 1, ECX */
   const unsigned AVX2 = 1u << 5, F = 1u << 16, DQ = 1u << 17, BW = 1u << 30, VL = 1u << 31; /* 7, EBX */
   const uint64_t YMM = 0x6, ZMM = 0xe6;
   unsigned a, b, c, d;
   *avx2 = *avx512 = 0;
-  if (!__get_cpuid(1, &a, &b, &c, &d) || !has_bits(c, FMA | OSXSAVE | AVX)) return;
+  if (!__get_cpuid(1, &a, &b, &c, &d) || !has_bits(c, FMA | OSXSAVE | AVX | F16C)) return;
   const uint64_t state = saved_state();
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return;
   *avx2 = has_bits(b, AVX2) && has_bits(state, YMM);

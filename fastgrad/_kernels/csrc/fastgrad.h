@@ -53,6 +53,8 @@ typedef void (*fg_elementwise)(const void *x, void *out, ptrdiff_t n);
 
 enum { FG_ROWS, FG_LANES, FG_STYLES };
 
+enum { FG_NATIVE, FG_FLOAT16, FG_BFLOAT16 }; /* how an operand of a float kernel lies in memory */
+
 enum {
   FG_SOFTMAX,            /* out = alpha softmax(x) */
   FG_LOG_SOFTMAX,        /* out = log softmax(x) */
@@ -92,6 +94,13 @@ typedef struct {
   void (*total)(const void *x, ptrdiff_t n, double sum[2]);                   /* head and tail */
   ptrdiff_t (*count_outside)(const int64_t *x, ptrdiff_t n, int64_t classes); /* of x not in [0, classes) */
   ptrdiff_t (*count_unfit)(const void *x, ptrdiff_t n, double high);          /* of x not in [0, high] */
+  /* Half precision, for float only (half.inc.h): `lines` lines of n elements `step` bytes apart, to or from
+   * contiguous lines of float, `pitch` of them apart.  widen may write, and narrow read, up to the next whole vector
+   * of a line of float. */
+  void (*widen)(int kind, const char *from, ptrdiff_t line, ptrdiff_t step, ptrdiff_t lines, ptrdiff_t n, float *to,
+                ptrdiff_t pitch);
+  void (*narrow)(int kind, const float *from, ptrdiff_t pitch, char *to, ptrdiff_t line, ptrdiff_t step,
+                 ptrdiff_t lines, ptrdiff_t n, int stream);
 } fg_precision;
 
 typedef struct {

@@ -1,7 +1,7 @@
 /* Every kernel for avx2, f32: only the region below may hold its instructions. */
 #include "fastgrad.h"
 #if FG_X86
-FG_TARGET_BEGIN("avx2,fma")
+FG_TARGET_BEGIN("avx2,fma,f16c")
 #define FG_ISA avx2
 #define FG_DOUBLE 0
 #include "precision.h"

@@ -7,6 +7,9 @@
 #include "mass.inc.h"
 #include "binary.inc.h"
 #include "stats.inc.h"
+#if !FG_DOUBLE
+#include "half.inc.h"
+#endif
 
 FG_KERNEL void FG_NAME(exp2_each)(const void *x, void *out, ptrdiff_t n) {
   for (ptrdiff_t i = 0; i + LANES <= n; i += LANES) vstore((T *)out + i, vexp2(vload((const T *)x + i)));
@@ -106,4 +109,8 @@ const fg_precision FG_JOIN2(fg, FG_SUFFIX) = {
     .total = FG_NAME(total),
     .count_outside = FG_NAME(count_outside),
     .count_unfit = FG_NAME(count_unfit),
+#if !FG_DOUBLE
+    .widen = FG_NAME(widen),
+    .narrow = FG_NAME(narrow),
+#endif
 };

@@ -15,6 +15,9 @@
  *   vexponent            the low bits of t moved into the exponent field: a power of two, or +0
  *   vgather4 vscatter4   four neighbouring elements of LANES rows, `step` bytes apart, as one vector each
  *   Wide wide_*          float only: LANES sums in double; wide_split gives them back as head + tail
+ *   vwiden               float only: LANES halves of a kind (FG_FLOAT16, FG_BFLOAT16) from p; exact, subnormals too
+ *   vnarrow              to p, rounded once to nearest, ties to even; NaN becomes a quiet NaN
+ *   vnarrow2_stream      2 LANES halves past the caches, to an address that is a multiple of the vector's size
  */
 #define LANES (16 / (int)sizeof(T))
 typedef T V __attribute__((vector_size(16)));
@@ -167,5 +170,48 @@ FG_INLINE void wide_split(const Wide *w, V *h, V *l) {
 FG_INLINE double wide_total(const Wide *w) {
   const VD s = w->part[0] + w->part[1];
   return s[0] + s[1];
+}
+
+typedef uint16_t VH __attribute__((vector_size(8)));
+typedef uint32_t VU __attribute__((vector_size(16)));
+FG_INLINE VU vuset(uint32_t a) { return (VU){a, a, a, a}; }
+FG_INLINE V vwiden(const int kind, const uint16_t *p) {
+  VH h;
+  memcpy(&h, p, sizeof h);
+  const VU a = __builtin_convertvector(h, VU);
+  if (kind == FG_BFLOAT16) return (V)(a << 16);
+  const VI size = (VI)(a & vuset(0x7fff));
+  const M small = (M)(size < viset(0x400)), special = (M)(size >= viset(0x7c00)), nan = (M)(size > viset(0x7c00));
+  const VI bias = viset(112 << 23), normal = (size << 13) + bias + (bias & special);
+  const V r = vsel(small, __builtin_convertvector(size, V) * vset(0x1p-24f), (V)normal);
+  return (V)((VU)r | ((VU)nan & vuset(0x00400000)) | (a & vuset(0x8000)) << 16);
+}
+FG_INLINE VH v_narrow(const int kind, V v) {
+  const VU bits = (VU)v, a = bits & vuset(0x7fffffff);
+  const M nan = (M)((VI)a > viset(0x7f800000));
+  VU r, quiet;
+  if (kind == FG_BFLOAT16) {
+    r = (a + vuset(0x7fff) + ((a >> 16) & vuset(1))) >> 16;
+    quiet = (a >> 16) | vuset(0x40);
+  } else {
+    const VU normal = (a - vuset((112u << 23) - 0xfff) + ((a >> 13) & vuset(1))) >> 13;
+    const V half = vset(0.5f); /* its last bit is the smallest float16: adding it rounds */
+    const VU small = (VU)((V)a + half) - (VU)half;
+    r = (VU)visel((M)((VI)a < viset(113 << 23)), (VI)small, (VI)normal);
+    r = (VU)visel((M)((VI)a >= viset(0x477ff000)), viset(0x7c00), (VI)r); /* from 65520 on */
+    quiet = ((a >> 13) & vuset(0x3ff)) | vuset(0x7e00);
+  }
+  r = (VU)visel(nan, (VI)quiet, (VI)r) | ((bits >> 16) & vuset(0x8000));
+  return __builtin_convertvector(r, VH);
+}
+FG_INLINE void vnarrow(const int kind, uint16_t *p, V v) {
+  const VH h = v_narrow(kind, v);
+  memcpy(p, &h, sizeof h);
+}
+FG_INLINE void vnarrow2_stream(const int kind, uint16_t *p, V a, V b) {
+  const VH h[2] = {v_narrow(kind, a), v_narrow(kind, b)};
+  V both;
+  memcpy(&both, h, sizeof both);
+  vstream((T *)p, both);
 }
 #endif

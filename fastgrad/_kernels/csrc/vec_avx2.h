@@ -139,4 +139,24 @@ FG_INLINE double wide_total(const Wide *w) {
   const __m128d t = _mm_add_pd(_mm256_castpd256_pd128(s), _mm256_extractf128_pd(s, 1));
   return t[0] + t[1];
 }
+
+FG_INLINE V vwiden(const int kind, const uint16_t *p) {
+  const __m128i h = _mm_loadu_si128((const __m128i *)p);
+  if (kind == FG_FLOAT16) return (V)_mm256_cvtph_ps(h);
+  return (V)_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16);
+}
+FG_INLINE __m128i v_narrow(const int kind, V v) {
+  if (kind == FG_FLOAT16) return _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  const __m256i bits = (__m256i)v, odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  const __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+  const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+  const __m256i nan = (__m256i)_mm256_cmp_ps((__m256)v, (__m256)v, _CMP_UNORD_Q);
+  const __m256i r = _mm256_srli_epi32(_mm256_blendv_epi8(rounded, quiet, nan), 16);
+  return _mm_packus_epi32(_mm256_castsi256_si128(r), _mm256_extracti128_si256(r, 1));
+}
+FG_INLINE void vnarrow(const int kind, uint16_t *p, V v) { _mm_storeu_si128((__m128i *)p, v_narrow(kind, v)); }
+FG_INLINE void vnarrow2_stream(const int kind, uint16_t *p, V a, V b) {
+  const __m128i low = v_narrow(kind, a), high = v_narrow(kind, b);
+  _mm256_stream_si256((__m256i *)p, _mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1));
+}
 #endif

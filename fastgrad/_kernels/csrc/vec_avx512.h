@@ -137,4 +137,24 @@ FG_INLINE void wide_split(const Wide *w, V *h, V *l) {
                    _mm512_cvtpd_ps(_mm512_sub_pd(w->b, _mm512_cvtps_pd(high_half(*h)))));
 }
 FG_INLINE double wide_total(const Wide *w) { return _mm512_reduce_add_pd(_mm512_add_pd(w->a, w->b)); }
+
+FG_INLINE V vwiden(const int kind, const uint16_t *p) {
+  const __m256i h = _mm256_loadu_si256((const __m256i *)p);
+  if (kind == FG_FLOAT16) return (V)_mm512_cvtph_ps(h);
+  return (V)_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16);
+}
+FG_INLINE __m256i v_narrow(const int kind, V v) {
+  if (kind == FG_FLOAT16) return _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  /* Not VCVTNEPS2BF16: it flushes subnormals. */
+  const __m512i bits = (__m512i)v, odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+  const __mmask16 nan = _mm512_cmp_ps_mask((__m512)v, (__m512)v, _CMP_UNORD_Q);
+  const __m512i r = _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x400000));
+  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(r, 16));
+}
+FG_INLINE void vnarrow(const int kind, uint16_t *p, V v) { _mm256_storeu_si256((__m256i *)p, v_narrow(kind, v)); }
+FG_INLINE void vnarrow2_stream(const int kind, uint16_t *p, V a, V b) {
+  const __m256i low = v_narrow(kind, a), high = v_narrow(kind, b);
+  _mm512_stream_si512((__m512i *)p, _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1));
+}
 #endif
