@@ -625,12 +625,15 @@ def mass() -> MassChecks:
     return MassChecks()
 
 
-EVERYTHING = {"weight": True, "sample": True, "smoothing": 0.1, "z_loss": 0.01, "where": True}
+MASSES = [
+    Mass(),
+    *(Mass(soft, True, True, 0.1, 0.01, where) for soft in (False, True) for where in (False, True)),
+]
 
 
-@pytest.fixture(params=[Mass(), Mass(True), Mass(**EVERYTHING), Mass(True, **EVERYTHING)], ids=str)
+@pytest.fixture(params=MASSES, ids=str)
 def mass_case(request: pytest.FixtureRequest) -> Mass:
-    """Class indices and probabilities, without options and with all of them."""
+    """No option; and all of them, with class indices and probabilities, without and with a mask."""
     return request.param
 
 

@@ -289,8 +289,6 @@ OPTIONS = [
     {},
     {"weight": True},
     {"label_smoothing": 0.1},
-    {"z_loss": 0.01},
-    {"weight": True, "label_smoothing": 0.1, "z_loss": 0.01},
     {"weight": True, "z_loss": 0.01},
 ]
 options = pytest.mark.parametrize("options", OPTIONS, ids=lambda kw: "+".join(kw) or "plain")

@@ -25,8 +25,6 @@ reductions = pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 SETTINGS = [
     {},
     {"weight": True, "sample": True},
-    {"smoothing": 0.1},
-    {"where": True},
     {"weight": True, "sample": True, "smoothing": 0.1, "where": True},
 ]
 settings = pytest.mark.parametrize("settings", SETTINGS, ids=lambda kw: "+".join(kw) or "plain")
