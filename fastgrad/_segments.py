@@ -111,9 +111,13 @@ class Segments:
         array([[1, 1, 0],
                [1, 0, 2]])
         """
-        given = _arrays.as_ids(ids, "ids")
-        kept = given.copy() if np.may_share_memory(given, ids) else given
-        return cls._of(kept, num_segments, ignore_index, "ids")
+        self = cls._of(_arrays.as_ids(ids, "ids"), num_segments, ignore_index, "ids")
+        assert self._ids is not None
+        # int8, int16 ...: reading them again later is cheaper than making the copy.
+        narrow = np.empty(self._ids.shape, np.min_scalar_type(-max(self.num_segments, 1)))
+        _kernels.pack(self._ids, self._ignored, narrow)
+        self._ids, self._ignored = narrow, None if ignore_index is None else -1
+        return self
 
     @classmethod
     def from_lengths(cls, lengths: ArrayLike) -> Segments:
@@ -184,7 +188,7 @@ class Segments:
         ignore_index: int | None,
         name: str,
     ) -> Segments:
-        """From checked ids, which are not copied."""
+        """From ids as the border hands them out, which are not copied."""
         self = object.__new__(cls)
         self.shape = ids.shape
         self._ids = ids.reshape((1, *ids.shape)[-2:])
@@ -197,27 +201,19 @@ class Segments:
         return self.shape[0] if len(self.shape) == 2 else 1
 
     @functools.cached_property
-    def _table(self) -> NDArray[np.int64]:
-        """Counts as (B, K)."""
-        if self._ids is None:
-            return _read_only(np.diff(self._bounds)[None])
-        counts = np.zeros((self._items, self.num_segments), np.int64)
-        _kernels.count(self._ids, self._ignored, counts)
-        return _read_only(counts)
-
-    @property
-    def counts(self) -> NDArray[np.int64]:
-        """Rows of every segment."""
-        return self._table if len(self.shape) == 2 else self._table[0]
-
-    @functools.cached_property
     def offsets(self) -> NDArray[np.int64]:
         """Where every segment begins in `order`, and at last where the last one ends."""
         if self._ids is None:
             return self._bounds
-        offsets = np.zeros(self._table.size + 1, np.int64)
-        np.cumsum(self._table, out=offsets[1:])
-        return _read_only(offsets)
+        offsets = np.zeros(self._items * self.num_segments + 1, np.int64)
+        _kernels.count(self._ids, self._ignored, offsets[1:].reshape(self._items, self.num_segments))
+        return _read_only(np.cumsum(offsets, out=offsets))
+
+    @functools.cached_property
+    def counts(self) -> NDArray[np.int64]:
+        """Rows of every segment."""
+        counts = np.diff(self.offsets)
+        return _read_only(counts.reshape((*self.shape[:-1], self.num_segments)))
 
     @functools.cached_property
     def order(self) -> NDArray[np.int64]:

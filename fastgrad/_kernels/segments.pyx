@@ -5,7 +5,7 @@
 Ids are (B, N), C-contiguous, of any integer dtype; they are widened to int64 block by block, -1 where ignored.
 """
 cimport numpy as cnp
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint64_t
 
 from fastgrad._kernels.isa cimport active
 from fastgrad._kernels.rows cimport UNSIGNED, integer_type, widen
@@ -17,10 +17,10 @@ cdef extern from "platform.h" nogil:
 cnp.import_array()
 
 cdef enum:
-    CHUNK = 1024      # rows widened at once
-    AHEAD = 24        # rows between a prefetch and its use
+    CHUNK = 512      # rows widened at once
     COPIES = 4        # of a small table of counters, so that neighbours of one segment need not wait
     SMALL = 1 << 10   # segments of such a table
+    LARGE = 1 << 12   # segments whose counters leave L1: prefetch them
 
 cdef struct Ids:
     const char *data
@@ -104,6 +104,32 @@ def scan(cnp.ndarray ids, ignore_index, const int64_t[::1] classes):
     return bad, most
 
 
+ctypedef fused narrow:
+    int8_t
+    int16_t
+    int32_t
+    int64_t
+
+
+def pack(cnp.ndarray ids, ignore_index, narrow[:, ::1] out):
+    """A copy of the ids, -1 where ignored, in a type that is wide enough."""
+    cdef Ids a = _ids(ids, ignore_index)
+    cdef int64_t chunk[CHUNK]
+    cdef const int64_t *at
+    cdef Py_ssize_t size = cnp.PyArray_SIZE(ids), i = 0, k, n
+    cdef narrow *to
+    if size == 0:
+        return
+    to = &out[0, 0]
+    with nogil:
+        while i < size:
+            n = CHUNK if size - i > CHUNK else size - i
+            at = _codes(&a, i, n, chunk)
+            for k in range(n):
+                to[i + k] = <narrow>at[k]
+            i += n
+
+
 def count(cnp.ndarray ids, ignore_index, int64_t[:, ::1] counts):
     """Rows of every segment, into `counts` (B, K), which holds zeros; ids are in range."""
     cdef Ids a = _ids(ids, ignore_index)
@@ -161,7 +187,7 @@ def sort(cnp.ndarray ids, ignore_index, int64_t[::1] cursor, int64_t[::1] order)
     cdef int64_t *next
     cdef int64_t *to
     cdef Py_ssize_t items = cnp.PyArray_DIM(ids, 0), rows = cnp.PyArray_DIM(ids, 1), b, i, k, n
-    cdef Py_ssize_t segments, from_row
+    cdef Py_ssize_t segments, from_row, place
     if order.shape[0] == 0:
         return
     segments = cursor.shape[0] // items
@@ -174,8 +200,12 @@ def sort(cnp.ndarray ids, ignore_index, int64_t[::1] cursor, int64_t[::1] order)
                 n = CHUNK if rows - i > CHUNK else rows - i
                 from_row = b * rows + i
                 at = _codes(&a, from_row, n, chunk)
+                for k in range(n if segments > LARGE else 0):
+                    if at[k] >= 0:
+                        FG_PREFETCH(&next[at[k]])
                 for k in range(n):
                     if at[k] >= 0:
-                        to[next[at[k]]] = from_row + k
-                        next[at[k]] += 1
+                        place = next[at[k]]
+                        next[at[k]] = place + 1
+                        to[place] = from_row + k
                 i += n
