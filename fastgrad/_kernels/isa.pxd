@@ -106,6 +106,10 @@ cdef extern from "fastgrad.h" nogil:
         void (*segment_finish)(const fg_segments *, Py_ssize_t, Py_ssize_t) noexcept nogil
         void (*segment_gather)(const fg_segments *, Py_ssize_t, Py_ssize_t) noexcept nogil
         void (*segment_spread)(const fg_segments *) noexcept nogil
+        void (*segment_extreme)(
+            const fg_segments *, int least, Py_ssize_t begin, Py_ssize_t end, int packed, int start,
+            void *best, int64_t *place
+        ) noexcept nogil
     ctypedef struct fg_table:
         const char *name
         const fg_precision *f32

@@ -11,7 +11,7 @@ def sort(
     ids: NDArray[Any], ignore_index: int | None, cursor: NDArray[Any], order: NDArray[Any]
 ) -> None: ...
 def prefers_table(
-    items: int, rows: int, segments: int, columns: int, size: int, sorted: bool
+    items: int, rows: int, segments: int, columns: int, size: int, is_sorted: bool
 ) -> bool: ...
 def reduce(
     x: NDArray[Any],
@@ -33,4 +33,22 @@ def spread(
     offsets: NDArray[Any] | None,
     out: NDArray[Any],
     weight: NDArray[Any] | None,
+) -> None: ...
+def extreme(
+    x: NDArray[Any],
+    least: bool,
+    offsets: NDArray[Any],
+    order: NDArray[Any] | None,
+    out: NDArray[Any],
+    place: NDArray[Any] | None,
+) -> None: ...
+def series(
+    name: str,
+    x: NDArray[Any],
+    g: NDArray[Any] | None,
+    offsets: NDArray[Any],
+    order: NDArray[Any] | None,
+    out: NDArray[Any] | None,
+    value: NDArray[Any] | None,
+    alpha: NDArray[Any] | None,
 ) -> None: ...

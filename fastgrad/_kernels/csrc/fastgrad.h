@@ -126,6 +126,8 @@ typedef struct {
   void (*segment_finish)(const fg_segments *run, ptrdiff_t first, ptrdiff_t last);
   void (*segment_gather)(const fg_segments *run, ptrdiff_t first, ptrdiff_t last);
   void (*segment_spread)(const fg_segments *run);
+  void (*segment_extreme)(const fg_segments *run, int least, ptrdiff_t begin, ptrdiff_t end, int packed, int start,
+                          void *best, int64_t *place);
 } fg_precision;
 
 typedef struct {

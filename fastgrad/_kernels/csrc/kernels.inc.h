@@ -114,6 +114,7 @@ const fg_precision FG_JOIN2(fg, FG_SUFFIX) = {
     .segment_finish = FG_NAME(segment_finish),
     .segment_gather = FG_NAME(segment_gather),
     .segment_spread = FG_NAME(segment_spread),
+    .segment_extreme = FG_NAME(segment_extreme),
 #if !FG_DOUBLE
     .widen = FG_NAME(widen),
     .narrow = FG_NAME(narrow),

@@ -299,3 +299,39 @@ FG_KERNEL void FG_NAME(segment_spread)(const fg_segments *run) {
       memcpy(out, from, (size_t)columns * sizeof(T));
   }
 }
+
+/* ---- extremes ------------------------------------------------------------------------------------- */
+
+/* The largest (or smallest) of the run's rows and where it is first, into `best` and `place` (or NULL), which go on
+ * from earlier rows unless `start`.  NaN is larger than anything, and smaller.  Rows lie in order if `packed`; what
+ * counts as place is their position in any case. */
+FG_INLINE void extreme_as(const fg_segments *run, const int least, ptrdiff_t begin, ptrdiff_t end, int packed,
+                          int start, T *best, int64_t *place) {
+  const T sign = least ? -1 : 1;
+  for (ptrdiff_t i = begin; i < end; i++) {
+    const ptrdiff_t r = row_at(run, i);
+    const T *const row = (const T *)(run->x + (packed ? i - begin : r) * run->x_row);
+    if (!packed && i + ROWS_AHEAD < end) FG_PREFETCH(run->x + row_at(run, i + ROWS_AHEAD) * run->x_row);
+    if (start) {
+      start = 0;
+      for (ptrdiff_t c = 0; c < run->columns; c++) best[c] = row[c];
+      if (place)
+        for (ptrdiff_t c = 0; c < run->columns; c++) place[c] = r;
+      continue;
+    }
+    for (ptrdiff_t c = 0; c < run->columns; c++) {
+      const T v = row[c], b = best[c];
+      const int better = (!(sign * v <= sign * b)) & (b == b);
+      best[c] = better ? v : b;
+      if (place) place[c] = better ? r : place[c];
+    }
+  }
+}
+
+FG_KERNEL void FG_NAME(segment_extreme)(const fg_segments *run, int least, ptrdiff_t begin, ptrdiff_t end, int packed,
+                                        int start, void *best, int64_t *place) {
+  if (least)
+    extreme_as(run, 1, begin, end, packed, start, (T *)best, place);
+  else
+    extreme_as(run, 0, begin, end, packed, start, (T *)best, place);
+}
