@@ -945,10 +945,10 @@ cdef int _series_unit(const Series *u, Py_ssize_t which, Py_ssize_t pieces) noex
     cdef Py_ssize_t longest = 0, short_max, room, scratch
     cdef Tile t
     cdef char *block
-    if first == last:
-        return 0
     for s in range(first, last):
         longest = max(longest, u.offsets[s + 1] - u.offsets[s])
+    if longest == 0:
+        return 0
     short_max = FG_LANES_MAX_CONTIGUOUS if u.columns < FEW else FG_LANES_MAX
     n = min(longest, short_max)
     room = max(n * GROUP, longest)
