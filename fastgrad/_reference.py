@@ -1500,18 +1500,17 @@ def _each_segment(
 
 
 def _first_extreme(x: Exact, least: bool) -> NDArray[np.intp]:
-    """The row of the extreme of every column, the first at ties; a NaN is one."""
-    return x.argmin(axis=0) if least else x.argmax(axis=0)
+    """The row of the extreme of every column, the first at ties, with one axis more; NaN is one."""
+    return np.asarray(np.argmin(x, 0, keepdims=True) if least else np.argmax(x, 0, keepdims=True))
 
 
 def _at_extreme(x: Exact, v: Exact, least: bool) -> Exact:
-    place = np.expand_dims(_first_extreme(x, least), 0)
-    return np.take_along_axis(v, place, axis=0)[0]
+    return np.asarray(np.take_along_axis(v, _first_extreme(x, least), axis=0)[0])
 
 
 def _to_extreme(x: Exact, g: Exact, least: bool) -> Exact:
     result = np.zeros_like(x)
-    np.put_along_axis(result, np.expand_dims(_first_extreme(x, least), 0), g[None], axis=0)
+    np.put_along_axis(result, _first_extreme(x, least), g[None], axis=0)
     return result
 
 

@@ -129,7 +129,7 @@ def size_of(name, x, ids, **options):
 # In ulps: sums are rounded once from a wider one, means are quotients of such; the others as in
 # NUMERICS.md section 1.
 BARS = {"sum": 1, "mean": 1, "max": 0, "min": 0, "logsumexp": 2, "softmax": 2.5, "log_softmax": 4}
-SHAPES = [(0,), (1,), (17,), (600,), (3, 50), (2, 0), (0, 3)]
+SHAPES = [(0,), (17,), (300,), (3, 50), (2, 0), (0, 3)]
 TRAILING = [(), (1,), (3,), (16,), (33,), (2, 20), (0,)]
 
 
@@ -138,7 +138,7 @@ TRAILING = [(), (1,), (3,), (16,), (33,), (2, 20), (0,)]
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_values_are_those_of_the_twin(isa, dtype, rng, assert_ulps, name, trailing, order):
     for shape in SHAPES:
-        for segments in (1, 2, 40):
+        for segments in (1, 40):
             x, ids = draw(rng, shape, segments, trailing, dtype, ignored=True)
             x = np.asarray(x, order=order)
             options = {"num_segments": segments, "ignore_index": -1}
@@ -228,13 +228,12 @@ def test_sums_that_cancel(dtype):
 # ---- derivatives --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize(
+    ("name", "weighs"), [*((n, False) for n in ALL), ("sum", True), ("mean", True)]
+)
 @pytest.mark.parametrize("trailing", [(), (3,), (20,)], ids=str)
-@pytest.mark.parametrize("weighs", [False, True])
-def test_derivatives_are_those_of_the_twin(isa, dtype, rng, name, trailing, weighs):
+def test_derivatives_are_those_of_the_twin(isa, dtype, rng, name, weighs, trailing):
     """Within 8 eps of what each term can be: p (2.5 ulp) times vectors of the size drawn."""
-    if weighs and name not in ("sum", "mean"):
-        pytest.skip("has no weights")
     f, eps = function(name), np.finfo(dtype).eps
     for shape in ((60,), (3, 25)):
         x, ids = draw(rng, shape, 8, trailing, dtype, ignored=True)
