@@ -29,6 +29,14 @@ from fastgrad._cross_entropy import cross_entropy as cross_entropy
 from fastgrad._linear import linear_cross_entropy as linear_cross_entropy
 from fastgrad._maps import Loss as Loss
 from fastgrad._maps import Map as Map
+from fastgrad._segments import Segments as Segments
+from fastgrad._segments import segment_log_softmax as segment_log_softmax
+from fastgrad._segments import segment_logsumexp as segment_logsumexp
+from fastgrad._segments import segment_max as segment_max
+from fastgrad._segments import segment_mean as segment_mean
+from fastgrad._segments import segment_min as segment_min
+from fastgrad._segments import segment_softmax as segment_softmax
+from fastgrad._segments import segment_sum as segment_sum
 from fastgrad._softmax import log_softmax as log_softmax
 from fastgrad._softmax import logsumexp as logsumexp
 from fastgrad._softmax import softmax as softmax
@@ -46,6 +54,7 @@ except _NotInstalled:  # compiled in place, never installed
 __all__ = [
     "Loss",
     "Map",
+    "Segments",
     "TokenStats",
     "binary_cross_entropy",
     "cross_entropy",
@@ -55,6 +64,13 @@ __all__ = [
     "log_softmax",
     "logsumexp",
     "num_threads",
+    "segment_log_softmax",
+    "segment_logsumexp",
+    "segment_max",
+    "segment_mean",
+    "segment_min",
+    "segment_softmax",
+    "segment_sum",
     "set_num_threads",
     "show_config",
     "sigmoid",

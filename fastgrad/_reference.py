@@ -69,6 +69,27 @@ __all__ = [
     "logsumexp",
     "logsumexp_jvp",
     "logsumexp_vjp",
+    "segment_log_softmax",
+    "segment_log_softmax_jvp",
+    "segment_log_softmax_vjp",
+    "segment_logsumexp",
+    "segment_logsumexp_jvp",
+    "segment_logsumexp_vjp",
+    "segment_max",
+    "segment_max_jvp",
+    "segment_max_vjp",
+    "segment_mean",
+    "segment_mean_jvp",
+    "segment_mean_vjp",
+    "segment_min",
+    "segment_min_jvp",
+    "segment_min_vjp",
+    "segment_softmax",
+    "segment_softmax_jvp",
+    "segment_softmax_vjp",
+    "segment_sum",
+    "segment_sum_jvp",
+    "segment_sum_vjp",
     "sigmoid",
     "sigmoid_jvp",
     "sigmoid_vjp",
@@ -1435,3 +1456,509 @@ def linear_cross_entropy_fisher_diag(
     parts = _pullback(curvature, x**2, w)
     del parts["X"]  # would need more of the Hessian in the logits than its diagonal
     return _chosen(parts, wrt)
+
+
+# Segments ----------------------------------------------------------------------------------------
+
+# A batch of items, each with its own segments, is B problems (N, ...); a function of one segment
+# sees its rows (n, ...) and their weights (n, ...), both with the rows first.
+
+
+def _each_segment(
+    function: Callable[..., Exact],
+    arrays: Sequence[ArrayLike],
+    tables: Sequence[ArrayLike],
+    segments: ArrayLike,
+    num_segments: int | None,
+    ignore_index: int | None,
+    weights: ArrayLike | None,
+    reduces: bool,
+    outside: float,
+) -> Exact:
+    """Apply `function` to the rows of every segment, of `arrays`, and to its row of `tables`.
+
+    What it returns becomes the segment's row (`reduces`) or its rows; `outside` is the result of
+    segments without rows, or for rows of no segment. A row of weight 0 is of no segment.
+    """
+    ids = np.atleast_2d(np.asarray(segments))
+    batch, n = ids.shape
+    trailing = np.shape(arrays[0])[np.ndim(segments) :]
+    kept = np.ones(ids.shape, bool) if ignore_index is None else ids != ignore_index
+    k = int(ids[kept].max(initial=-1)) + 1 if num_segments is None else num_segments
+    w = np.ones(ids.shape, np.longdouble) if weights is None else _exact(weights).reshape(ids.shape)
+    x = [_exact(a).reshape(batch, n, *trailing) for a in arrays]
+    t = [_exact(a).reshape(batch, k, *trailing) for a in tables]
+    result = np.full((batch, k if reduces else n, *trailing), outside, np.longdouble)
+    for b in range(batch):
+        for s in range(k):
+            rows = kept[b] & (ids[b] == s) & (w[b] != 0)
+            if rows.any():
+                factors = w[b, rows].reshape(-1, *([1] * len(trailing)))
+                given = (*(a[b, rows] for a in x), *(a[b, s] for a in t))
+                result[b, s if reduces else rows] = function(*given, factors)
+    return result.reshape(*np.shape(segments)[:-1], *result.shape[1:])
+
+
+def _first_extreme(x: Exact, least: bool) -> NDArray[np.intp]:
+    """The row of the extreme of every column, the first at ties, with one axis more; NaN is one."""
+    return np.asarray(np.argmin(x, 0, keepdims=True) if least else np.argmax(x, 0, keepdims=True))
+
+
+def _at_extreme(x: Exact, v: Exact, least: bool) -> Exact:
+    return np.asarray(np.take_along_axis(v, _first_extreme(x, least), axis=0)[0])
+
+
+def _to_extreme(x: Exact, g: Exact, least: bool) -> Exact:
+    result = np.zeros_like(x)
+    np.put_along_axis(result, _first_extreme(x, least), g[None], axis=0)
+    return result
+
+
+@np.errstate(all="ignore")
+def segment_sum(
+    data: ArrayLike,
+    segments: ArrayLike,
+    *,
+    num_segments: int | None = None,
+    weights: ArrayLike | None = None,
+    ignore_index: int | None = None,
+    empty_value: float = 0.0,
+) -> Exact:
+    """Sum of ``weights * data`` over the rows of every segment.
+
+    Parameters
+    ----------
+    data : array_like, shape (N, ...) or (B, N, ...)
+        Rows.
+    segments : array_like of int, shape (N,) or (B, N)
+        The segment of every row.
+    num_segments : int, optional
+        `K`; the largest id plus 1 by default.
+    weights : array_like, shape of `segments`, optional
+        Factors; a row of weight 0 is left out, whatever it holds.
+    ignore_index : int, optional
+        Rows with this id are left out.
+    empty_value : float
+        Result of a segment without rows.
+
+    Returns
+    -------
+    ndarray of longdouble, shape (K, ...) or (B, K, ...)
+
+    Examples
+    --------
+    >>> segment_sum([1.0, 2.0, 4.0], [2, 0, 2]).astype(float)
+    array([2., 0., 5.])
+    """
+    return _each_segment(
+        lambda x, w: (x * w).sum(axis=0),
+        [data],
+        [],
+        segments,
+        num_segments,
+        ignore_index,
+        weights,
+        True,
+        empty_value,
+    )
+
+
+def segment_sum_vjp(data: ArrayLike, segments: ArrayLike, g: ArrayLike, **options: Any) -> Exact:
+    """Pull back through `segment_sum`: every row gets its segment's `g`, times its weight.
+
+    Examples
+    --------
+    >>> segment_sum_vjp([0.0, 0.0, 0.0], [1, 0, 1], [5.0, 7.0]).astype(float)
+    array([7., 5., 7.])
+    """
+    return _spread(lambda x, g, w: g * w, data, segments, g, **options)
+
+
+def segment_sum_jvp(data: ArrayLike, segments: ArrayLike, v: ArrayLike, **options: Any) -> Exact:
+    """Push forward through `segment_sum`: the sum of `v`, 0 for an empty segment.
+
+    Examples
+    --------
+    >>> segment_sum_jvp([0.0, 0.0, 0.0], [1, 0, 1], [1.0, 2.0, 4.0]).astype(float)
+    array([2., 5.])
+    """
+    return segment_sum(v, segments, **{**options, "empty_value": 0.0})
+
+
+def _spread(
+    function: Callable[..., Exact],
+    data: ArrayLike,
+    segments: ArrayLike,
+    g: ArrayLike,
+    *,
+    num_segments: int | None = None,
+    weights: ArrayLike | None = None,
+    ignore_index: int | None = None,
+    empty_value: float = 0.0,
+) -> Exact:
+    """Rows from their segments: `function` of its rows, its row of g, and the weights."""
+    with np.errstate(all="ignore"):
+        return _each_segment(
+            function, [data], [g], segments, num_segments, ignore_index, weights, False, 0.0
+        )
+
+
+@np.errstate(all="ignore")
+def segment_mean(
+    data: ArrayLike,
+    segments: ArrayLike,
+    *,
+    num_segments: int | None = None,
+    weights: ArrayLike | None = None,
+    ignore_index: int | None = None,
+    empty_value: float = math.nan,
+) -> Exact:
+    """Weighted mean of the rows of every segment; arguments as for `segment_sum`.
+
+    Examples
+    --------
+    >>> segment_mean([1.0, 2.0, 4.0], [2, 0, 2]).astype(float)
+    array([2. , nan, 2.5])
+    """
+    return _each_segment(
+        lambda x, w: (x * w).sum(axis=0) / w.sum(axis=0),
+        [data],
+        [],
+        segments,
+        num_segments,
+        ignore_index,
+        weights,
+        True,
+        empty_value,
+    )
+
+
+def segment_mean_vjp(data: ArrayLike, segments: ArrayLike, g: ArrayLike, **options: Any) -> Exact:
+    """Pull back through `segment_mean`; weights are constants.
+
+    Examples
+    --------
+    >>> segment_mean_vjp([0.0, 0.0, 0.0], [1, 0, 1], [5.0, 7.0]).astype(float)
+    array([3.5, 5. , 3.5])
+    """
+    return _spread(lambda x, g, w: g * w / w.sum(axis=0), data, segments, g, **options)
+
+
+def segment_mean_jvp(data: ArrayLike, segments: ArrayLike, v: ArrayLike, **options: Any) -> Exact:
+    """Push forward through `segment_mean`: the mean of `v`, 0 for an empty segment.
+
+    Examples
+    --------
+    >>> segment_mean_jvp([0.0, 0.0, 0.0], [1, 0, 1], [1.0, 2.0, 4.0]).astype(float)
+    array([2. , 2.5])
+    """
+    return segment_mean(v, segments, **{**options, "empty_value": 0.0})
+
+
+def _extremes(
+    least: bool,
+    data: ArrayLike,
+    segments: ArrayLike,
+    num_segments: int | None,
+    ignore_index: int | None,
+    empty_value: float,
+    return_argmax: bool,
+) -> Any:
+    plan = (segments, num_segments, ignore_index, None, True)
+    best = _each_segment(lambda x, w: _at_extreme(x, x, least), [data], [], *plan, empty_value)
+    if not return_argmax:
+        return best
+    shape, rows = np.shape(data), np.ndim(segments)
+    position = np.arange(shape[rows - 1]).reshape(-1, *([1] * (len(shape) - rows)))
+    place = _each_segment(
+        lambda x, i, w: _at_extreme(x, i, least),
+        [data, np.broadcast_to(position, shape)],
+        [],
+        *plan,
+        -1,
+    )
+    return best, place.astype(np.int64)
+
+
+def segment_max(
+    data: ArrayLike,
+    segments: ArrayLike,
+    *,
+    num_segments: int | None = None,
+    ignore_index: int | None = None,
+    empty_value: float = -math.inf,
+    return_argmax: bool = False,
+) -> Any:
+    """Largest row of every segment, column by column, a NaN being larger than anything.
+
+    Other arguments as for `segment_sum`. With `return_argmax` also where it is in the item: the
+    first at ties, -1 in a segment without rows.
+
+    Examples
+    --------
+    >>> best, place = segment_max([1.0, 2.0, 4.0], [2, 0, 2], return_argmax=True)
+    >>> best.astype(float), place
+    (array([  2., -inf,   4.]), array([ 1, -1,  2]))
+    """
+    return _extremes(False, data, segments, num_segments, ignore_index, empty_value, return_argmax)
+
+
+def segment_max_vjp(data: ArrayLike, segments: ArrayLike, g: ArrayLike, **options: Any) -> Exact:
+    """Pull back through `segment_max`: the first of the largest rows gets all.
+
+    Examples
+    --------
+    >>> segment_max_vjp([3.0, 1.0, 3.0], [0, 1, 0], [5.0, 7.0]).astype(float)
+    array([5., 7., 0.])
+    """
+    return _spread(lambda x, g, w: _to_extreme(x, g, False), data, segments, g, **options)
+
+
+def segment_max_jvp(
+    data: ArrayLike,
+    segments: ArrayLike,
+    v: ArrayLike,
+    *,
+    num_segments: int | None = None,
+    ignore_index: int | None = None,
+) -> Exact:
+    """Push forward through `segment_max`: the tangent of the first of the largest rows.
+
+    Examples
+    --------
+    >>> segment_max_jvp([3.0, 1.0, 3.0], [0, 1, 0], [1.0, 2.0, 4.0]).astype(float)
+    array([1., 2.])
+    """
+    return _each_segment(
+        lambda x, v, w: _at_extreme(x, v, False),
+        [data, v],
+        [],
+        segments,
+        num_segments,
+        ignore_index,
+        None,
+        True,
+        0.0,
+    )
+
+
+def segment_min(
+    data: ArrayLike,
+    segments: ArrayLike,
+    *,
+    num_segments: int | None = None,
+    ignore_index: int | None = None,
+    empty_value: float = math.inf,
+    return_argmax: bool = False,
+) -> Any:
+    """Smallest row of every segment, a NaN being smaller than anything; see `segment_max`.
+
+    Examples
+    --------
+    >>> segment_min([1.0, 2.0, 4.0], [2, 0, 2]).astype(float)
+    array([ 2., inf,  1.])
+    """
+    return _extremes(True, data, segments, num_segments, ignore_index, empty_value, return_argmax)
+
+
+def segment_min_vjp(data: ArrayLike, segments: ArrayLike, g: ArrayLike, **options: Any) -> Exact:
+    """Pull back through `segment_min`: the first of the smallest rows gets all.
+
+    Examples
+    --------
+    >>> segment_min_vjp([3.0, 1.0, 3.0], [0, 1, 0], [5.0, 7.0]).astype(float)
+    array([5., 7., 0.])
+    """
+    return _spread(lambda x, g, w: _to_extreme(x, g, True), data, segments, g, **options)
+
+
+def segment_min_jvp(
+    data: ArrayLike,
+    segments: ArrayLike,
+    v: ArrayLike,
+    *,
+    num_segments: int | None = None,
+    ignore_index: int | None = None,
+) -> Exact:
+    """Push forward through `segment_min`: the tangent of the first of the smallest rows.
+
+    Examples
+    --------
+    >>> segment_min_jvp([3.0, 1.0, 3.0], [0, 1, 0], [1.0, 2.0, 4.0]).astype(float)
+    array([1., 2.])
+    """
+    return _each_segment(
+        lambda x, v, w: _at_extreme(x, v, True),
+        [data, v],
+        [],
+        segments,
+        num_segments,
+        ignore_index,
+        None,
+        True,
+        0.0,
+    )
+
+
+def segment_logsumexp(
+    data: ArrayLike,
+    segments: ArrayLike,
+    *,
+    num_segments: int | None = None,
+    ignore_index: int | None = None,
+) -> Exact:
+    """`logsumexp` over the rows of every segment; -inf for one without rows.
+
+    Examples
+    --------
+    >>> segment_logsumexp([0.0, 5.0, -40.0], [2, 0, 2]).astype(float)
+    array([5.00000000e+00,           -inf, 4.24835426e-18])
+    """
+    return _each_segment(
+        lambda x, w: np.asarray(logsumexp(x, 0)),
+        [data],
+        [],
+        segments,
+        num_segments,
+        ignore_index,
+        None,
+        True,
+        -math.inf,
+    )
+
+
+def segment_logsumexp_vjp(
+    data: ArrayLike, segments: ArrayLike, g: ArrayLike, **options: Any
+) -> Exact:
+    """Pull back through `segment_logsumexp`.
+
+    Examples
+    --------
+    >>> segment_logsumexp_vjp([0.0, 0.0, 0.0], [0, 1, 0], [1.0, 3.0]).astype(float)
+    array([0.5, 3. , 0.5])
+    """
+    return _spread(lambda x, g, w: logsumexp_vjp(x, g, 0), data, segments, g, **options)
+
+
+def segment_logsumexp_jvp(
+    data: ArrayLike,
+    segments: ArrayLike,
+    v: ArrayLike,
+    *,
+    num_segments: int | None = None,
+    ignore_index: int | None = None,
+) -> Exact:
+    """Push forward through `segment_logsumexp`; 0 for a segment without rows.
+
+    Examples
+    --------
+    >>> segment_logsumexp_jvp([0.0, 0.0, 0.0], [0, 1, 0], [1.0, 3.0, 2.0]).astype(float)
+    array([1.5, 3. ])
+    """
+    return _each_segment(
+        lambda x, v, w: logsumexp_jvp(x, v, 0),
+        [data, v],
+        [],
+        segments,
+        num_segments,
+        ignore_index,
+        None,
+        True,
+        0.0,
+    )
+
+
+def _within(
+    function: Callable[..., Exact],
+    arrays: Sequence[ArrayLike],
+    segments: ArrayLike,
+    outside: float,
+    num_segments: int | None = None,
+    ignore_index: int | None = None,
+) -> Exact:
+    """A function of rows to as many rows, within every segment."""
+    return _each_segment(
+        lambda *a: function(*a[:-1], 0),
+        arrays,
+        [],
+        segments,
+        num_segments,
+        ignore_index,
+        None,
+        False,
+        outside,
+    )
+
+
+def segment_softmax(data: ArrayLike, segments: ArrayLike, **options: Any) -> Exact:
+    """`softmax` over the rows of every segment; 0 for a row of none.
+
+    Examples
+    --------
+    >>> segment_softmax([0.0, 5.0, math.log(3.0)], [1, 0, 1]).astype(float)
+    array([0.25, 1.  , 0.75])
+    """
+    return _within(softmax, [data], segments, 0.0, **options)
+
+
+def segment_softmax_vjp(
+    data: ArrayLike, segments: ArrayLike, g: ArrayLike, **options: Any
+) -> Exact:
+    """Pull back through `segment_softmax`; 0 for a row of no segment.
+
+    Examples
+    --------
+    >>> segment_softmax_vjp([0.0, 0.0, 0.0], [0, 1, 0], [1.0, 1.0, 0.0]).astype(float)
+    array([ 0.25,  0.  , -0.25])
+    """
+    return _within(softmax_vjp, [data, g], segments, 0.0, **options)
+
+
+def segment_softmax_jvp(
+    data: ArrayLike, segments: ArrayLike, v: ArrayLike, **options: Any
+) -> Exact:
+    """Push forward through `segment_softmax`; 0 for a row of no segment.
+
+    Examples
+    --------
+    >>> segment_softmax_jvp([0.0, 0.0, 0.0], [0, 1, 0], [1.0, 1.0, 0.0]).astype(float)
+    array([ 0.25,  0.  , -0.25])
+    """
+    return _within(softmax_jvp, [data, v], segments, 0.0, **options)
+
+
+def segment_log_softmax(data: ArrayLike, segments: ArrayLike, **options: Any) -> Exact:
+    """`log_softmax` over the rows of every segment; -inf for a row of none.
+
+    Examples
+    --------
+    >>> segment_log_softmax([0.0, 5.0, 0.0], [1, 0, 1]).astype(float)
+    array([-0.69314718,  0.        , -0.69314718])
+    """
+    return _within(log_softmax, [data], segments, -math.inf, **options)
+
+
+def segment_log_softmax_vjp(
+    data: ArrayLike, segments: ArrayLike, g: ArrayLike, **options: Any
+) -> Exact:
+    """Pull back through `segment_log_softmax`; 0 for a row of no segment.
+
+    Examples
+    --------
+    >>> segment_log_softmax_vjp([0.0, 0.0, 0.0], [0, 1, 0], [1.0, 1.0, 0.0]).astype(float)
+    array([ 0.5,  0. , -0.5])
+    """
+    return _within(log_softmax_vjp, [data, g], segments, 0.0, **options)
+
+
+def segment_log_softmax_jvp(
+    data: ArrayLike, segments: ArrayLike, v: ArrayLike, **options: Any
+) -> Exact:
+    """Push forward through `segment_log_softmax`; 0 for a row of no segment.
+
+    Examples
+    --------
+    >>> segment_log_softmax_jvp([0.0, 0.0, 0.0], [0, 1, 0], [1.0, 1.0, 0.0]).astype(float)
+    array([ 0.5,  0. , -0.5])
+    """
+    return _within(log_softmax_jvp, [data, v], segments, 0.0, **options)

@@ -12,7 +12,16 @@ import pytest
 
 import fastgrad as fg
 
-MAPS = [fg.softmax, fg.log_softmax, fg.logsumexp, fg.sigmoid, fg.log_sigmoid]
+SEGMENT_MAPS = [
+    fg.segment_sum,
+    fg.segment_mean,
+    fg.segment_max,
+    fg.segment_min,
+    fg.segment_logsumexp,
+    fg.segment_softmax,
+    fg.segment_log_softmax,
+]
+MAPS = [fg.softmax, fg.log_softmax, fg.logsumexp, fg.sigmoid, fg.log_sigmoid, *SEGMENT_MAPS]
 LOSSES = [fg.cross_entropy, fg.binary_cross_entropy]
 BUILT_IN = MAPS + LOSSES
 built_in = pytest.mark.parametrize("f", BUILT_IN, ids=lambda f: f.__name__)
@@ -31,6 +40,17 @@ LINEAR = (
     "label_smoothing=0.0, z_loss=0.0, reduction='mean', normalizer=None, memory=67108864"
 )
 GRAD = "wrt=('W', 'bias', 'X'), grad_output=None"
+IDS = "*, num_segments=None"
+EXTREME = "ignore_index=None, empty_value={}, return_argmax=False, out=None"
+SEGMENT_OPTIONS = {
+    "sum": "weights=None, ignore_index=None, empty_value=0.0, out=None",
+    "mean": "weights=None, ignore_index=None, empty_value=nan, out=None",
+    "max": EXTREME.format("-inf"),
+    "min": EXTREME.format("inf"),
+    "logsumexp": "ignore_index=None, out=None",
+    "softmax": "ignore_index=None, out=None",
+    "log_softmax": "ignore_index=None, out=None",
+}
 SIGNATURES = [
     (fg.softmax, f"x, {COMMON}, where=None, out=None"),
     (fg.softmax.vjp, f"x, g, {COMMON}, where=None, y=None, out=None"),
@@ -66,7 +86,18 @@ SIGNATURES = [
         fg.linear_cross_entropy.fisher_diag,
         f"X, W, target, {LINEAR}, wrt=('W', 'bias'), grad_output=None",
     ),
+    (fg.Segments.from_ids, "ids, num_segments=None, *, ignore_index=None"),
+    (fg.Segments.from_lengths, "lengths"),
+    (fg.Segments.from_offsets, "offsets"),
 ]
+for f in SEGMENT_MAPS:
+    options = SEGMENT_OPTIONS[f.__name__.removeprefix("segment_")]
+    saved = options.replace("out", "y=None, out") if f is fg.segment_softmax else options
+    SIGNATURES += [
+        (f, f"data, segments, {IDS}, {options}"),
+        (f.vjp, f"data, segments, g, {IDS}, {saved}"),
+        (f.jvp, f"data, segments, v, {IDS}, {saved}"),
+    ]
 
 
 def shown(f):

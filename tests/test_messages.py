@@ -56,6 +56,17 @@ CALLS = {
     "flat.hessp": fg.linear_cross_entropy.flat(X, Y, num_classes=2, bias=False).hessp,
     "flat.unpack": fg.linear_cross_entropy.flat(X, Y, num_classes=2).unpack,
     "set_num_threads": fg.set_num_threads,
+    "from_ids": fg.Segments.from_ids,
+    "from_lengths": fg.Segments.from_lengths,
+    "from_offsets": fg.Segments.from_offsets,
+    "Segments": fg.Segments,
+    "segment_sum": fg.segment_sum,
+    "segment_mean": fg.segment_mean,
+    "segment_max": fg.segment_max,
+    "segment_softmax": fg.segment_softmax,
+    "segment_sum.vjp": fg.segment_sum.vjp,
+    "segment_softmax.vjp": fg.segment_softmax.vjp,
+    "segment_min.jvp": fg.segment_min.jvp,
 }
 
 AxisError = np.exceptions.AxisError
@@ -266,6 +277,43 @@ CASES = [
     ("flat", (np.zeros(6),), {}, ValueError, "theta must have shape (8,), all of W and then the bias if there is one; it has shape (6,)."),
     ("flat.unpack", (X,), {}, ValueError, "theta must have shape (8,), all of W and then the bias if there is one; it has shape (2, 3)."),
     ("flat.hessp", (np.zeros(6), np.zeros(8)), {}, ValueError, "v must have shape (6,), all of W and then the bias if there is one; it has shape (8,)."),
+    # segments
+    ("Segments", (), {}, TypeError, "Segments must be made by Segments.from_ids(ids), Segments.from_lengths(lengths) or Segments.from_offsets(offsets)."),
+    ("from_ids", (np.ma.masked_array(Y, Y == 1),), {}, TypeError, f"ids {MASK_LOST}Pass ids.filled(-1) and ignore_index=-1."),
+    ("from_ids", ([0.5, 1],), {}, TypeError, "ids must hold the segment of every row (integers); got dtype float64. Use ids.astype(np.int64) if the values are whole numbers, or number what they name by np.unique(ids, return_inverse=True)."),
+    ("from_ids", (3,), {}, ValueError, "ids must have shape (N,), or (B, N) for a batch of items; it has shape ()."),
+    ("from_ids", ([0, -1],), {}, IndexError, "ids must be >= 0 and less than 2**63 - 1; ids[1] is -1. To leave such rows out, pass ignore_index=-1."),
+    ("from_ids", ([0, -1],), {"ignore_index": 0}, IndexError, "ids must be >= 0 and less than 2**63 - 1 or equal to ignore_index=0; ids[1] is -1. To leave such rows out, pass ignore_index=-1."),
+    ("from_ids", (np.array([1, 2**64 - 1], np.uint64),), {}, IndexError, "ids must be >= 0 and less than 2**63 - 1; ids[1] is 18446744073709551615."),
+    ("from_ids", ([[0, 1], [3, 0]], 3), {}, IndexError, "ids must be in [0, 3); ids[1, 0] is 3. If all ids are meant, pass num_segments=4 or more."),
+    ("from_ids", ([[0, 1], [0, 1]], [2, 1]), {}, IndexError, "ids must be in [0, 1); ids[1, 1] is 1. If all ids are meant, pass num_segments=2 or more."),
+    ("segment_sum", (BIG, late(5000)[:12] + 9), {"num_segments": 4}, IndexError, "segments must be in [0, 4); segments[0] is 9."),
+    ("segment_mean", (late(9999) * 1.0, late(9999)), {"num_segments": 4}, IndexError, "segments must be in [0, 4); segments[9999] is 9."),
+    ("from_ids", (Y, 2.0), {}, TypeError, "num_segments must be an int, or an array of them; got 2.0."),
+    ("from_ids", (Y, [2]), {}, ValueError, "num_segments must be one number, for ids of shape (2,); it has shape (1,)."),
+    ("from_ids", ([Y, Y], [2, 2, 2]), {}, ValueError, "num_segments must be one number, or have shape (2,), one for every item of ids of shape (2, 2); it has shape (3,)."),
+    ("from_ids", (Y, -1), {}, ValueError, "num_segments must be >= 0 and less than 2**48; got -1."),
+    ("from_ids", ([Y, Y], [2, 2**50]), {}, ValueError, "num_segments must be >= 0 and less than 2**48; got 1125899906842624."),
+    ("from_ids", (Y,), {"ignore_index": 0.5}, TypeError, "ignore_index must be an int or None; got 0.5."),
+    ("from_lengths", ([1, 2, -1],), {}, ValueError, "lengths must be >= 0; lengths[2] is -1."),
+    ("from_lengths", ([2**62, 2**62],), {}, ValueError, "lengths must sum to less than 2**63 rows; they sum to more."),
+    ("from_lengths", ([Y],), {}, ValueError, "lengths must have one dimension; it has shape (1, 2)."),
+    ("from_lengths", (np.array([2**63], np.uint64),), {}, ValueError, "lengths must fit in int64; got 9223372036854775808."),
+    ("from_offsets", ([1, 2],), {}, ValueError, "offsets must begin with 0; offsets[0] is 1. For n segments there are n + 1 offsets; if these are lengths, use Segments.from_lengths."),
+    ("from_offsets", ([],), {}, ValueError, "offsets must begin with 0; they are empty. For n segments there are n + 1 offsets; if these are lengths, use Segments.from_lengths."),
+    ("from_offsets", ([0, 2, 1],), {}, ValueError, "offsets must not fall; offsets[1] is 2 and offsets[2] is 1. If these are lengths, use Segments.from_lengths."),
+    ("segment_sum", (X, fg.Segments.from_ids(Y)), {"num_segments": 3}, ValueError, "num_segments must be left out beside a Segments, which has its own; got 3. Pass it to Segments.from_ids."),
+    ("segment_max", (X, fg.Segments.from_ids(Y)), {"ignore_index": 3}, ValueError, "ignore_index must be left out beside a Segments, which has its own; got 3. Pass it to Segments.from_ids."),
+    ("segment_softmax", (X, [0, 1, 1]), {}, ValueError, "data must have a shape that begins with that of segments, (3,); it has shape (2, 3). Rows come first: segments (N,) or (B, N), data (N, ...) or (B, N, ...)."),
+    ("segment_sum", (X, Y), {"weights": [1.0]}, ValueError, "weights must have the shape of segments, (2,), one number per row; it has shape (1,). Nothing is broadcast."),
+    ("segment_mean", (X, Y), {"weights": [1.0, -1]}, ValueError, "weights must be finite and >= 0; weights[1] is -1.0 (as float64)."),
+    ("segment_mean", (X, Y), {"empty_value": "none"}, TypeError, "empty_value must be a real number; got 'none'."),
+    ("segment_sum", (X, Y), {"out": OUT[:1]}, ValueError, "out must have shape (2, 3); it has shape (1, 3)."),
+    ("segment_sum", (X, Y), {"out": X}, ValueError, f"out must not overlap data; {SHARED}"),
+    ("segment_softmax", (X, Y), {"out": X}, ValueError, f"out must not overlap data; {SHARED}"),
+    ("segment_sum.vjp", (X, Y, X[:1]), {"out": OUT}, ValueError, "g must have shape (2, 3); it has shape (1, 3)."),
+    ("segment_min.jvp", (X, Y, X[:1]), {"out": OUT}, ValueError, "v must have shape (2, 3); it has shape (1, 3)."),
+    ("segment_softmax.vjp", (X, Y, X), {"y": X[:1], "out": OUT}, ValueError, "y must have shape (2, 3); it has shape (1, 3)."),
     # threads
     ("set_num_threads", (0,), {}, ValueError, "n must be at least 1; got 0."),
     ("set_num_threads", (-3,), {}, ValueError, "n must be at least 1; got -3."),
@@ -344,4 +392,4 @@ def test_every_raise_of_the_border_is_met_here():
     assert raises == RAISES, "count them again, and add the message that is new"
 
 
-RAISES = 60
+RAISES = 77

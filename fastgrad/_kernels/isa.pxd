@@ -71,6 +71,22 @@ cdef extern from "fastgrad.h" nogil:
         FG_LANES_MAX_SOFTMAX
         FG_LANES_MAX_CONTIGUOUS
         FG_LANES_MAX
+    ctypedef struct fg_segments:
+        Py_ssize_t rows, columns
+        const char *x
+        Py_ssize_t x_row
+        char *out
+        Py_ssize_t out_row
+        const int64_t *code
+        const int64_t *order
+        const int64_t *offsets
+        int64_t base
+        const void *weight
+        const double *total
+        double *table
+        Py_ssize_t pitch
+        double empty
+        int mean, far
     ctypedef struct fg_precision:
         fg_kernel kernel[FG_KERNELS][2]
         fg_elementwise exp2, log, log1p
@@ -85,6 +101,14 @@ cdef extern from "fastgrad.h" nogil:
         void (*narrow)(
             int kind, const float *src, Py_ssize_t pitch, char *to, Py_ssize_t line,
             Py_ssize_t step, Py_ssize_t lines, Py_ssize_t n, int stream
+        ) noexcept nogil
+        void (*segment_add)(const fg_segments *) noexcept nogil
+        void (*segment_finish)(const fg_segments *, Py_ssize_t, Py_ssize_t) noexcept nogil
+        void (*segment_gather)(const fg_segments *, Py_ssize_t, Py_ssize_t) noexcept nogil
+        void (*segment_spread)(const fg_segments *) noexcept nogil
+        void (*segment_extreme)(
+            const fg_segments *, int least, Py_ssize_t begin, Py_ssize_t end, int packed, int start,
+            void *best, int64_t *place
         ) noexcept nogil
     ctypedef struct fg_table:
         const char *name

@@ -1,0 +1,477 @@
+"""Segments and segment_*: the plan, values against the twins, special values, layouts, threads."""
+
+from __future__ import annotations
+
+import pickle
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fastgrad as fg
+from fastgrad import _reference as ref
+from fastgrad import _segments
+from fastgrad._kernels import isa as _isa
+
+INF, NAN = np.inf, np.nan
+INTEGERS = ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", ">i4", ">u8"]
+REDUCE = ["sum", "mean", "max", "min", "logsumexp"]
+NORMALIZE = ["softmax", "log_softmax"]
+ALL = REDUCE + NORMALIZE
+
+
+def function(name):
+    return getattr(fg, f"segment_{name}")
+
+
+def twin(name, derivative=""):
+    return getattr(ref, f"segment_{name}{derivative and '_' + derivative}")
+
+
+def draw(rng, shape, segments, trailing=(), dtype=np.float64, ignored=False):
+    """Data of unequal sizes with ties, and ids; -1 may be among them."""
+    ids = rng.integers(-1 if ignored else 0, segments, shape)
+    x = rng.normal(0, 3, shape + trailing)
+    return np.where(rng.random(x.shape) < 0.3, np.round(x), x).astype(dtype), ids
+
+
+# ---- the plan -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", INTEGERS)
+@pytest.mark.parametrize("shape", [(0,), (1,), (7,), (2000,), (3, 700), (0, 5), (5, 0)], ids=str)
+@pytest.mark.parametrize("ignored", [None, 0, 5])
+def test_order_is_that_of_a_stable_sort(rng, dtype, shape, ignored):
+    ids = rng.integers(0, 100, shape).astype(dtype)
+    s = fg.Segments.from_ids(ids, ignore_index=ignored)
+    batch = shape[0] if len(shape) == 2 else 1
+    flat = ids.reshape(batch, shape[-1]).astype(np.int64)
+    kept = np.ones(flat.shape, bool) if ignored is None else flat != ignored
+    k = int(flat[kept].max(initial=-1)) + 1
+    codes = flat + k * np.arange(batch)[:, None]
+    order = np.argsort(np.where(kept, codes, batch * k), axis=None, kind="stable")
+    counts = np.bincount(codes[kept], minlength=batch * k)
+    assert (s.num_segments, s.shape) == (k, shape)
+    assert np.array_equal(s.order, order[: kept.sum()])
+    assert np.array_equal(s.counts, counts.reshape(*shape[:-1], k))
+    assert np.array_equal(s.offsets, np.concatenate([[0], np.cumsum(counts)]))
+    assert {a.dtype for a in (s.order, s.counts, s.offsets)} == {np.dtype(np.int64)}
+
+
+@pytest.mark.parametrize("segments", [1, 100, 1024, 1025, 5000, 40_000, 200_000])
+def test_order_of_many_segments(rng, segments):
+    """Below and above what has several tables of counters, prefetches, or a wider copy."""
+    ids = rng.integers(0, segments, 30_000)
+    s = fg.Segments.from_ids(ids, segments)
+    assert np.array_equal(s.order, np.argsort(ids, kind="stable"))
+    assert np.array_equal(s.counts, np.bincount(ids, minlength=segments))
+
+
+def test_a_plan_of_strided_ids(rng):
+    ids = rng.integers(0, 9, (40, 6))
+    s = fg.Segments.from_ids(ids[::-2, 1::3])
+    again = fg.Segments.from_ids(ids[::-2, 1::3].copy())
+    assert np.array_equal(s.order, again.order)
+
+
+def test_items_with_their_own_number_of_segments():
+    s = fg.Segments.from_ids([[0, 1], [0, 0]], [3, 1])
+    assert s.counts.tolist() == [[1, 1, 0], [2, 0, 0]]
+    assert s.offsets.tolist() == [0, 1, 2, 2, 4, 4, 4]
+
+
+def test_consecutive_segments():
+    for s in (fg.Segments.from_lengths([2, 0, 3]), fg.Segments.from_offsets([0, 2, 2, 5])):
+        assert (s.shape, s.num_segments) == ((5,), 3)
+        assert s.order.tolist() == [0, 1, 2, 3, 4]
+        assert s.offsets.tolist() == [0, 2, 2, 5]
+        assert s.counts.tolist() == [2, 0, 3]
+    none = fg.Segments.from_lengths([])
+    assert (none.shape, none.num_segments, none.order.size) == ((0,), 0, 0)
+
+
+def test_a_plan_never_changes():
+    ids = np.array([2, 0, 2])
+    offsets = np.array([0, 1, 3])
+    plans = [fg.Segments.from_ids(ids), fg.Segments.from_offsets(offsets)]
+    ids[:] = 1
+    offsets[:] = 0
+    assert plans[0].order.tolist() == [1, 0, 2]
+    assert plans[1].offsets.tolist() == [0, 1, 3]
+    for s in plans:
+        for a in (s.order, s.offsets, s.counts):
+            with pytest.raises(ValueError, match="read-only"):
+                a[0] = 7
+
+
+def test_a_plan_pickles_and_shows_itself():
+    s = fg.Segments.from_ids([[2, 0, -1]], ignore_index=-1)
+    again = pickle.loads(pickle.dumps(s))
+    assert repr(again) == repr(s) == "Segments(shape=(1, 3), num_segments=3)"
+    assert np.array_equal(again.order, s.order)
+
+
+# ---- values -------------------------------------------------------------------------------------
+
+
+def size_of(name, x, ids, **options):
+    """What the errors of a result count in."""
+    if name in ("sum", "mean"):
+        return twin(name)(np.abs(x.astype(np.float64)), ids, **options)
+    if name == "logsumexp":
+        log = np.abs(twin(name)(x, ids, **options))
+        return np.maximum(log, np.abs(ref.segment_max(x, ids, **options)))
+    return None
+
+
+# In ulps: sums are rounded once from a wider one, means are quotients of such; the others as in
+# NUMERICS.md section 1.
+BARS = {"sum": 1, "mean": 1, "max": 0, "min": 0, "logsumexp": 2, "softmax": 2.5, "log_softmax": 4}
+SHAPES = [(0,), (17,), (300,), (3, 50), (2, 0), (0, 3)]
+TRAILING = [(), (1,), (3,), (16,), (33,), (2, 20), (0,)]
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("trailing", TRAILING, ids=str)
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_values_are_those_of_the_twin(isa, dtype, rng, assert_ulps, name, trailing, order):
+    for shape in SHAPES:
+        for segments in (1, 40):
+            x, ids = draw(rng, shape, segments, trailing, dtype, ignored=True)
+            x = np.asarray(x, order=order)
+            options = {"num_segments": segments, "ignore_index": -1}
+            exact = twin(name)(x, ids, **options)
+            actual = function(name)(x, ids, **options)
+            assert actual.dtype == dtype
+            scale = size_of(name, x, ids, **options)
+            assert_ulps(actual, exact, BARS[name], scale, (shape, segments))
+
+
+@pytest.mark.parametrize("name", ["sum", "mean"])
+@pytest.mark.parametrize("trailing", [(), (3,), (16,), (33,)], ids=str)
+def test_weights(isa, dtype, rng, assert_ulps, name, trailing):
+    """Two roundings more where the weights of a mean are added."""
+    for shape in ((300,), (3, 50)):
+        x, ids = draw(rng, shape, 20, trailing, dtype, ignored=True)
+        w = rng.random(shape).astype(dtype)
+        w[rng.random(shape) < 0.3] = 0
+        x[w == 0] = NAN
+        options = {"num_segments": 40, "ignore_index": -1, "weights": w}
+        scale = size_of(name, np.where(np.isnan(x), 0, x), ids, **options)
+        exact = twin(name)(x, ids, **options)
+        assert_ulps(function(name)(x, ids, **options), exact, 2, scale, shape)
+        plan = fg.Segments.from_ids(ids, 40, ignore_index=-1)
+        same = function(name)(x, plan, weights=w)
+        assert same.tobytes() == function(name)(x, ids, **options).tobytes()
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax", "logsumexp"])
+@pytest.mark.parametrize("columns", [1, 4, 16, 40])
+@pytest.mark.parametrize("in_order", [True, False])
+def test_every_length_of_a_segment(isa, dtype, rng, assert_ulps, name, columns, in_order):
+    """Past the tiles of short segments into rows, alone and beside others."""
+    lengths = [*range(40), 143, 144, 145, 146, 300, 0, 2000]
+    ids = np.repeat(np.arange(len(lengths)), lengths)
+    s = fg.Segments.from_lengths(lengths)
+    if not in_order:
+        rng.shuffle(ids)
+        s = fg.Segments.from_ids(ids, len(lengths))
+    x = rng.normal(0, 3, (ids.size, columns)).astype(dtype)
+    exact = twin(name)(x, ids, num_segments=len(lengths))
+    scale = size_of(name, x, ids, num_segments=len(lengths))
+    actual = function(name)(x, s)
+    assert_ulps(actual, exact, BARS[name], scale, name)
+    for k in (1, 20, 143, 144, 145, 300):
+        rows = np.flatnonzero(ids == lengths.index(k))
+        alone = function(name)(x[rows], fg.Segments.from_lengths([k]))
+        mine = actual[lengths.index(k)] if name == "logsumexp" else actual[rows]
+        assert alone.tobytes() == mine.tobytes(), k
+
+
+def test_segments_longer_than_a_tile(isa, rng, assert_ulps):
+    x = rng.normal(0, 3, (33_000, 17)).astype(np.float32)
+    s = fg.Segments.from_ids(np.zeros(33_000, int))
+    assert_ulps(fg.segment_softmax(x, s), ref.softmax(x, 0), 2.5)
+
+
+@pytest.mark.parametrize("offset", [0, 1e4, -1e4, 1e8])
+def test_softmax_of_far_logits(isa, rng, assert_ulps, offset):
+    x = rng.normal(0, 5000, 400) + offset
+    ids = rng.integers(0, 30, 400)
+    assert_ulps(fg.segment_softmax(x, ids), ref.segment_softmax(x, ids), 2.5)
+
+
+@pytest.mark.parametrize("name", ["sum", "mean"])
+def test_many_rows_near_1000(dtype, rng, assert_ulps, name):
+    """A running sum of float32 would be 1.6 % off, and one of float64 35 ulp."""
+    x = (1000 + rng.random((200_000, 2))).astype(dtype)
+    ids = np.zeros(len(x), int)
+    ids[::7] = 1
+    assert_ulps(function(name)(x, ids), twin(name)(x, ids), 1)
+
+
+def test_a_small_segment_after_a_huge_one(dtype):
+    """What a difference of prefix sums would lose."""
+    x = np.array([1e30, 1e30, 3.0, 5.0], dtype)
+    assert fg.segment_sum(x, fg.Segments.from_lengths([2, 2])).tolist()[1] == 8
+    assert fg.segment_sum(x, [0, 0, 1, 1])[1] == 8
+
+
+def test_sums_that_cancel(dtype):
+    """1 survives in what is wider than the data."""
+    big = 2.0**40 if dtype == np.float32 else 2.0**80
+    assert fg.segment_sum(np.array([big, 1, -big], dtype), [0, 0, 0]).tolist() == [1]
+
+
+# ---- derivatives --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "weighs"), [*((n, False) for n in ALL), ("sum", True), ("mean", True)]
+)
+@pytest.mark.parametrize("trailing", [(), (3,), (20,)], ids=str)
+def test_derivatives_are_those_of_the_twin(isa, dtype, rng, name, weighs, trailing):
+    """Within 8 eps of what each term can be: p (2.5 ulp) times vectors of the size drawn."""
+    f, eps = function(name), np.finfo(dtype).eps
+    for shape in ((60,), (3, 25)):
+        x, ids = draw(rng, shape, 8, trailing, dtype, ignored=True)
+        options = {"num_segments": 10, "ignore_index": -1}
+        if weighs:
+            options["weights"] = rng.integers(0, 3, shape).astype(dtype)
+        reduced = (*shape[:-1], 10, *trailing) if name in REDUCE else x.shape
+        v = rng.normal(size=x.shape).astype(dtype)
+        g = rng.normal(size=reduced).astype(dtype)
+        pulled, pushed = f.vjp(x, ids, g, **options), f.jvp(x, ids, v, **options)
+        assert pulled.dtype == pushed.dtype == dtype
+        terms = 4 if name in NORMALIZE else 2  # rows that may add up in one result, beside eps
+        bar = (
+            8 * eps * max(np.abs(v).max(), np.abs(g).max()) * (terms * len(ids.reshape(-1)) ** 0.5)
+        )
+        np.testing.assert_allclose(
+            pulled, twin(name, "vjp")(x, ids, g, **options).astype(float), rtol=0, atol=bar
+        )
+        np.testing.assert_allclose(
+            pushed, twin(name, "jvp")(x, ids, v, **options).astype(float), rtol=0, atol=bar
+        )
+        # <g, J v> = <J^T g, v>
+        a, b = np.vdot(g.astype(float), pushed), np.vdot(pulled.astype(float), v)
+        assert abs(a - b) <= bar * g.size
+
+
+def test_a_saved_result_gives_the_same_derivative(rng):
+    x, ids = draw(rng, (200,), 9, (3,))
+    g, y = rng.normal(size=x.shape), fg.segment_softmax(x, ids)
+    for d in (fg.segment_softmax.vjp, fg.segment_softmax.jvp):
+        assert d(x, ids, g, y=y).tobytes() == d(x, ids, g).tobytes()
+
+
+def test_ties_give_all_to_the_first():
+    x, ids = np.array([[2.0, 1], [2, 1], [2, 3]]), [0, 0, 0]
+    assert fg.segment_max.vjp(x, ids, [[-5.0, 7]]).tolist() == [[-5, 0], [0, 0], [0, 7]]
+    assert fg.segment_min.vjp(x, ids, [[-5.0, 7]]).tolist() == [[-5, 7], [0, 0], [0, 0]]
+    best, place = fg.segment_min(x, ids, return_argmax=True)
+    assert (best.tolist(), place.tolist()) == ([[2, 1]], [[0, 0]])
+
+
+# ---- special values -----------------------------------------------------------------------------
+
+SPECIAL = [NAN, INF, -INF, 0.0, -0.0, 1.0]
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("columns", [1, 5, 20])
+def test_special_values_stay_in_their_segment(isa, dtype, rng, assert_ulps, name, columns):
+    for _ in range(20):
+        x = rng.choice(SPECIAL, (40, columns), p=[0.1, 0.05, 0.2, 0.1, 0.1, 0.45]).astype(dtype)
+        ids = rng.integers(0, 12, 40)
+        for s in (ids, fg.Segments.from_ids(ids)):
+            assert_ulps(function(name)(x, s), twin(name)(x, ids), BARS[name], None, x)
+
+
+@pytest.mark.parametrize("name", ["max", "min"])
+def test_where_extremes_are(isa, dtype, rng, name):
+    for columns in (1, 5, 40):
+        x = rng.choice(SPECIAL, (3, 40, columns)).astype(dtype)
+        ids = rng.integers(0, 12, (3, 40))
+        mine = function(name)(x, ids, num_segments=14, return_argmax=True)
+        exact = twin(name)(x, ids, num_segments=14, return_argmax=True)
+        assert np.array_equal(mine[0], exact[0].astype(dtype), equal_nan=True)
+        assert np.array_equal(mine[1], exact[1])
+        assert mine[1].dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    ("name", "default"),
+    [("sum", 0), ("mean", NAN), ("max", -INF), ("min", INF), ("logsumexp", -INF)],
+)
+def test_empty_segments(dtype, name, default):
+    x = np.ones((2, 2), dtype)
+    f = function(name)
+    found = f(x, [[1, 1], [3, 3]], num_segments=5)
+    full = [[False, True, False, False, False], [False, False, False, True, False]]
+    assert np.array_equal(found[~np.array(full)], np.full(8, default, dtype), equal_nan=True)
+    assert np.isfinite(found[np.array(full)]).all()
+    if name != "logsumexp":
+        assert f(x[0], [2, 2], empty_value=7)[:2].tolist() == [7, 7]
+    assert f(np.ones(0), np.zeros(0, int), num_segments=2).shape == (2,)
+    assert f(np.ones((0, 3)), np.zeros(0, int)).shape == (0, 3)
+
+
+def test_a_segment_without_weight_is_empty():
+    x, w = np.array([1.0, NAN, 3]), [0.0, 0, 1]
+    assert fg.segment_mean(x, [0, 0, 1], weights=w, empty_value=-1).tolist() == [-1, 3]
+    assert fg.segment_sum(x, [0, 0, 1], weights=w, empty_value=-1).tolist() == [-1, 3]
+    assert fg.segment_sum(x, [0, 0, 1], weights=w).tolist() == [0, 3]
+
+
+def test_infinite_sums(dtype):
+    big = np.finfo(dtype).max
+    x = np.array([big, big, INF, 1, INF, -INF], dtype)
+    out = fg.segment_sum(x, [0, 0, 1, 1, 2, 2])
+    assert np.array_equal(out, [INF, INF, NAN], equal_nan=True)
+
+
+# ---- half precision -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("half", [np.float16, ml_dtypes.bfloat16], ids=["f16", "bf16"])
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("columns", [1, 5, 20])
+def test_halves_are_float32_rounded_once(isa, rng, half, name, columns):
+    x = rng.normal(0, 3, (700, columns)).astype(half)
+    ids = rng.integers(0, 40, 700)
+    for a in (x, np.asfortranarray(x), x[::-1]):
+        wide = function(name)(a.astype(np.float32), ids)
+        assert function(name)(a, ids).tobytes() == wide.astype(half).tobytes()
+        g = rng.normal(size=wide.shape).astype(half)
+        pulled = function(name).vjp(a.astype(np.float32), ids, g.astype(np.float32))
+        assert function(name).vjp(a, ids, g).tobytes() == pulled.astype(half).tobytes()
+
+
+# ---- paths, threads, layouts --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("columns", [1, 3, 16, 33, 130])
+@pytest.mark.parametrize("weighs", [False, True])
+def test_both_paths_give_the_same_bits(isa, dtype, rng, monkeypatch, columns, weighs):
+    x, ids = draw(rng, (3000,), 50, (columns,), dtype, ignored=True)
+    w = rng.random(3000).astype(dtype) if weighs else None
+    seen = []
+    for table in (True, False):
+        monkeypatch.setattr(_segments._kernels, "prefers_table", lambda *_, t=table: t)
+        seen.append(fg.segment_mean(x, ids, ignore_index=-1, weights=w).tobytes())
+    assert seen[0] == seen[1]
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize(
+    ("shape", "columns"), [((200_000,), 1), ((20_000,), 40), ((4, 10_000), 20)], ids=str
+)
+def test_threads_change_no_bit(dtype, rng, name, shape, columns):
+    x, ids = draw(rng, shape, 300, (columns,), dtype)
+    f = function(name)
+    g = rng.normal(size=f(x, ids, num_segments=300).shape).astype(dtype)
+    v = rng.normal(size=x.shape).astype(dtype)
+    seen = set()
+    for threads in (1, 2, 3, 5):
+        with fg.num_threads(threads):
+            seen.add(
+                (
+                    f(x, ids, num_segments=300).tobytes(),
+                    f.vjp(x, ids, g, num_segments=300).tobytes(),
+                    f.jvp(x, ids, v, num_segments=300).tobytes(),
+                )
+            )
+    assert len(seen) == 1
+
+
+def views(x):
+    """The same values in many layouts."""
+    yield np.asfortranarray(x)
+    yield np.repeat(x, 2, axis=0)[::2]
+    yield x[::-1].copy()[::-1]
+    yield np.repeat(x, 3, axis=-1)[..., ::3]
+    yield np.moveaxis(np.moveaxis(x, 0, -1).copy(), -1, 0)
+    frozen = x.copy()
+    frozen.flags.writeable = False
+    yield frozen
+    yield x.astype(x.dtype.newbyteorder(">"))
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("trailing", [(), (3,), (20,), (4, 5)], ids=str)
+def test_layouts(dtype, rng, assert_ulps, name, trailing):
+    for shape in ((300,), (3, 60)):
+        x, ids = draw(rng, shape, 20, trailing, dtype)
+        f = function(name)
+        expected = f(x, ids, num_segments=20)
+        for view in views(x):
+            actual = f(view, ids, num_segments=20)
+            assert actual.dtype == dtype
+            # The style of a softmax depends on nothing but lengths and columns.
+            assert actual.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_out(dtype, rng, name):
+    x, ids = draw(rng, (300,), 20, (6,), dtype)
+    f = function(name)
+    expected = f(x, ids)
+    room = np.full((*expected.shape, 2), 7, dtype)
+    for out in (np.empty_like(expected), room[..., 0], np.empty_like(expected, order="F")):
+        assert f(x, ids, out=out) is out
+        assert np.array_equal(out, expected, equal_nan=True)
+    assert (room[..., 1] == 7).all()
+    for d in (f.vjp, f.jvp):
+        vector = expected if d == f.vjp else x
+        vector = np.nan_to_num(vector)
+        result = d(x, ids, vector)
+        out = np.empty_like(result)
+        assert d(x, ids, vector, out=out) is out
+        assert out.tobytes() == result.tobytes()
+
+
+def test_nothing_is_written_around_the_data(isa, dtype, rng, guard):
+    for columns in (1, 3, 7, 16, 17, 33):
+        memory, room = guard(1 << 18), guard(1 << 18)
+        x, ids = draw(rng, (200,), 20, (columns,), dtype)
+        for at in ("end", "start"):
+            a = memory.place(x, at)
+            for name in ALL:
+                for s in (ids, fg.Segments.from_lengths([150, 0, 3, 47])):
+                    expected = function(name)(x, s)
+                    out = room.place(np.zeros_like(expected), at)
+                    function(name)(a, s, out=out)
+                    assert out.tobytes() == expected.tobytes()
+                    room.check()
+
+
+# ---- every segment function equals a loop over segments -----------------------------------------
+
+
+@given(
+    rows=st.integers(0, 60),
+    items=st.none() | st.integers(0, 3),
+    segments=st.integers(1, 9),
+    trailing=st.lists(st.integers(0, 5), max_size=2),
+    seed=st.integers(0, 2**32 - 1),
+    name=st.sampled_from(ALL),
+    kind=st.sampled_from([np.float32, np.float64]),
+    which=st.sampled_from(_isa.available_names()),
+)
+@settings(deadline=None, max_examples=150)
+def test_equals_a_loop_over_segments(rows, items, segments, trailing, seed, name, kind, which):
+    rng = np.random.default_rng(seed)
+    shape = (rows,) if items is None else (items, rows)
+    x, ids = draw(rng, shape, segments, tuple(trailing), kind, ignored=True)
+    before = _isa._use(which)
+    try:
+        actual = function(name)(x, ids, num_segments=segments, ignore_index=-1)
+    finally:
+        _isa._use(before)
+    exact = twin(name)(x, ids, num_segments=segments, ignore_index=-1)
+    # Rows add up to no more than 60 terms of size 12; 8 eps of that, or of the value itself.
+    bar = 8 * np.finfo(kind).eps
+    np.testing.assert_allclose(actual, exact.astype(float), rtol=bar, atol=bar * 60 * 12)
