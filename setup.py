@@ -90,5 +90,6 @@ setup(
         extension("cross_entropy"),
         extension("binary"),
         extension("stats"),
+        extension("segments"),
     ],
 )

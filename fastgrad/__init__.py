@@ -29,6 +29,7 @@ from fastgrad._cross_entropy import cross_entropy as cross_entropy
 from fastgrad._linear import linear_cross_entropy as linear_cross_entropy
 from fastgrad._maps import Loss as Loss
 from fastgrad._maps import Map as Map
+from fastgrad._segments import Segments as Segments
 from fastgrad._softmax import log_softmax as log_softmax
 from fastgrad._softmax import logsumexp as logsumexp
 from fastgrad._softmax import softmax as softmax
@@ -46,6 +47,7 @@ except _NotInstalled:  # compiled in place, never installed
 __all__ = [
     "Loss",
     "Map",
+    "Segments",
     "TokenStats",
     "binary_cross_entropy",
     "cross_entropy",

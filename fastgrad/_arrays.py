@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastgrad._kernels import cross_entropy as _kernels
+from fastgrad._kernels import segments as _segments
 
 FloatArray: TypeAlias = NDArray[np.floating[Any]]
 BoolArray: TypeAlias = NDArray[np.bool_]
@@ -682,3 +683,129 @@ def check_reduced(reduction: str | None) -> str:
     if how == "none":
         raise ValueError("reduction must be 'mean' or 'sum', one number to minimise; got 'none'.")
     return how
+
+
+# ---- segments ----------------------------------------------------------------------------------
+
+
+def refuse_bare_segments() -> None:
+    raise TypeError(
+        "Segments must be made by Segments.from_ids(ids), Segments.from_lengths(lengths) or "
+        "Segments.from_offsets(offsets)."
+    )
+
+
+def _as_integers(a: ArrayLike, name: str, what: str) -> IntArray:
+    if isinstance(a, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name} must be a plain array; got a masked array, whose mask would be lost. "
+            f"Pass {name}.filled(-1) and ignore_index=-1."
+        )
+    integers = np.asarray(a)
+    if integers.size == 0 and not isinstance(a, np.ndarray):
+        integers = integers.astype(np.int64)  # of [] NumPy makes float64
+    if integers.dtype.kind not in "biu":
+        raise TypeError(
+            f"{name} must hold {what} (integers); got dtype {integers.dtype}. Use "
+            f"{name}.astype(np.int64) if the values are whole numbers, or number what they name by "
+            f"np.unique({name}, return_inverse=True)."
+        )
+    return integers
+
+
+def as_ids(ids: ArrayLike, name: str) -> IntArray:
+    """The segment of every row, C-contiguous; the range is not checked."""
+    a = _as_integers(ids, name, "the segment of every row")
+    if a.ndim not in (1, 2):
+        raise ValueError(
+            f"{name} must have shape (N,), or (B, N) for a batch of items; it has shape {a.shape}."
+        )
+    return np.require(a, a.dtype.newbyteorder("="), ["C", "A"])
+
+
+def _as_consecutive(a: ArrayLike, name: str, what: str) -> NDArray[np.int64]:
+    integers = _as_integers(a, name, what)
+    if integers.ndim != 1:
+        raise ValueError(f"{name} must have one dimension; it has shape {integers.shape}.")
+    if integers.dtype == np.uint64 and integers.max(initial=0) >= 2**63:
+        raise ValueError(f"{name} must fit in int64; got {integers.max()}.")
+    return integers.astype(np.int64)
+
+
+def offsets_of_lengths(lengths: ArrayLike) -> NDArray[np.int64]:
+    """Where consecutive segments of these lengths begin, and the last ends."""
+    sizes = _as_consecutive(lengths, "lengths", "the number of rows of every segment")
+    if sizes.min(initial=0) < 0:
+        i = int((sizes < 0).argmax())
+        raise ValueError(f"lengths must be >= 0; lengths[{i}] is {sizes[i]}.")
+    offsets = np.zeros(len(sizes) + 1, np.int64)
+    np.cumsum(sizes, out=offsets[1:])
+    if offsets.min() < 0:  # a sum of non-negative numbers that wraps is negative at least once
+        raise ValueError("lengths must sum to less than 2**63 rows; they sum to more.")
+    return offsets
+
+
+def as_offsets(offsets: ArrayLike) -> NDArray[np.int64]:
+    """Where consecutive segments begin, and the last ends; a copy."""
+    a = _as_consecutive(offsets, "offsets", "where every segment begins")
+    if len(a) == 0 or a[0] != 0:
+        found = f"offsets[0] is {a[0]}" if len(a) else "they are empty"
+        raise ValueError(
+            f"offsets must begin with 0; {found}. For n segments there are n + 1 offsets; if these "
+            "are lengths, use Segments.from_lengths."
+        )
+    falls = a[1:] < a[:-1]
+    if falls.any():
+        i = int(falls.argmax())
+        raise ValueError(
+            f"offsets must not fall; offsets[{i}] is {a[i]} and offsets[{i + 1}] is {a[i + 1]}. "
+            "If these are lengths, use Segments.from_lengths."
+        )
+    return a
+
+
+def _numbers_of_segments(
+    num_segments: ArrayLike, ids: IntArray, name: str
+) -> tuple[int, NDArray[np.int64]]:
+    """The number of segments of the result, and that of every item."""
+    given = np.asarray(num_segments)
+    items = ids.shape[0] if ids.ndim == 2 else 1
+    if given.dtype.kind not in "iu":
+        raise TypeError(f"num_segments must be an int, or an array of them; got {num_segments!r}.")
+    if given.ndim > 0 and (ids.ndim == 1 or given.shape != (items,)):
+        fits = f"or have shape ({items},), one for every item of " if ids.ndim == 2 else "for "
+        raise ValueError(
+            f"num_segments must be one number, {fits}{name} of shape {ids.shape}; it has shape "
+            f"{given.shape}."
+        )
+    least, most = int(given.min(initial=2**63 - 1)), int(given.max(initial=0))
+    if least < 0 or most >= 2**48:  # beyond any memory; B * K then fits in int64
+        raise ValueError(
+            f"num_segments must be >= 0 and less than 2**48; got {least if least < 0 else most}."
+        )
+    return most, np.ascontiguousarray(np.broadcast_to(given.astype(np.int64), (items,)))
+
+
+def check_ids(
+    ids: IntArray, num_segments: int | ArrayLike | None, ignore_index: int | None, name: str
+) -> int:
+    """The number of segments; IndexError for the first id out of range that is not ignored."""
+    number, each = None, None
+    if num_segments is not None:
+        number, each = _numbers_of_segments(num_segments, ids, name)
+    bad, largest = _segments.scan(ids.reshape((1, *ids.shape)[-2:]), ignore_index, each)
+    if bad < 0:
+        return largest + 1 if number is None else number
+    where = tuple(int(i) for i in np.unravel_index(bad, ids.shape))
+    value = int(ids[where])
+    place = f"{name}[{', '.join(map(str, where))}]"
+    limit = None if each is None else int(each[where[0] if ids.ndim == 2 else 0])
+    allowed = ">= 0" if limit is None else f"in [0, {limit})"
+    if ignore_index is not None:
+        allowed += f" or equal to ignore_index={ignore_index}"
+    message = f"{name} must be {allowed}; {place} is {value}."
+    if value < 0:
+        message += f" To leave such rows out, pass ignore_index={value}."
+    elif value == limit:
+        message += f" If all ids are meant, pass num_segments={value + 1} or more."
+    raise IndexError(message)
