@@ -21,9 +21,14 @@ except ModuleNotFoundError as _error:
     ) from None
 
 from fastgrad import boosting as boosting
+from fastgrad import streaming as streaming
 from fastgrad._binary import binary_cross_entropy as binary_cross_entropy
 from fastgrad._binary import log_sigmoid as log_sigmoid
 from fastgrad._binary import sigmoid as sigmoid
+from fastgrad._centroids import Centroids as Centroids
+from fastgrad._centroids import centroid_hinge as centroid_hinge
+from fastgrad._centroids import class_centroids as class_centroids
+from fastgrad._centroids import prototype_logits as prototype_logits
 from fastgrad._config import show_config as show_config
 from fastgrad._cross_entropy import cross_entropy as cross_entropy
 from fastgrad._linear import linear_cross_entropy as linear_cross_entropy
@@ -45,11 +50,14 @@ except _NotInstalled:  # compiled in place, never installed
     __version__ = "unknown"
 
 __all__ = [
+    "Centroids",
     "Loss",
     "Map",
     "Segments",
     "TokenStats",
     "binary_cross_entropy",
+    "centroid_hinge",
+    "class_centroids",
     "cross_entropy",
     "get_num_threads",
     "linear_cross_entropy",
@@ -57,6 +65,7 @@ __all__ = [
     "log_softmax",
     "logsumexp",
     "num_threads",
+    "prototype_logits",
     "set_num_threads",
     "show_config",
     "sigmoid",
