@@ -13,6 +13,10 @@ typedef V H;
 #else
 typedef double D __attribute__((vector_size(sizeof(V))));
 typedef float H __attribute__((vector_size(sizeof(V) / 2)));
+#ifndef FG_HALF_TO_DOUBLE
+#define FG_HALF_TO_DOUBLE(h) __builtin_convertvector(h, D)
+#define FG_DOUBLE_TO_HALF(d) __builtin_convertvector(d, H)
+#endif
 #endif
 #define DLANES ((ptrdiff_t)(sizeof(D) / sizeof(double)))
 
@@ -35,7 +39,7 @@ FG_INLINE D widened(const T *p, ptrdiff_t n) {
   }
   H h;
   memcpy(&h, p, sizeof h);
-  return __builtin_convertvector(h, D);
+  return (D)FG_HALF_TO_DOUBLE(h);
 #endif
 }
 FG_INLINE void narrowed(T *p, D a, ptrdiff_t n) {
@@ -45,7 +49,7 @@ FG_INLINE void narrowed(T *p, D a, ptrdiff_t n) {
   else
     vstore_n(p, a, n);
 #else
-  const H h = __builtin_convertvector(a, H);
+  const H h = (H)FG_DOUBLE_TO_HALF(a);
   if (n >= DLANES) {
     memcpy(p, &h, sizeof h);
   } else {
@@ -92,6 +96,7 @@ typedef struct {
   const double *weight;    /* of each, or NULL for 1 */
   double total[2];         /* of the weights, head and tail */
   double *column[COLUMN_ARRAYS], *factor[2];
+  double floor; /* squared lengths up to this one are the rounding of the mean: the row lies on it */
   T *line; /* HALF_LINES rows of half precision, widened or still to be narrowed */
 } Members;
 
@@ -103,7 +108,7 @@ FG_KERNEL ptrdiff_t FG_NAME(segment_scratch)(ptrdiff_t count, ptrdiff_t d) {
 
 /* Lay out the scratch, and leave out rows of weight 0: those may hold anything. */
 FG_INLINE Members members(const fg_segment *s) {
-  Members m = {.n = s->count, .d = s->features, .line_pitch = column_pitch(s->features)};
+  Members m = {.n = s->count, .d = s->features, .line_pitch = column_pitch(s->features), .floor = -1};
   double *at = (double *)s->scratch;
   memset(at, 0, (size_t)(COLUMN_ARRAYS * m.line_pitch) * sizeof *at);
   for (int i = 0; i < COLUMN_ARRAYS; i++, at += m.line_pitch) m.column[i] = at;
@@ -291,7 +296,7 @@ FG_INLINE void hinge_rows(fg_segment *s, const Members *m, ptrdiff_t i, const in
   squares_of(row, second ? move : NULL, k, m, q, p);
   for (int r = 0; r < k; r++) {
     const double w = m->weight == NULL ? 1 : m->weight[i + r], share = s->scale * w / m->total[0];
-    const double length = length_of(q[r], row[r], m);
+    const double length = q[r] <= m->floor ? 0 : length_of(q[r], row[r], m);
     double slope = 0, bend = 0; /* the derivative over the length, and that again over the length */
     if (!(length <= s->margin)) {
       const double h = length - s->margin;
@@ -327,36 +332,48 @@ FG_INLINE void hinge_rows(fg_segment *s, const Members *m, ptrdiff_t i, const in
 
 FG_INLINE void hinge_out(const fg_segment *s, const Members *m, const int second) {
   T *const spare = m->line + (HALF_LINES - 1) * m->line_pitch;
+  const double *const h = m->column[0], *const l = m->column[1], *const u = m->column[2];
+  const double *const vh = m->column[4], *const vl = m->column[5];
+  const ptrdiff_t d = m->d;
   for (ptrdiff_t i = 0; i < m->n; i++) {
     const T *row[1], *move[1];
     rows_at(&s->x, s, m, i, 1, m->line, row);
     if (second) rows_at(&s->v, s, m, i, 1, m->line + m->line_pitch, move);
     char *const to = place(&s->out, s, m, i);
+    if (s->out.kind == FG_NATIVE && i + TOGETHER < m->n) {
+      const char *const next = place(&s->out, s, m, i + TOGETHER);
+      for (ptrdiff_t at = 0; at < d * (ptrdiff_t)sizeof(T) && at < 1024; at += 64) __builtin_prefetch(next + at, 1, 3);
+    }
+    const T *const x = row[0], *const v = second ? move[0] : NULL;
     T *const out = s->out.kind == FG_NATIVE ? (T *)to : spare;
     const D a = dset(m->factor[0][i]), b = dset(second ? m->factor[1][i] : 0);
     const D w = dset(m->weight == NULL ? 1 : m->weight[i]);
 #define WRITE(j, n)                                                                                                    \
   {                                                                                                                    \
-    const D x = residue(row[0], m->column[0], m->column[1], j, n);                                                     \
-    D u = a * (second ? residue(move[0], m->column[4], m->column[5], j, n) : x);                                       \
-    if (second) u += b * x;                                                                                            \
-    narrowed(out + (j), u - w * dload(m->column[2] + (j)), n);                                                         \
+    const D r = residue(x, h, l, j, n);                                                                                \
+    D slope = a * (second ? residue(v, vh, vl, j, n) : r);                                                             \
+    if (second) slope += b * r;                                                                                        \
+    narrowed(out + (j), slope - w * dload(u + (j)), n);                                                                \
   }
-    EACH_COLUMN(m->d, WRITE);
+    EACH_COLUMN(d, WRITE);
 #undef WRITE
 #if !FG_DOUBLE
-    if (s->out.kind != FG_NATIVE) FG_NAME(narrow)(s->out.kind, out, 0, to, 0, 2, 1, m->d, 0);
+    if (s->out.kind != FG_NATIVE) FG_NAME(narrow)(s->out.kind, out, 0, to, 0, 2, 1, d, 0);
 #endif
   }
 }
 
 FG_INLINE void hinge_segment(fg_segment *s, const int second) {
-  const Members m = members(s);
+  Members m = members(s);
   double value[2] = {0, 0};
   s->value = 0;
   if (m.n == 0) return;
   sum_rows(&s->x, s, &m, m.weight, FG_DOUBLE, m.column[0], m.column[1]);
   mean_columns(&m, m.column[0], m.column[1]);
+  D size = dset(0);
+  for (ptrdiff_t j = 0; j < m.d; j += DLANES) size += dload(m.column[0] + j) * dload(m.column[0] + j);
+  m.floor = dtotal(size) * (FG_DOUBLE ? 0x1p-196 : 0x1p-98);
+  if (!(m.floor > 0x1p-900 && m.floor < 0x1p700)) m.floor = -1; /* left the range */
   if (second && s->moving) {
     sum_rows(&s->v, s, &m, m.weight, FG_DOUBLE, m.column[4], m.column[5]);
     mean_columns(&m, m.column[4], m.column[5]);
