@@ -35,6 +35,8 @@ from fastgrad._linear import linear_cross_entropy as linear_cross_entropy
 from fastgrad._maps import Loss as Loss
 from fastgrad._maps import Map as Map
 from fastgrad._segments import Segments as Segments
+from fastgrad._segments import segment_mean as segment_mean
+from fastgrad._segments import segment_sum as segment_sum
 from fastgrad._softmax import log_softmax as log_softmax
 from fastgrad._softmax import logsumexp as logsumexp
 from fastgrad._softmax import softmax as softmax
@@ -66,6 +68,8 @@ __all__ = [
     "logsumexp",
     "num_threads",
     "prototype_logits",
+    "segment_mean",
+    "segment_sum",
     "set_num_threads",
     "show_config",
     "sigmoid",

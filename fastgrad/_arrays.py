@@ -800,7 +800,7 @@ def check_ids(
     value = int(ids[where])
     place = f"{name}[{', '.join(map(str, where))}]"
     limit = None if each is None else int(each[where[0] if ids.ndim == 2 else 0])
-    allowed = ">= 0" if limit is None else f"in [0, {limit})"
+    allowed = ">= 0 and less than 2**63 - 1" if limit is None else f"in [0, {limit})"
     if ignore_index is not None:
         allowed += f" or equal to ignore_index={ignore_index}"
     message = f"{name} must be {allowed}; {place} is {value}."
@@ -809,6 +809,47 @@ def check_ids(
     elif value == limit:
         message += f" If all ids are meant, pass num_segments={value + 1} or more."
     raise IndexError(message)
+
+
+def check_no_options_of_ids(num_segments: Any, ignore_index: Any) -> None:
+    """Beside a Segments, which has settled them."""
+    for name, value in (("num_segments", num_segments), ("ignore_index", ignore_index)):
+        if value is not None:
+            raise ValueError(
+                f"{name} must be left out beside a Segments, which has its own; got {value!r}. "
+                "Pass it to Segments.from_ids."
+            )
+
+
+def as_data(data: ArrayLike, shape: tuple[int, ...]) -> FloatArray:
+    """Floats with the axes of the rows first."""
+    a = as_scores(data, "data")
+    if a.shape[: len(shape)] != shape:
+        raise ValueError(
+            f"data must have a shape that begins with that of segments, {shape}; it has shape "
+            f"{a.shape}. Rows come first: segments (N,) or (B, N), data (N, ...) or (B, N, ...)."
+        )
+    return a
+
+
+def as_segment_weights(
+    weights: ArrayLike | None, shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> FloatArray | None:
+    """One contiguous weight per row, in the type computed in."""
+    if weights is None:
+        return None
+    w = cast(as_scores(weights, "weights"), computed(dtype))
+    if w.shape != shape:
+        raise ValueError(
+            f"weights must have the shape of segments, {shape}, one number per row; it has shape "
+            f"{w.shape}. Nothing is broadcast."
+        )
+    _check_fit(w, "weights", "finite and >= 0")
+    return np.ascontiguousarray(w)
+
+
+def check_empty_value(x: float) -> float:
+    return _real(x, "empty_value")
 
 
 # ---- centroids ---------------------------------------------------------------------------------

@@ -71,6 +71,22 @@ cdef extern from "fastgrad.h" nogil:
         FG_LANES_MAX_SOFTMAX
         FG_LANES_MAX_CONTIGUOUS
         FG_LANES_MAX
+    ctypedef struct fg_segments:
+        Py_ssize_t rows, columns
+        const char *x
+        Py_ssize_t x_row
+        char *out
+        Py_ssize_t out_row
+        const int64_t *code
+        const int64_t *order
+        const int64_t *offsets
+        int64_t base
+        const void *weight
+        const double *total
+        double *table
+        Py_ssize_t pitch
+        double empty
+        int mean, far
     ctypedef struct fg_rows:
         char *data
         Py_ssize_t row
@@ -112,6 +128,10 @@ cdef extern from "fastgrad.h" nogil:
             int kind, const float *src, Py_ssize_t pitch, char *to, Py_ssize_t line,
             Py_ssize_t step, Py_ssize_t lines, Py_ssize_t n, int stream
         ) noexcept nogil
+        void (*segment_add)(const fg_segments *) noexcept nogil
+        void (*segment_finish)(const fg_segments *, Py_ssize_t, Py_ssize_t) noexcept nogil
+        void (*segment_gather)(const fg_segments *, Py_ssize_t, Py_ssize_t) noexcept nogil
+        void (*segment_spread)(const fg_segments *) noexcept nogil
         Py_ssize_t (*segment_scratch)(Py_ssize_t, Py_ssize_t) noexcept nogil
         fg_segment_kernel centroid_hinge, centroid_hinge_hvp, class_moments
         fg_segment_kernel leave_one_out, leave_one_out_pull

@@ -5,7 +5,32 @@ from numpy.typing import NDArray
 def scan(
     ids: NDArray[Any], ignore_index: int | None, classes: NDArray[Any] | None
 ) -> tuple[int, int]: ...
+def pack(ids: NDArray[Any], ignore_index: int | None, out: NDArray[Any]) -> None: ...
 def count(ids: NDArray[Any], ignore_index: int | None, counts: NDArray[Any]) -> None: ...
 def sort(
     ids: NDArray[Any], ignore_index: int | None, cursor: NDArray[Any], order: NDArray[Any]
+) -> None: ...
+def prefers_table(
+    items: int, rows: int, segments: int, columns: int, size: int, sorted: bool
+) -> bool: ...
+def reduce(
+    x: NDArray[Any],
+    ids: NDArray[Any] | None,
+    ignore_index: int | None,
+    offsets: NDArray[Any] | None,
+    order: NDArray[Any] | None,
+    out: NDArray[Any],
+    weight: NDArray[Any] | None,
+    total: NDArray[Any] | None,
+    mean: bool,
+    empty: float,
+    table: bool,
+) -> None: ...
+def spread(
+    table: NDArray[Any],
+    ids: NDArray[Any] | None,
+    ignore_index: int | None,
+    offsets: NDArray[Any] | None,
+    out: NDArray[Any],
+    weight: NDArray[Any] | None,
 ) -> None: ...

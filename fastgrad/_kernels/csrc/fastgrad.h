@@ -87,6 +87,27 @@ enum {
   FG_KERNELS
 };
 
+/* Rows of segments (segments.inc.h); columns are contiguous. */
+typedef struct {
+  ptrdiff_t rows, columns;
+  const char *x; /* (rows, columns) in; one row per segment for spread */
+  ptrdiff_t x_row;
+  char *out; /* (segments, columns) out; (rows, columns) for spread */
+  ptrdiff_t out_row;
+  const int64_t *code;    /* (rows) in: segment of each, -1 for none; add and spread */
+  const int64_t *order;   /* in: positions of rows by segment, from `base` on; NULL: in order; gather */
+  const int64_t *offsets; /* in: where segments begin in order; NULL in finish: none is empty */
+  int64_t base;
+  const void *weight; /* (rows) in, of the kernel's type; or NULL for 1 */
+  const double
+      *total;      /* (segments) in: what the mean is divided by, 0 for an empty segment; NULL: the number of rows */
+  double *table;   /* accumulators: of every segment in add and finish, of one in gather */
+  ptrdiff_t pitch; /* of a segment's, in doubles: an even number, twice as many for double */
+  double empty;    /* result of an empty segment */
+  int mean;        /* divide */
+  int far;         /* the table leaves L1: prefetch it */
+} fg_segments;
+
 /* Rows of contiguous elements, `row` bytes apart; of half precision if `kind` says so. */
 typedef struct {
   char *data;
@@ -133,6 +154,10 @@ typedef struct {
                 ptrdiff_t pitch);
   void (*narrow)(int kind, const float *from, ptrdiff_t pitch, char *to, ptrdiff_t line, ptrdiff_t step,
                  ptrdiff_t lines, ptrdiff_t n, int stream);
+  void (*segment_add)(const fg_segments *run);
+  void (*segment_finish)(const fg_segments *run, ptrdiff_t first, ptrdiff_t last);
+  void (*segment_gather)(const fg_segments *run, ptrdiff_t first, ptrdiff_t last);
+  void (*segment_spread)(const fg_segments *run);
   ptrdiff_t (*segment_scratch)(ptrdiff_t count, ptrdiff_t features);
   fg_segment_kernel centroid_hinge, centroid_hinge_hvp, class_moments, leave_one_out, leave_one_out_pull;
   void (*row_squares)(const void *x, ptrdiff_t rows, ptrdiff_t features, void *out);

@@ -7,6 +7,7 @@
 #include "mass.inc.h"
 #include "binary.inc.h"
 #include "stats.inc.h"
+#include "segments.inc.h"
 #if !FG_DOUBLE
 #include "half.inc.h"
 #endif
@@ -110,6 +111,10 @@ const fg_precision FG_JOIN2(fg, FG_SUFFIX) = {
     .total = FG_NAME(total),
     .count_outside = FG_NAME(count_outside),
     .count_unfit = FG_NAME(count_unfit),
+    .segment_add = FG_NAME(segment_add),
+    .segment_finish = FG_NAME(segment_finish),
+    .segment_gather = FG_NAME(segment_gather),
+    .segment_spread = FG_NAME(segment_spread),
 #if !FG_DOUBLE
     .widen = FG_NAME(widen),
     .narrow = FG_NAME(narrow),

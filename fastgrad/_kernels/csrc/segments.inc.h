@@ -1,0 +1,301 @@
+/* Sums over segments, their extremes, and what spreads a row per segment over the rows.
+ *
+ * A column of a segment has one accumulator, which takes the rows in their original order: a double for float,
+ * two words for double.  So both ways to a sum give the same bits:
+ *
+ *   add     rows as they come, into a table with the accumulators of every segment
+ *   gather  segment after segment, its rows by their positions, into registers
+ *
+ * Accumulators of a segment are `pitch` doubles: one for every column, and for double as many tails behind.
+ * A row of weight 0 is left out, whatever it holds.
+ */
+#define STEP (FG_DOUBLE ? LANES : LANES / 2) /* columns of an accumulator of one vector */
+#define GATHERED 4                           /* such accumulators that gather keeps */
+#define ROWS_AHEAD 12                        /* rows between a prefetch and its use */
+
+#if FG_DOUBLE
+typedef V2 Acc;
+typedef V Part;
+FG_INLINE Acc acc_zero(void) { return (Acc){vset(0), vset(0)}; }
+FG_INLINE Part part_load(const T *p) { return vload(p); }
+FG_INLINE void acc_add(Acc *a, Part x) {
+  const V2 s = two_sum(a->h, x);
+  *a = (Acc){s.h, a->l + s.l};
+}
+FG_INLINE void acc_add_times(Acc *a, Part x, T w) {
+  const V p = x * vset(w), error = vfma(x, vset(w), -p);
+  const V2 s = two_sum(a->h, p);
+  *a = (Acc){s.h, a->l + (s.l + error)};
+}
+FG_INLINE Acc acc_load(const double *p, ptrdiff_t pitch) { return (Acc){vload(p), vload(p + pitch / 2)}; }
+FG_INLINE void acc_store(double *p, ptrdiff_t pitch, Acc a) {
+  vstore(p, a.h);
+  vstore(p + pitch / 2, a.l);
+}
+#else
+typedef float Part __attribute__((vector_size(2 * LANES)));
+typedef double Acc __attribute__((vector_size(4 * LANES)));
+FG_INLINE Acc acc_zero(void) { return (Acc){0}; }
+FG_INLINE Part part_load(const T *p) {
+  Part r;
+  memcpy(&r, p, sizeof r);
+  return r;
+}
+FG_INLINE void acc_add(Acc *a, Part x) { *a += __builtin_convertvector(x, Acc); }
+FG_INLINE void acc_add_times(Acc *a, Part x, T w) { *a += __builtin_convertvector(x, Acc) * (double)w; }
+FG_INLINE Acc acc_load(const double *p, ptrdiff_t pitch) {
+  (void)pitch;
+  Acc r;
+  memcpy(&r, p, sizeof r);
+  return r;
+}
+FG_INLINE void acc_store(double *p, ptrdiff_t pitch, Acc a) {
+  (void)pitch;
+  memcpy(p, &a, sizeof a);
+}
+#endif
+
+/* One column: the same arithmetic without vectors. */
+typedef struct {
+  double h, l;
+} Acc1;
+FG_INLINE void acc1_add(Acc1 *a, const int weighs, T x, T w) {
+#if FG_DOUBLE
+  double error = 0;
+  if (weighs) {
+    const V v = vset(x), p = v * vset(w);
+    error = vfma(v, vset(w), -p)[0];
+    x = p[0];
+  }
+  const double s = a->h + x, t = s - a->h;
+  error += (a->h - (s - t)) + (x - t);
+  *a = (Acc1){s, a->l + error};
+#else
+  a->h += weighs ? (double)x * (double)w : (double)x;
+#endif
+}
+FG_INLINE Acc1 acc1_load(const double *p, ptrdiff_t pitch) { return (Acc1){p[0], FG_DOUBLE ? p[pitch / 2] : 0}; }
+FG_INLINE void acc1_store(double *p, ptrdiff_t pitch, Acc1 a) {
+  p[0] = a.h;
+  if (FG_DOUBLE) p[pitch / 2] = a.l;
+}
+
+/* ---- add ------------------------------------------------------------------------------------------ */
+
+FG_INLINE void add_as(const fg_segments *run, const int weighs, const int one) {
+  const ptrdiff_t columns = one ? 1 : run->columns, pitch = run->pitch, whole = columns - columns % STEP;
+  const ptrdiff_t ahead = run->far ? ROWS_AHEAD : 0;
+  const T *const weight = (const T *)run->weight;
+  double *const table = run->table;
+  const char *x = run->x;
+  for (ptrdiff_t i = 0; i < run->rows; i++, x += run->x_row) {
+    const int64_t code = run->code[i];
+    const T w = weighs ? weight[i] : 1;
+    double *const a = table + code * pitch;
+    if (ahead && i + ahead < run->rows) {
+      const char *const next = (const char *)(table + run->code[i + ahead] * pitch);
+      for (ptrdiff_t c = 0; c < pitch * 8; c += 64) FG_PREFETCH(next + c);
+    }
+    if (code < 0 || (weighs && w == 0)) continue;
+    const T *const row = (const T *)x;
+    ptrdiff_t c = 0;
+    if (!one)
+      for (; c < whole; c += STEP) {
+        Acc v = acc_load(a + c, pitch);
+        if (weighs)
+          acc_add_times(&v, part_load(row + c), w);
+        else
+          acc_add(&v, part_load(row + c));
+        acc_store(a + c, pitch, v);
+      }
+    for (; c < columns; c++) {
+      Acc1 v = acc1_load(a + c, pitch);
+      acc1_add(&v, weighs, row[c], w);
+      acc1_store(a + c, pitch, v);
+    }
+  }
+}
+
+FG_KERNEL void FG_NAME(segment_add)(const fg_segments *run) {
+  if (run->columns == 1 && !run->weight)
+    add_as(run, 0, 1);
+  else if (run->columns == 1)
+    add_as(run, 1, 1);
+  else if (!run->weight)
+    add_as(run, 0, 0);
+  else
+    add_as(run, 1, 0);
+}
+
+/* ---- the result of accumulators ------------------------------------------------------------------- */
+
+FG_INLINE void finish_row(const fg_segments *run, ptrdiff_t s, const double *a, ptrdiff_t columns, T *out) {
+  const double count = run->offsets ? (double)(run->offsets[s + 1] - run->offsets[s]) : 1;
+  const double total = run->total ? run->total[s] : count;
+  if (count == 0 || total == 0) {
+    for (ptrdiff_t c = 0; c < columns; c++) out[c] = (T)run->empty;
+    return;
+  }
+#if FG_DOUBLE
+  const V n = vset(total);
+  for (ptrdiff_t c = 0; c < columns; c += LANES) {
+    const ptrdiff_t k = columns - c < LANES ? columns - c : LANES;
+    const V zero = vset(0);
+    V h = k < LANES ? vload_n(a + c, k, zero) : vload(a + c);
+    V l = k < LANES ? vload_n(a + c + run->pitch / 2, k, zero) : vload(a + c + run->pitch / 2);
+    V v = h + l;
+    v = vsel(veq(l, l), v, h); /* of an infinite sum the tail is inf - inf */
+    if (run->mean) {
+      const V2 q = div2((V2){h, l}, (V2){n, zero});
+      const V fine = q.h + q.l;
+      v = vsel(veq(fine, fine), fine, v / n);
+    }
+    if (k < LANES)
+      vstore_n(out + c, v, k);
+    else
+      vstore(out + c, v);
+  }
+#else
+  if (run->mean)
+    for (ptrdiff_t c = 0; c < columns; c++) out[c] = (T)(a[c] / total);
+  else
+    for (ptrdiff_t c = 0; c < columns; c++) out[c] = (T)a[c];
+#endif
+}
+
+FG_KERNEL void FG_NAME(segment_finish)(const fg_segments *run, ptrdiff_t begin, ptrdiff_t end) {
+  for (ptrdiff_t s = begin; s < end; s++)
+    finish_row(run, s, run->table + s * run->pitch, run->columns, (T *)(run->out + s * run->out_row));
+}
+
+/* ---- gather --------------------------------------------------------------------------------------- */
+
+FG_INLINE ptrdiff_t row_at(const fg_segments *run, ptrdiff_t i) {
+  return run->order ? (ptrdiff_t)(run->order[i] - run->base) : i;
+}
+
+/* `parts` vectors of columns from c on, of the rows [begin, end) in `order`, which is known up to `limit`. */
+FG_INLINE void gather_parts(const fg_segments *run, const int weighs, const int parts, ptrdiff_t begin, ptrdiff_t end,
+                            ptrdiff_t limit, ptrdiff_t c, double *a) {
+  const ptrdiff_t bytes = parts * STEP * (ptrdiff_t)sizeof(T);
+  const char *const x = run->x + c * (ptrdiff_t)sizeof(T);
+  Acc v[GATHERED];
+#pragma GCC unroll 4
+  for (int k = 0; k < parts; k++) v[k] = acc_zero();
+  for (ptrdiff_t i = begin; i < end; i++) {
+    const ptrdiff_t r = row_at(run, i);
+    if (i + ROWS_AHEAD < limit) {
+      const char *const next = x + row_at(run, i + ROWS_AHEAD) * run->x_row;
+      for (ptrdiff_t b = 0; b < bytes; b += 64) FG_PREFETCH(next + b);
+    }
+    const T w = weighs ? ((const T *)run->weight)[r] : 1;
+    if (weighs && w == 0) continue;
+    const T *const row = (const T *)(x + r * run->x_row);
+#pragma GCC unroll 4
+    for (int k = 0; k < parts; k++) {
+      if (weighs)
+        acc_add_times(&v[k], part_load(row + k * STEP), w);
+      else
+        acc_add(&v[k], part_load(row + k * STEP));
+    }
+  }
+#pragma GCC unroll 4
+  for (int k = 0; k < parts; k++) acc_store(a + c + k * STEP, run->pitch, v[k]);
+}
+
+FG_INLINE void gather_columns(const fg_segments *run, const int weighs, ptrdiff_t begin, ptrdiff_t end, ptrdiff_t limit,
+                              ptrdiff_t c, ptrdiff_t columns, double *a) {
+  for (ptrdiff_t k = c; k < columns; k++) acc1_store(a + k, run->pitch, (Acc1){0, 0});
+  for (ptrdiff_t i = begin; i < end; i++) {
+    const ptrdiff_t r = row_at(run, i);
+    if (i + ROWS_AHEAD < limit) FG_PREFETCH((const T *)(run->x + row_at(run, i + ROWS_AHEAD) * run->x_row) + c);
+    const T w = weighs ? ((const T *)run->weight)[r] : 1;
+    if (weighs && w == 0) continue;
+    const T *const row = (const T *)(run->x + r * run->x_row);
+    for (ptrdiff_t k = c; k < columns; k++) {
+      Acc1 v = acc1_load(a + k, run->pitch);
+      acc1_add(&v, weighs, row[k], w);
+      acc1_store(a + k, run->pitch, v);
+    }
+  }
+}
+
+/* One column, LINES segments at a time: each waits for its own additions only. */
+#define LINES 4
+FG_INLINE void gather_lines(const fg_segments *run, const int weighs, ptrdiff_t s, int lines) {
+  Acc1 v[LINES];
+  ptrdiff_t at[LINES], end[LINES], common = PTRDIFF_MAX;
+  for (int k = 0; k < lines; k++) {
+    v[k] = (Acc1){0, 0};
+    at[k] = (ptrdiff_t)run->offsets[s + k], end[k] = (ptrdiff_t)run->offsets[s + k + 1];
+    common = common < end[k] - at[k] ? common : end[k] - at[k];
+  }
+  if (lines == LINES)
+    for (ptrdiff_t i = 0; i < common; i++) {
+#pragma GCC unroll 4
+      for (int k = 0; k < LINES; k++) {
+        const ptrdiff_t r = row_at(run, at[k] + i);
+        const T w = weighs ? ((const T *)run->weight)[r] : 1;
+        if (!weighs || w != 0) acc1_add(&v[k], weighs, *(const T *)(run->x + r * run->x_row), w);
+      }
+    }
+  else
+    common = 0;
+  for (int k = 0; k < lines; k++) {
+    for (ptrdiff_t i = at[k] + common; i < end[k]; i++) {
+      const ptrdiff_t r = row_at(run, i);
+      const T w = weighs ? ((const T *)run->weight)[r] : 1;
+      if (!weighs || w != 0) acc1_add(&v[k], weighs, *(const T *)(run->x + r * run->x_row), w);
+    }
+    double a[2];
+    acc1_store(a, 2, v[k]);
+    finish_row(run, s + k, a, 1, (T *)(run->out + (s + k) * run->out_row));
+  }
+}
+
+FG_INLINE void gather_as(const fg_segments *run, const int weighs, ptrdiff_t first, ptrdiff_t last) {
+  const ptrdiff_t limit = (ptrdiff_t)run->offsets[last];
+  if (run->columns == 1 && run->pitch == 2) {
+    for (ptrdiff_t s = first; s < last; s += LINES)
+      gather_lines(run, weighs, s, last - s < LINES ? (int)(last - s) : LINES);
+    return;
+  }
+  for (ptrdiff_t s = first; s < last; s++) {
+    const ptrdiff_t begin = (ptrdiff_t)run->offsets[s], end = (ptrdiff_t)run->offsets[s + 1];
+    double *const a = run->table;
+    ptrdiff_t c = 0;
+    for (; c + GATHERED * STEP <= run->columns; c += GATHERED * STEP)
+      gather_parts(run, weighs, GATHERED, begin, end, limit, c, a);
+    for (; c + STEP <= run->columns; c += STEP) gather_parts(run, weighs, 1, begin, end, limit, c, a);
+    if (c < run->columns) gather_columns(run, weighs, begin, end, limit, c, run->columns, a);
+    finish_row(run, s, a, run->columns, (T *)(run->out + s * run->out_row));
+  }
+}
+
+FG_KERNEL void FG_NAME(segment_gather)(const fg_segments *run, ptrdiff_t first, ptrdiff_t last) {
+  if (run->weight)
+    gather_as(run, 1, first, last);
+  else
+    gather_as(run, 0, first, last);
+}
+
+/* ---- spread --------------------------------------------------------------------------------------- */
+
+/* out = the row of its segment, times its weight; 0 for a row of no segment. */
+FG_KERNEL void FG_NAME(segment_spread)(const fg_segments *run) {
+  const ptrdiff_t columns = run->columns;
+  const T *const weight = (const T *)run->weight;
+  for (ptrdiff_t i = 0; i < run->rows; i++) {
+    T *const out = (T *)(run->out + i * run->out_row);
+    const int64_t code = run->code[i];
+    const T *const from = (const T *)(run->x + code * run->x_row), w = weight ? weight[i] : 1;
+    if (code < 0 || w == 0)
+      memset(out, 0, (size_t)columns * sizeof(T));
+    else if (columns == 1)
+      out[0] = weight ? from[0] * w : from[0];
+    else if (weight)
+      for (ptrdiff_t c = 0; c < columns; c++) out[c] = from[c] * w;
+    else
+      memcpy(out, from, (size_t)columns * sizeof(T));
+  }
+}
