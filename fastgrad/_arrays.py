@@ -940,9 +940,7 @@ def check_same_columns(shape: tuple[int, ...], known: tuple[int, ...] | None, na
         )
 
 
-def as_losses(
-    values: ArrayLike, weight: ArrayLike | None
-) -> tuple[FloatArray, FloatArray | None]:
+def as_losses(values: ArrayLike, weight: ArrayLike | None) -> tuple[FloatArray, FloatArray | None]:
     """Numbers to add up, contiguous float32 or float64, and their weight."""
     given = as_scores(values, "values")
     v = np.ascontiguousarray(given.astype(computed(given.dtype), copy=False))

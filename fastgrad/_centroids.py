@@ -16,7 +16,7 @@ from fastgrad import _arrays
 from fastgrad._arrays import BoolArray, FloatArray
 from fastgrad._kernels import centroids as _kernels
 from fastgrad._maps import Loss, Map
-from fastgrad._segments import Segments
+from fastgrad._segments import Segments, segment_mean, segment_sum
 
 ROWS = 1024
 """More rows in a tile make no product faster and only leave the caches."""
@@ -142,8 +142,9 @@ class ClassCentroids(Map):
     class, or belongs to none.  What rows that belong to no class hold is not read.  NaN stays in
     its class and column.
 
-    Sums have two words (106 bits), and so has the sum without one row, however large that is: a
-    mean is within 1 ulp of the true one.  Bits do not depend on threads.
+    Means are those of `segment_mean`, within 1 ulp of the true ones.  A mean that leaves a row out
+    is taken from the sum of all in two words (106 bits), from which a row can be taken off again
+    however large it is.  Bits do not depend on threads.
 
     Derivatives of the centroids: ``vjp`` and ``jvp``.  The map is linear in `X`.
 
@@ -222,7 +223,9 @@ class ClassCentroids(Map):
         classes = (*rows.batch, rows.plan.num_segments, rows.X.shape[-1])
         shape = rows.X.shape if leave_one_out else classes
         back = _arrays.as_cotangent(g, shape, rows.X.dtype, "g")
-        return _pull_others(rows, back) if leave_one_out else _pull_means(rows, back)
+        if leave_one_out:
+            return _pull_others(rows, back)
+        return segment_mean.vjp(rows.X, rows.plan, back, weights=rows.weight)
 
     def jvp(
         self,
@@ -247,7 +250,7 @@ class ClassCentroids(Map):
         Returns
         -------
         ndarray
-            Shape and dtype of the centroids; NaN where these are absent.
+            Shape and dtype of the centroids; 0 where these are absent.
 
         Examples
         --------
@@ -257,38 +260,21 @@ class ClassCentroids(Map):
         """
         rows = _Rows(X, labels, num_classes, sample_weight, ignore_index)
         dtype = rows.X.dtype
-        rows.X = _arrays.as_cotangent(v, rows.X.shape, dtype, "v")
-        pushed = (_leave_one_out(rows) if leave_one_out else _means(rows)).centroids
+        move = _arrays.as_cotangent(v, rows.X.shape, dtype, "v")
+        if not leave_one_out:
+            return segment_mean.jvp(rows.X, rows.plan, move, weights=rows.weight)
+        rows.X = move
+        pushed, others = _leave_one_out(rows)
+        pushed[others == 0] = 0
         return _arrays.cast(pushed, dtype)
 
 
 def _means(rows: _Rows) -> Centroids:
-    plan = rows.plan
-    counts, weights, sums, _ = _kernels.moments(
-        _items(rows.X), rows.weight, plan.order, plan.offsets
-    )
-    with np.errstate(all="ignore"):
-        means = (sums[0] + sums[1]) / (weights[0] + weights[1])[:, None]
-    shape = (*rows.batch, plan.num_segments)
-    means = _arrays.cast(means, rows.X.dtype).reshape(*shape, rows.X.shape[-1])
-    return Centroids(means, counts.reshape(shape))
-
-
-@np.errstate(all="ignore")
-def _pull_means(rows: _Rows, g: FloatArray) -> FloatArray:
-    plan, d = rows.plan, rows.X.shape[-1]
-    sizes = np.diff(plan.offsets)
-    segment = np.repeat(np.arange(len(sizes)), sizes)
+    means = segment_mean(rows.X, rows.plan, weights=rows.weight)
     if rows.weight is None:
-        share = 1 / sizes[segment]
-    else:
-        weight = rows.weight.ravel()[plan.order].astype(np.float64)
-        share = weight / np.bincount(segment, weight, len(sizes))[segment]
-    kept = np.flatnonzero(share > 0)
-    pulled = np.zeros((math.prod(plan.shape), d), rows.X.dtype)
-    back = g.reshape(len(sizes), d)[segment[kept]].astype(np.float64)
-    pulled[plan.order[kept]] = _arrays.cast(back * share[kept, None], rows.X.dtype)
-    return pulled.reshape(rows.X.shape)
+        return Centroids(means, rows.plan.counts)
+    there = (rows.weight != 0).astype(np.float64)
+    return Centroids(means, segment_sum(there, rows.plan).astype(np.int64))
 
 
 def _leave_one_out(rows: _Rows) -> Centroids:
@@ -880,9 +866,7 @@ def _hinge(
     divisor = _arrays.check_normalizer(options.normalizer, how)
     margin = _arrays.check_between(options.margin, "margin", 0.0, math.inf)
     by_mean = _arrays.check_class_reduction(options.class_reduction) == "mean"
-    rows = _Rows(
-        X, labels, options.num_classes, options.sample_weight, options.ignore_index
-    )
+    rows = _Rows(X, labels, options.num_classes, options.sample_weight, options.ignore_index)
     x, plan = rows.X, rows.plan
     factor, upstream = _arrays.as_grad_output(grad_output, how, rows.batch, x.dtype)
     direction = _arrays.as_cotangent(v, x.shape, x.dtype, "v") if kind == "hvp" else None

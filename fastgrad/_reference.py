@@ -1620,14 +1620,15 @@ def class_centroids_vjp(
 def class_centroids_jvp(X: ArrayLike, labels: ArrayLike, v: ArrayLike, **options: Any) -> Exact:
     """The tangent `v` of `X` pushed to the centroids, which are linear in `X`.
 
-    Parameters as in `class_centroids`.
+    Parameters as in `class_centroids`; 0 where there is no centroid.
 
     Examples
     --------
     >>> class_centroids_jvp([[1.0], [3.0]], [0, 0], [[1.0], [0.0]]).astype(float)
     array([[0.5]])
     """
-    return class_centroids(v, labels, **options).centroids
+    pushed, counts = class_centroids(v, labels, **options)
+    return np.where(counts[..., None] > 0, pushed, 0)
 
 
 def _batched(a: ArrayLike, labels: ArrayLike) -> Exact:

@@ -357,9 +357,7 @@ class LogSumExpState:
         >>> a.update([0.0]).merge(b.update([0.0])).logsumexp
         0.6931471805599453
         """
-        _arrays.check_merge(
-            other, LogSumExpState, axis=(self._axis, getattr(other, "_axis", None))
-        )
+        _arrays.check_merge(other, LogSumExpState, axis=(self._axis, getattr(other, "_axis", None)))
         if other._rest is not None:
             self._add(other._top, other._rest, other._dtype)
         return self
@@ -504,7 +502,5 @@ class LossSum:
 
 
 def _plus(a: tuple[float, float], b: tuple[float, float]) -> tuple[float, float]:
-    head, tail = _added(
-        (np.asarray(a[0]), np.asarray(a[1])), (np.asarray(b[0]), np.asarray(b[1]))
-    )
+    head, tail = _added((np.asarray(a[0]), np.asarray(a[1])), (np.asarray(b[0]), np.asarray(b[1])))
     return float(head), float(tail)

@@ -12,8 +12,16 @@ import pytest
 
 import fastgrad as fg
 
-MAPS = [fg.softmax, fg.log_softmax, fg.logsumexp, fg.sigmoid, fg.log_sigmoid]
-LOSSES = [fg.cross_entropy, fg.binary_cross_entropy]
+MAPS = [
+    fg.softmax,
+    fg.log_softmax,
+    fg.logsumexp,
+    fg.sigmoid,
+    fg.log_sigmoid,
+    fg.class_centroids,
+    fg.prototype_logits,
+]
+LOSSES = [fg.cross_entropy, fg.binary_cross_entropy, fg.centroid_hinge]
 BUILT_IN = MAPS + LOSSES
 built_in = pytest.mark.parametrize("f", BUILT_IN, ids=lambda f: f.__name__)
 
@@ -31,6 +39,11 @@ LINEAR = (
     "label_smoothing=0.0, z_loss=0.0, reduction='mean', normalizer=None, memory=67108864"
 )
 GRAD = "wrt=('W', 'bias', 'X'), grad_output=None"
+CENTROIDS = "*, num_classes=None, sample_weight=None, ignore_index=None, leave_one_out=False"
+CENTROID_HINGE = (
+    "*, margin=1.0, squared=True, centroid_grad=True, class_reduction='mean', num_classes=None, "
+    "sample_weight=None, ignore_index=None, reduction='mean', normalizer=None"
+)
 SIGNATURES = [
     (fg.softmax, f"x, {COMMON}, where=None, out=None"),
     (fg.softmax.vjp, f"x, g, {COMMON}, where=None, y=None, out=None"),
@@ -66,6 +79,16 @@ SIGNATURES = [
         fg.linear_cross_entropy.fisher_diag,
         f"X, W, target, {LINEAR}, wrt=('W', 'bias'), grad_output=None",
     ),
+    (fg.class_centroids, f"X, labels, {CENTROIDS}"),
+    (fg.class_centroids.vjp, f"X, labels, g, {CENTROIDS}"),
+    (fg.class_centroids.jvp, f"X, labels, v, {CENTROIDS}"),
+    (fg.prototype_logits, "X, centroids, *, out=None"),
+    (fg.prototype_logits.vjp, "X, centroids, g, *, out=None"),
+    (fg.prototype_logits.jvp, "X, centroids, v, *, out=None"),
+    (fg.centroid_hinge, f"X, labels, {CENTROID_HINGE}"),
+    (fg.centroid_hinge.grad, f"X, labels, {CENTROID_HINGE}, grad_output=None, out=None"),
+    (fg.centroid_hinge.value_and_grad, f"X, labels, {CENTROID_HINGE}, grad_output=None, out=None"),
+    (fg.centroid_hinge.hvp, f"X, labels, v, {CENTROID_HINGE}, grad_output=None, out=None"),
 ]
 
 
@@ -137,6 +160,8 @@ def test_help_shows_the_summary_and_the_example(f):
 def test_dir_lists_the_derivatives_that_exist(f):
     losses = {"grad", "value_and_grad", "hvp", "hess_diag"}
     expected = {"vjp", "jvp"} if isinstance(f, fg.Map) else losses
+    if f is fg.centroid_hinge:
+        expected = expected - {"hess_diag"}
     assert ({"vjp", "jvp"} | losses) & set(dir(f)) == expected
 
 
@@ -192,7 +217,9 @@ def test_signature_shows_the_options():
 
 def test_a_function_with_options_keeps_its_kind_and_derivatives():
     for f in BUILT_IN:
-        option = {"out": None} if isinstance(f, fg.Map) else {"reduction": "sum"}
+        option = {"reduction": "sum"}
+        if isinstance(f, fg.Map):
+            option = {"num_classes": 3} if f is fg.class_centroids else {"out": None}
         other = f.with_options(**option)
         assert isinstance(other, fg.Map) == isinstance(f, fg.Map)
         for kind in ("vjp", "jvp", "grad", "value_and_grad", "hvp", "hess_diag"):
