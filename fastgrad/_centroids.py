@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -649,6 +649,14 @@ class CentroidHinge(Loss):
 
     def __init__(self) -> None:
         self.__name__ = self._builtin_name
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name == "hess_diag":
+            raise AttributeError(
+                "centroid_hinge has no hess_diag: every row of a class bends with every other "
+                "through their centroid. hvp gives products with the whole Hessian."
+            )
+        super().__getattr__(name)
 
     def __call__(
         self,

@@ -200,7 +200,8 @@ class CentroidState:
             self._sums, self._squares, self._dtype = sums, squares, dtype
         else:
             ours, theirs = sum(self._weights), sum(weights)
-            apart = _mean(self._sums, self._weights, sums, weights)
+            here, there = _quotient(self._sums, self._weights), _quotient(sums, weights)
+            apart = (here[0] - there[0]) + (here[1] - there[1])
             between = (ours * theirs / (ours + theirs))[:, None] * apart**2
             both = ((ours > 0) & (theirs > 0))[:, None]
             self._squares = self._squares + squares + np.where(both, between, 0)
@@ -221,7 +222,7 @@ class CentroidState:
         if self._sums is None or self._dtype is None:
             return np.full((self.num_classes, 0), np.nan)
         with np.errstate(all="ignore"):
-            means = sum(self._sums) / sum(self._weights)[:, None]
+            means = sum(_quotient(self._sums, self._weights))
         return _arrays.cast(means, self._dtype)
 
     @property
@@ -237,19 +238,14 @@ class CentroidState:
         return f"CentroidState(num_classes={self.num_classes}, rows={int(self._counts.sum())})"
 
 
-def _mean(a: Pair, of_a: Pair, b: Pair, of_b: Pair) -> NDArray[np.float64]:
-    """The difference of two means, without the digits that both have in common.
-
-    Each mean is a quotient and what this one lacks, which the second word of the sum tells.
-    """
-    heads, lacks = [], []
-    for s, w in ((a, of_a), (b, of_b)):
-        weight = sum(w)[:, None]
-        head = (s[0] + s[1]) / weight
-        product, error = _product(head, weight)
-        heads.append(head)
-        lacks.append(((s[0] - product) + (s[1] - error)) / weight)
-    return (heads[0] - heads[1]) + (lacks[0] - lacks[1])
+def _quotient(sums: Pair, weights: Pair) -> Pair:
+    """Means in two words: a quotient, and what it lacks."""
+    weight = sum(weights)[:, None]
+    missing = (weights[0][:, None] - weight) + weights[1][:, None]
+    head = (sums[0] + sums[1]) / weight
+    product, error = _product(head, weight)
+    rest = (sums[0] - product) + (sums[1] - error) - head * missing
+    return head, np.where(np.isfinite(head), rest / weight, 0)
 
 
 def _product(a: NDArray[np.float64], b: NDArray[np.float64]) -> Pair:

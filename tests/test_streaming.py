@@ -39,11 +39,14 @@ def merged(states):
 
 
 N = 60
+# Not the fixture, which hypothesis would not draw anew.
+each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["f32", "f64"])
 
 
 # ---- centroids ---------------------------------------------------------------------------------
 
 
+@each_dtype
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("offset", [0, 1000])
 @given(at=cuts(N), seed=st.integers(0, 2**32 - 1))
@@ -119,6 +122,7 @@ def test_an_infinite_row_makes_its_column_infinite(isa, dtype):
 # ---- logsumexp ---------------------------------------------------------------------------------
 
 
+@each_dtype
 @given(
     at=cuts(N),
     seed=st.integers(0, 2**32 - 1),
@@ -192,6 +196,7 @@ def test_an_empty_chunk_adds_nothing():
 # ---- losses ------------------------------------------------------------------------------------
 
 
+@each_dtype
 @given(at=cuts(N), seed=st.integers(0, 2**32 - 1))
 @settings(max_examples=30, deadline=None)
 def test_losses_of_chunks(dtype, at, seed):
@@ -288,7 +293,7 @@ for i in range(0, rows, len(y)):
 try:
     np.array(X)
 except MemoryError:
-    print(state.counts.tolist(), state.centroids[0, 0], log.logsumexp[0])
+    print(state.counts.tolist(), state.centroids[0, 0], float(log.logsumexp[0]))
 """
 
 
@@ -300,5 +305,5 @@ def test_a_file_larger_than_memory(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", MEMMAP, str(file)], capture_output=True, text=True, check=False
     )
-    log = np.float32(np.log(2_000_000))
+    log = float(np.float32(np.log(2_000_000)))
     assert done.stdout.split() == f"[1000000, 1000000, 0] 0.0 {log}".split(), done.stderr

@@ -304,7 +304,7 @@ FG_INLINE void hinge_rows(fg_segment *s, const Members *m, ptrdiff_t i, const in
       slope = s->squared ? 2 * h / length : 1 / length;
       if (second) bend = (s->squared ? 2 * s->margin : -1.0) / (length * length * length);
     }
-    if (smooth && length == 0) slope = 2;
+    if (second && smooth && length == 0) slope = 2;
     if (second) m->factor[1][i + r] = share * bend * (smooth ? 0 : p[r]);
     m->factor[0][i + r] = share * slope;
     some |= slope != 0;
