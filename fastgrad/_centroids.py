@@ -514,7 +514,7 @@ class _Tile(NamedTuple):
 @np.errstate(all="ignore")
 def _table(c: FloatArray) -> _Table:
     c = np.ascontiguousarray(c)
-    absent = np.isnan(c).all(axis=1) if c.shape[1] else np.zeros(len(c), bool)
+    absent = np.asarray(np.isnan(c).all(axis=1)) & (c.shape[1] > 0)
     known = c[np.isfinite(c).all(axis=1)]
     shift = known.mean(axis=0, dtype=np.float64) if len(known) else np.zeros(c.shape[1])
     shifted = np.where(absent[:, None], 0, c - shift).astype(c.dtype)
@@ -645,7 +645,7 @@ class CentroidHinge(Loss):
     """
 
     _builtin_name = "centroid_hinge"
-    _derivatives = ("grad", "value_and_grad", "hvp")
+    _derivatives = ("grad", "value_and_grad", "hvp")  # type: ignore[assignment]  # one less
 
     def __init__(self) -> None:
         self.__name__ = self._builtin_name

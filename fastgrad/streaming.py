@@ -42,6 +42,10 @@ Pair: TypeAlias = tuple[NDArray[np.float64], NDArray[np.float64]]
 """Head and tail of sums: their value is that of both together."""
 
 
+def _whole(pair: Pair) -> NDArray[np.float64]:
+    return pair[0] + pair[1]
+
+
 @np.errstate(all="ignore")
 def _added(a: Pair, b: Pair) -> Pair:
     """The sum of two sums (Knuth), its tail without what is not finite."""
@@ -199,7 +203,7 @@ class CentroidState:
         if self._sums is None or self._squares is None or self._dtype is None:
             self._sums, self._squares, self._dtype = sums, squares, dtype
         else:
-            ours, theirs = sum(self._weights), sum(weights)
+            ours, theirs = _whole(self._weights), _whole(weights)
             here, there = _quotient(self._sums, self._weights), _quotient(sums, weights)
             apart = (here[0] - there[0]) + (here[1] - there[1])
             between = (ours * theirs / (ours + theirs))[:, None] * apart**2
@@ -222,7 +226,7 @@ class CentroidState:
         if self._sums is None or self._dtype is None:
             return np.full((self.num_classes, 0), np.nan)
         with np.errstate(all="ignore"):
-            means = sum(_quotient(self._sums, self._weights))
+            means = _whole(_quotient(self._sums, self._weights))
         return _arrays.cast(means, self._dtype)
 
     @property
@@ -231,7 +235,7 @@ class CentroidState:
         if self._squares is None or self._dtype is None:
             return np.full((self.num_classes, 0), np.nan)
         with np.errstate(all="ignore"):
-            variance = self._squares / sum(self._weights)[:, None]
+            variance = self._squares / _whole(self._weights)[:, None]
         return _arrays.cast(variance, self._dtype)
 
     def __repr__(self) -> str:
@@ -240,7 +244,7 @@ class CentroidState:
 
 def _quotient(sums: Pair, weights: Pair) -> Pair:
     """Means in two words: a quotient, and what it lacks."""
-    weight = sum(weights)[:, None]
+    weight = _whole(weights)[:, None]
     missing = (weights[0][:, None] - weight) + weights[1][:, None]
     head = (sums[0] + sums[1]) / weight
     product, error = _product(head, weight)
@@ -382,7 +386,7 @@ class LogSumExpState:
         if self._rest is None or self._dtype is None:
             return -math.inf
         with np.errstate(all="ignore"):
-            log = self._top + np.log1p(sum(self._rest))
+            log = self._top + np.log1p(_whole(self._rest))
         result = _arrays.cast(np.asarray(log), self._dtype)
         return float(result) if result.ndim == 0 else result
 

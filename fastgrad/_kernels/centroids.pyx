@@ -1,6 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 # cython: freethreading_compatible=True
-"""The driver of kernels that take a whole segment: the centroid hinge, moments, means without a row.
+"""The driver of kernels that take whole segments: the centroid hinge, moments, means without a row.
 
 A segment is one kernel call, so its results do not depend on threads; a slab of segments is cut at
 segments, so that every thread has about the same number of rows.  Between slabs signals are looked
@@ -141,7 +141,9 @@ cdef void _stretch(const Job *job, Py_ssize_t begin, Py_ssize_t end, void *scrat
             job.total[1][k] = s.total[1]
 
 
-cdef Py_ssize_t _segment_at(const Job *job, Py_ssize_t low, Py_ssize_t high, int64_t row) noexcept nogil:
+cdef Py_ssize_t _segment_at(
+    const Job *job, Py_ssize_t low, Py_ssize_t high, int64_t row
+) noexcept nogil:
     """The first segment in [low, high] that begins at this row or behind it."""
     cdef Py_ssize_t middle
     while low < high:
@@ -166,7 +168,9 @@ cdef int _run(Job *job) except -1:
     step = (job.precision.segment_scratch(most, job.features) + 63) & ~<Py_ssize_t>63
     block = <char *>malloc(step * threads + 64)
     if block == NULL:
-        raise MemoryError(f"no room for {step * threads} bytes of scratch (segments of {most} rows)")
+        raise MemoryError(
+            f"no room for {step * threads} bytes of scratch (segments of {most} rows)"
+        )
     scratch = block + (-<uintptr_t>block & 63)
     rows = SLAB_ELEMENTS // max(job.features, 1) * threads + 1
     try:
@@ -179,7 +183,9 @@ cdef int _run(Job *job) except -1:
                 else:
                     kept = job.offsets[end] - job.offsets[begin]
                     for t in prange(threads, num_threads=threads, schedule="static", chunksize=1):
-                        first = _segment_at(job, begin, end, job.offsets[begin] + kept * t // threads)
+                        first = _segment_at(
+                            job, begin, end, job.offsets[begin] + kept * t // threads
+                        )
                         last = _segment_at(
                             job, begin, end, job.offsets[begin] + kept * (t + 1) // threads
                         )
@@ -216,8 +222,8 @@ def hinge(
 
 
 def moments(x, weight, order, offsets):
-    """Of every segment: rows of weight > 0, weights (2, S), weighted sums (2, S, d), squared deviations
-    (S, d); the pairs are heads and tails."""
+    """Of every segment: rows of weight > 0, weights (2, S), weighted sums (2, S, d), squared
+    deviations (S, d); the pairs are heads and tails."""
     cdef Job job = _job(x, None, None, weight, order, offsets)
     cdef Py_ssize_t segments = job.segments, features = job.features
     counts = np.zeros(segments)
@@ -237,8 +243,8 @@ def moments(x, weight, order, offsets):
 
 
 def leave_one_out(x, out, weight, order, offsets, bint pull):
-    """Means of the others of each row's class into `out`, or a cotangent x of them pulled back; rows
-    without others are left as they are."""
+    """Means of the others of each row's class into `out`, or a cotangent x of them pulled back;
+    rows without others are left as they are."""
     cdef Job job = _job(x, None, out, weight, order, offsets)
     job.kernel = job.precision.leave_one_out_pull if pull else job.precision.leave_one_out
     if job.segments:
@@ -304,7 +310,7 @@ def prototype_logits(
 ):
     """Products of shifted rows in `out` become minus squared distances.  All are contiguous."""
     cdef const fg_precision *p = _precision(x)
-    cdef fg_pairs whole, part
+    cdef fg_pairs whole
     cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(x), share, rows = x.shape[0]
     cdef int t, threads = 1
     whole.rows = x.shape[0]
