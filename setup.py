@@ -91,5 +91,6 @@ setup(
         extension("binary"),
         extension("stats"),
         extension("segments"),
+        extension("centroids"),
     ],
 )

@@ -21,9 +21,14 @@ except ModuleNotFoundError as _error:
     ) from None
 
 from fastgrad import boosting as boosting
+from fastgrad import streaming as streaming
 from fastgrad._binary import binary_cross_entropy as binary_cross_entropy
 from fastgrad._binary import log_sigmoid as log_sigmoid
 from fastgrad._binary import sigmoid as sigmoid
+from fastgrad._centroids import Centroids as Centroids
+from fastgrad._centroids import centroid_hinge as centroid_hinge
+from fastgrad._centroids import class_centroids as class_centroids
+from fastgrad._centroids import prototype_logits as prototype_logits
 from fastgrad._config import show_config as show_config
 from fastgrad._cross_entropy import cross_entropy as cross_entropy
 from fastgrad._linear import linear_cross_entropy as linear_cross_entropy
@@ -52,11 +57,14 @@ except _NotInstalled:  # compiled in place, never installed
     __version__ = "unknown"
 
 __all__ = [
+    "Centroids",
     "Loss",
     "Map",
     "Segments",
     "TokenStats",
     "binary_cross_entropy",
+    "centroid_hinge",
+    "class_centroids",
     "cross_entropy",
     "get_num_threads",
     "linear_cross_entropy",
@@ -67,6 +75,7 @@ __all__ = [
     "segment_log_softmax",
     "segment_logsumexp",
     "segment_max",
+    "prototype_logits",
     "segment_mean",
     "segment_min",
     "segment_softmax",

@@ -850,3 +850,112 @@ def as_segment_weights(
 
 def check_empty_value(x: float) -> float:
     return _real(x, "empty_value")
+
+
+# ---- centroids ---------------------------------------------------------------------------------
+
+
+def as_rows(X: ArrayLike, name: str) -> FloatArray:
+    """Rows (N, d), or (B, N, d) of a batch."""
+    x = as_scores(X, name)
+    if x.ndim not in (2, 3):
+        hint = f" One column is {name}[:, None]." if x.ndim == 1 else ""
+        raise ValueError(
+            f"{name} must have shape (N, d), or (B, N, d) for a batch of items; it has shape "
+            f"{x.shape}.{hint}"
+        )
+    return x
+
+
+def check_labels(labels: tuple[int, ...], X: tuple[int, ...]) -> None:
+    """The shape of labels is that of the rows of X."""
+    if labels != X[:-1]:
+        hint = ""
+        if len(labels) == len(X) and labels[-1] == 1 and labels[:-1] == X[:-1]:
+            hint = f" Nothing is broadcast: pass labels.reshape({X[:-1]})."
+        raise ValueError(
+            f"labels must have shape {X[:-1]}, one class for every row of X {X}; they have shape "
+            f"{labels}.{hint}"
+        )
+
+
+def check_plan_alone(num_classes: Any, ignore_index: Any) -> None:
+    for name, value in (("num_classes", num_classes), ("ignore_index", ignore_index)):
+        if value is not None:
+            raise TypeError(
+                f"{name} must be left out where labels are Segments, which know it; got {value!r}. "
+                "Give it to Segments.from_ids."
+            )
+
+
+def check_class_reduction(how: str) -> str:
+    if how not in ("mean", "sum"):
+        raise ValueError(f"class_reduction must be 'mean' or 'sum'; got {how!r}.")
+    return how
+
+
+def as_centroids(centroids: ArrayLike, X: FloatArray) -> FloatArray:
+    """Centroids (K, d) or (B, K, d) that fit X, in the dtype it is computed in."""
+    c = cast(as_scores(centroids, "centroids"), computed(X.dtype))
+    batch, d = X.shape[:-2], X.shape[-1]
+    if c.ndim != X.ndim or c.shape[:-2] != batch or c.shape[-1] != d:
+        shape = ", ".join(map(str, (*batch, "K", d)))
+        raise ValueError(
+            f"centroids must have shape ({shape}), to fit X {X.shape}; they have shape {c.shape}."
+        )
+    return c
+
+
+def as_matrix_of_rows(X: ArrayLike) -> FloatArray:
+    x = as_rows(X, "X")
+    if x.ndim != 2:
+        raise ValueError(f"X must have shape (N, d); it has shape {x.shape}.")
+    return x
+
+
+def check_same_classes(segments: int, classes: int) -> None:
+    if segments != classes:
+        raise ValueError(
+            f"labels must have num_segments={classes}, as the state; these Segments have "
+            f"{segments}. Give it to Segments.from_ids."
+        )
+
+
+def check_merge(other: Any, kind: type, **same: tuple[Any, Any]) -> None:
+    """Another state of this kind, and equal in what must be the same."""
+    if not isinstance(other, kind):
+        raise TypeError(f"other must be a {kind.__name__}; got {type(other).__name__}.")
+    for name, (ours, theirs) in same.items():
+        if ours is not None and theirs is not None and ours != theirs:
+            raise ValueError(
+                f"both states must have the same {name}; got {ours!r} here and {theirs!r} there."
+            )
+
+
+def check_same_columns(shape: tuple[int, ...], known: tuple[int, ...] | None, name: str) -> None:
+    if known is not None and shape != known:
+        raise ValueError(
+            f"{name} must be of shape {known} apart from the rows, as in the updates before; it is "
+            f"of shape {shape}."
+        )
+
+
+def as_losses(values: ArrayLike, weight: ArrayLike | None) -> tuple[FloatArray, FloatArray | None]:
+    """Numbers to add up, contiguous float32 or float64, and their weight."""
+    given = as_scores(values, "values")
+    v = np.ascontiguousarray(given.astype(computed(given.dtype), copy=False))
+    if weight is None:
+        if np.ndim(values) == 0:
+            raise TypeError(
+                "weight must be given with a single number: of how many rows is it the sum? "
+                "Pass weight=len(target), or one value per row (reduction='none')."
+            )
+        return v, None
+    w = as_scores(weight, "weight").astype(np.float64, copy=False)
+    if w.ndim > 0 and w.shape != given.shape:
+        raise ValueError(
+            f"weight must be one number or have the shape of values, {given.shape}; it has shape "
+            f"{w.shape}."
+        )
+    _check_fit(w, "weight", "finite and >= 0")
+    return v, np.ascontiguousarray(w)

@@ -44,12 +44,21 @@ Axis = int | Sequence[int] | None
 Reduction = Literal["mean", "sum", "none"]
 
 __all__ = [
+    "Centroids",
     "TokenStats",
     "binary_cross_entropy",
     "binary_cross_entropy_grad",
     "binary_cross_entropy_hess_diag",
     "binary_cross_entropy_hvp",
     "binary_cross_entropy_value_and_grad",
+    "centroid_hinge",
+    "centroid_hinge_grad",
+    "centroid_hinge_hvp",
+    "centroid_hinge_value_and_grad",
+    "class_centroids",
+    "class_centroids_jvp",
+    "class_centroids_vjp",
+    "class_variances",
     "cross_entropy",
     "cross_entropy_grad",
     "cross_entropy_hess_diag",
@@ -90,6 +99,9 @@ __all__ = [
     "segment_sum",
     "segment_sum_jvp",
     "segment_sum_vjp",
+    "prototype_logits",
+    "prototype_logits_jvp",
+    "prototype_logits_vjp",
     "sigmoid",
     "sigmoid_jvp",
     "sigmoid_vjp",
@@ -1962,3 +1974,436 @@ def segment_log_softmax_jvp(
     array([ 0.5,  0. , -0.5])
     """
     return _within(log_softmax_jvp, [data, v], segments, 0.0, **options)
+# Class centroids ---------------------------------------------------------------------------------
+
+
+class Centroids(NamedTuple):
+    """What `class_centroids` returns.
+
+    Examples
+    --------
+    >>> Centroids._fields
+    ('centroids', 'counts')
+    """
+
+    centroids: Exact
+    counts: NDArray[np.int64]
+
+
+def _kept_rows(
+    labels: np.ndarray, weights: Exact, num_classes: int, ignore_index: int | None
+) -> list[NDArray[np.intp]]:
+    """The rows of one item that count, class by class."""
+    rows: list[list[int]] = [[] for _ in range(num_classes)]
+    for i, y in enumerate(labels.tolist()):
+        if y == ignore_index:
+            continue
+        if not 0 <= y < num_classes:  # NumPy would wrap a negative one
+            raise IndexError(
+                f"labels must be in [0, {num_classes}) or ignore_index; labels[{i}] is {y}"
+            )
+        if weights[i] != 0:
+            rows[y].append(i)
+    return [np.array(r, np.intp) for r in rows]
+
+
+def _num_classes(labels: np.ndarray, num_classes: int | None, ignore_index: int | None) -> int:
+    if num_classes is not None:
+        return num_classes
+    kept = labels if ignore_index is None else labels[labels != ignore_index]
+    return int(kept.max(initial=-1)) + 1
+
+
+def _items(
+    X: ArrayLike,
+    labels: ArrayLike,
+    num_classes: int | None,
+    sample_weight: ArrayLike | None,
+    ignore_index: int | None,
+) -> list[tuple[Exact, Exact, list[NDArray[np.intp]]]]:
+    """(rows, their weights, which rows each class has) of every item of a batch, or of the one."""
+    x, y = _exact(X), np.asarray(labels)
+    weights = np.ones(y.shape, np.longdouble) if sample_weight is None else _exact(sample_weight)
+    count = _num_classes(y, num_classes, ignore_index)
+    if y.ndim == 1:
+        x, y, weights = x[None], y[None], weights[None]
+    return [
+        (x[b], weights[b], _kept_rows(y[b], weights[b], count, ignore_index)) for b in range(len(y))
+    ]
+
+
+def _unbatched(a: np.ndarray, labels: ArrayLike) -> np.ndarray:
+    return np.asarray(a[0] if np.ndim(labels) == 1 else a)
+
+
+def _share(weights: Exact, members: NDArray[np.intp]) -> Exact:
+    """What each member of a class counts for in its mean."""
+    return np.asarray(weights[members] / weights[members].sum())
+
+
+@np.errstate(all="ignore")
+def class_centroids(
+    X: ArrayLike,
+    labels: ArrayLike,
+    *,
+    num_classes: int | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: int | None = None,
+    leave_one_out: bool = False,
+) -> Centroids:
+    """The mean of the rows of each class: ``sum of w x over sum of w``.
+
+    Parameters
+    ----------
+    X : array_like, shape (N, d) or (B, N, d)
+        Rows; B items are independent of each other.
+    labels : array_like of int, shape (N,) or (B, N)
+        The class of each row.
+    num_classes : int, optional
+        K, the largest label plus 1 if not given.
+    sample_weight : array_like, shape of `labels`, optional
+        Weights of the rows; a row of weight 0 belongs to no class.
+    ignore_index : int, optional
+        So does a row with this label.
+    leave_one_out : bool
+        For every row the mean of the others of its class instead.
+
+    Returns
+    -------
+    centroids : shape (K, d) or (B, K, d), or that of `X` if one is left out
+        NaN for a class without rows, a row alone in its class, and a row that belongs to none.
+    counts : of int64, shape (K,) or (B, K), or that of `labels` if one is left out
+        How many rows each mean is taken over.
+
+    Examples
+    --------
+    >>> class_centroids([[1.0], [3.0], [5.0]], [0, 0, 2]).centroids.astype(float).ravel()
+    array([ 2., nan,  5.])
+    >>> class_centroids([[1.0], [3.0], [5.0]], [0, 0, 2], leave_one_out=True).counts
+    array([1, 1, 0])
+    """
+    centroids, counts = [], []
+    for x, weights, classes in _items(X, labels, num_classes, sample_weight, ignore_index):
+        if leave_one_out:
+            mean, count = np.full_like(x, np.nan), np.zeros(len(x), np.int64)
+            for members in classes:
+                for i in members:
+                    others = members[members != i]
+                    count[i] = len(others)
+                    if len(others):
+                        mean[i] = _share(weights, others) @ x[others]
+        else:
+            mean = np.full((len(classes), x.shape[1]), np.nan, np.longdouble)
+            count = np.array([len(members) for members in classes], np.int64)
+            for k, members in enumerate(classes):
+                if len(members):
+                    mean[k] = _share(weights, members) @ x[members]
+        centroids.append(mean)
+        counts.append(count)
+    return Centroids(
+        _unbatched(np.array(centroids), labels), _unbatched(np.array(counts, np.int64), labels)
+    )
+
+
+@np.errstate(all="ignore")
+def class_centroids_vjp(
+    X: ArrayLike,
+    labels: ArrayLike,
+    g: ArrayLike,
+    *,
+    num_classes: int | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: int | None = None,
+    leave_one_out: bool = False,
+) -> Exact:
+    """The cotangent `g` of the centroids pulled back to `X`; a row that belongs to no class has 0.
+
+    Parameters as in `class_centroids`; what is NaN there depends on nothing.
+
+    Examples
+    --------
+    >>> class_centroids_vjp([[1.0], [3.0], [5.0]], [0, 0, 2], [[4.0], [0.0], [6.0]]).astype(float)
+    array([[2.],
+           [2.],
+           [6.]])
+    """
+    items = _items(X, labels, num_classes, sample_weight, ignore_index)
+    pulled = []
+    for (x, weights, classes), back in zip(items, _batched(g, labels), strict=True):
+        result = np.zeros_like(x)
+        for k, members in enumerate(classes):
+            if not leave_one_out and len(members):
+                result[members] += _share(weights, members)[:, None] * back[k]
+            for i in members if leave_one_out else ():
+                others = members[members != i]
+                if len(others):
+                    result[others] += _share(weights, others)[:, None] * back[i]
+        pulled.append(result)
+    return _unbatched(np.array(pulled), labels)
+
+
+def class_centroids_jvp(X: ArrayLike, labels: ArrayLike, v: ArrayLike, **options: Any) -> Exact:
+    """The tangent `v` of `X` pushed to the centroids, which are linear in `X`.
+
+    Parameters as in `class_centroids`; 0 where there is no centroid.
+
+    Examples
+    --------
+    >>> class_centroids_jvp([[1.0], [3.0]], [0, 0], [[1.0], [0.0]]).astype(float)
+    array([[0.5]])
+    """
+    pushed, counts = class_centroids(v, labels, **options)
+    return np.where(counts[..., None] > 0, pushed, 0)
+
+
+def _batched(a: ArrayLike, labels: ArrayLike) -> Exact:
+    values = _exact(a)
+    return values[None] if np.ndim(labels) == 1 else values
+
+
+@np.errstate(all="ignore")
+def class_variances(X: ArrayLike, labels: ArrayLike, **options: Any) -> Exact:
+    """The mean of the squared distances of the rows of a class from its centroid, by column.
+
+    Parameters as in `class_centroids`, without `leave_one_out`; NaN for a class without rows.
+
+    Examples
+    --------
+    >>> class_variances([[1.0], [3.0], [5.0]], [0, 0, 2]).astype(float).ravel()
+    array([ 1., nan,  0.])
+    """
+    names = ("num_classes", "sample_weight", "ignore_index")
+    items = _items(X, labels, *(options.get(name) for name in names))
+    means = _batched(class_centroids(X, labels, **options).centroids, labels)
+    variances = np.full_like(means, np.nan)
+    for b, (x, weights, classes) in enumerate(items):
+        for k, members in enumerate(classes):
+            if len(members):
+                variances[b, k] = _share(weights, members) @ (x[members] - means[b, k]) ** 2
+    return _unbatched(variances, labels)
+
+
+# Prototypes --------------------------------------------------------------------------------------
+
+
+def _prototypes(centroids: ArrayLike) -> tuple[Exact, Mask]:
+    """Centroids, and which of them are there: one that is NaN throughout is that of no class."""
+    c = _exact(centroids)
+    there = ~np.isnan(c).all(axis=-1) if c.shape[-1] else np.ones(c.shape[:-1], bool)
+    return np.where(there[..., None], c, 0), there[..., None, :]
+
+
+@np.errstate(all="ignore")
+def prototype_logits(X: ArrayLike, centroids: ArrayLike) -> Exact:
+    """Minus the squared Euclidean distance of each row to each centroid.
+
+    Parameters
+    ----------
+    X : array_like, shape (N, d) or (B, N, d)
+        Rows.
+    centroids : array_like, shape (K, d) or (B, K, d)
+        One that is NaN throughout, as that of an absent class, has logit -inf: no probability.
+
+    Returns
+    -------
+    ndarray of longdouble, shape (N, K) or (B, N, K)
+
+    Examples
+    --------
+    >>> prototype_logits([[1.0, 2.0]], [[1.0, 0.0], [math.nan, math.nan]]).astype(float)
+    array([[ -4., -inf]])
+    """
+    c, there = _prototypes(centroids)
+    x = _exact(X)
+    distances = ((x[..., :, None, :] - c[..., None, :, :]) ** 2).sum(axis=-1)
+    return np.where(there, -distances, -np.inf)
+
+
+@np.errstate(all="ignore")
+def prototype_logits_vjp(X: ArrayLike, centroids: ArrayLike, g: ArrayLike) -> Exact:
+    """The cotangent `g` of `prototype_logits` pulled back to `X`: ``-2 sum_k g_k (x - c_k)``.
+
+    Examples
+    --------
+    >>> prototype_logits_vjp([[2.0, 2.0]], [[1.0, 0.0]], [[1.0]]).astype(float)
+    array([[-2., -4.]])
+    """
+    c, there = _prototypes(centroids)
+    back = np.where(there, _exact(g), 0)
+    return np.asarray((-2 * back[..., None] * _differences(X, c)).sum(axis=-2))
+
+
+@np.errstate(all="ignore")
+def prototype_logits_jvp(X: ArrayLike, centroids: ArrayLike, v: ArrayLike) -> Exact:
+    """The tangent `v` of `X` pushed to the logits: ``-2 (x - c_k) . v``, 0 for an absent class.
+
+    Examples
+    --------
+    >>> prototype_logits_jvp([[1.0, 2.0]], [[1.0, 0.0]], [[0.0, 1.0]]).astype(float)
+    array([[-4.]])
+    """
+    c, there = _prototypes(centroids)
+    pushed = (-2 * _differences(X, c) * _exact(v)[..., :, None, :]).sum(axis=-1)
+    return np.where(there, pushed, 0)
+
+
+def _differences(X: ArrayLike, c: Exact) -> Exact:
+    return np.asarray(_exact(X)[..., :, None, :] - c[..., None, :, :])
+
+
+# Centroid hinge ----------------------------------------------------------------------------------
+
+
+def _hinge_class(
+    x: Exact, weights: Exact, v: Exact, margin: Any, squared: bool, moving: bool
+) -> tuple[np.longdouble, Exact, Exact]:
+    """Loss of the rows of one class, its gradient, and its Hessian times `v`.
+
+    ``u`` is the gradient with the centroid held still. The centroid moves by every row's share of
+    what the row moves by, so what all rows lose through it, the sum of u, is shared out again.
+    """
+    share = weights / weights.sum()
+    r = x - share @ x
+    d = np.sqrt((r**2).sum(axis=1))
+    h = np.maximum(d - margin, 0)  # NaN stays
+    smooth = squared and margin == 0  # then h**2 is a square of lengths, and has no kink at all
+    active = (d > margin) | np.isnan(d) | smooth
+    slope = np.where(active, 2 * h if squared else 1, 0)
+    per_length = np.where(smooth, 2, np.where(d == 0, 0, slope / d))
+    u = (share * per_length)[:, None] * r
+    move = v - share @ v if moving else v
+    along = (r * move).sum(axis=1)
+    bend = np.where(smooth | ~active | (d == 0), 0, (2 * margin if squared else -1) / d**3)
+    du = share[:, None] * (per_length[:, None] * move + (bend * along)[:, None] * r)
+    if moving:
+        u = u - share[:, None] * u.sum(axis=0)
+        du = du - share[:, None] * du.sum(axis=0)
+    return share @ (h**2 if squared else h), u, du
+
+
+@np.errstate(all="ignore")
+def _centroid_hinge(
+    X: ArrayLike,
+    labels: ArrayLike,
+    v: ArrayLike,
+    *,
+    margin: float = 1.0,
+    squared: bool = True,
+    centroid_grad: bool = True,
+    class_reduction: Literal["mean", "sum"] = "mean",
+    num_classes: int | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: int | None = None,
+    reduction: Reduction = "mean",
+    normalizer: float | None = None,
+    grad_output: ArrayLike | None = None,
+) -> tuple[Exact, Exact, Exact]:
+    """Value, gradient, and Hessian times v."""
+    items = _items(X, labels, num_classes, sample_weight, ignore_index)
+    values = np.zeros(len(items), np.longdouble)
+    present = np.zeros(len(items), np.longdouble)
+    tables = [np.zeros((len(items), *items[0][0].shape), np.longdouble) for _ in range(2)]
+    for b, ((x, weights, classes), move) in enumerate(zip(items, _batched(v, labels), strict=True)):
+        there = [members for members in classes if len(members)]
+        present[b] = bool(there)
+        scale = 1 / np.longdouble(len(there)) if class_reduction == "mean" and there else 1
+        for m in there:
+            value, u, du = _hinge_class(
+                x[m], weights[m], move[m], np.longdouble(margin), squared, centroid_grad
+            )
+            values[b] += scale * value
+            for table, part in zip(tables, (u, du), strict=True):
+                table[b, m] = scale * part
+    counted = np.array([np.isin(np.arange(len(x)), np.concatenate([[], *c])) for x, _, c in items])
+    flat = [table.reshape(len(items), -1) for table in tables]
+    mask = np.repeat(counted, tables[0].shape[-1], axis=-1)
+    batch = () if np.ndim(labels) == 1 else (len(items),)
+    results = [
+        _reduced(values, present, table, mask, batch, reduction, normalizer, grad_output)
+        for table in flat
+    ]
+    shape = np.shape(X)
+    return results[0][0], results[0][1].reshape(shape), results[1][1].reshape(shape)
+
+
+def centroid_hinge(X: ArrayLike, labels: ArrayLike, **options: Any) -> Exact:
+    """How far beyond a margin the rows lie from the centroid of their class.
+
+    ``d_i = |x_i - c_k|``, ``h_i = max(0, d_i - margin)``; a class has the weighted mean of ``h`` or
+    ``h**2``, an item of the batch the mean over its classes or their sum.
+
+    Parameters
+    ----------
+    X : array_like, shape (N, d) or (B, N, d)
+        Rows.
+    labels : array_like of int, shape (N,) or (B, N)
+        The class of each row.
+    margin : float, default 1
+        Distance that costs nothing.
+    squared : bool, default True
+        Whether to square ``h``.
+    centroid_grad : bool, default True
+        Whether derivatives follow the centroid, which moves with its rows; else it is held still.
+    class_reduction : {"mean", "sum"}
+        Over the classes that have rows.
+    num_classes, sample_weight, ignore_index
+        As in `class_centroids`.
+    reduction, normalizer
+        As in `cross_entropy`, over the items of the batch; one without rows counts as ignored.
+
+    Returns
+    -------
+    ndarray of longdouble
+        0-d, or of shape (B,) for "none".
+
+    Examples
+    --------
+    >>> float(centroid_hinge([[0.0], [4.0], [9.0]], [0, 0, 1], margin=0.5))
+    1.125
+    """
+    return _centroid_hinge(X, labels, X, **options)[0]
+
+
+def centroid_hinge_value_and_grad(
+    X: ArrayLike, labels: ArrayLike, **options: Any
+) -> tuple[Exact, Exact]:
+    """Value of `centroid_hinge` and its gradient in `X`, times `grad_output` if that is given.
+
+    A row on its centroid, or inside the margin or exactly at it, has slope 0 of its own.
+
+    Examples
+    --------
+    >>> _, grad = centroid_hinge_value_and_grad([[0.0], [4.0], [9.0]], [0, 0, 1], margin=0.5)
+    >>> grad.astype(float)
+    array([[-0.75],
+           [ 0.75],
+           [ 0.  ]])
+    """
+    return _centroid_hinge(X, labels, X, **options)[:2]
+
+
+def centroid_hinge_grad(X: ArrayLike, labels: ArrayLike, **options: Any) -> Exact:
+    """Gradient of `centroid_hinge` in `X`.
+
+    Examples
+    --------
+    >>> centroid_hinge_grad([[0.0], [4.0]], [0, 0], squared=False).astype(float)
+    array([[-0.5],
+           [ 0.5]])
+    """
+    return _centroid_hinge(X, labels, X, **options)[1]
+
+
+def centroid_hinge_hvp(X: ArrayLike, labels: ArrayLike, v: ArrayLike, **options: Any) -> Exact:
+    """Hessian of `centroid_hinge` in `X`, times `v`.
+
+    With ``centroid_grad=False`` that of the loss as a function of `X` alone, the centroids
+    constants.
+
+    Examples
+    --------
+    >>> centroid_hinge_hvp([[0.0], [4.0]], [0, 0], [[1.0], [0.0]]).astype(float)
+    array([[ 0.5],
+           [-0.5]])
+    """
+    return _centroid_hinge(X, labels, v, **options)[2]

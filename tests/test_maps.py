@@ -23,6 +23,16 @@ SEGMENT_MAPS = [
 ]
 MAPS = [fg.softmax, fg.log_softmax, fg.logsumexp, fg.sigmoid, fg.log_sigmoid, *SEGMENT_MAPS]
 LOSSES = [fg.cross_entropy, fg.binary_cross_entropy]
+MAPS = [
+    fg.softmax,
+    fg.log_softmax,
+    fg.logsumexp,
+    fg.sigmoid,
+    fg.log_sigmoid,
+    fg.class_centroids,
+    fg.prototype_logits,
+]
+LOSSES = [fg.cross_entropy, fg.binary_cross_entropy, fg.centroid_hinge]
 BUILT_IN = MAPS + LOSSES
 built_in = pytest.mark.parametrize("f", BUILT_IN, ids=lambda f: f.__name__)
 
@@ -51,6 +61,11 @@ SEGMENT_OPTIONS = {
     "softmax": "ignore_index=None, out=None",
     "log_softmax": "ignore_index=None, out=None",
 }
+CENTROIDS = "*, num_classes=None, sample_weight=None, ignore_index=None, leave_one_out=False"
+CENTROID_HINGE = (
+    "*, margin=1.0, squared=True, centroid_grad=True, class_reduction='mean', num_classes=None, "
+    "sample_weight=None, ignore_index=None, reduction='mean', normalizer=None"
+)
 SIGNATURES = [
     (fg.softmax, f"x, {COMMON}, where=None, out=None"),
     (fg.softmax.vjp, f"x, g, {COMMON}, where=None, y=None, out=None"),
@@ -89,6 +104,16 @@ SIGNATURES = [
     (fg.Segments.from_ids, "ids, num_segments=None, *, ignore_index=None"),
     (fg.Segments.from_lengths, "lengths"),
     (fg.Segments.from_offsets, "offsets"),
+    (fg.class_centroids, f"X, labels, {CENTROIDS}"),
+    (fg.class_centroids.vjp, f"X, labels, g, {CENTROIDS}"),
+    (fg.class_centroids.jvp, f"X, labels, v, {CENTROIDS}"),
+    (fg.prototype_logits, "X, centroids, *, out=None"),
+    (fg.prototype_logits.vjp, "X, centroids, g, *, out=None"),
+    (fg.prototype_logits.jvp, "X, centroids, v, *, out=None"),
+    (fg.centroid_hinge, f"X, labels, {CENTROID_HINGE}"),
+    (fg.centroid_hinge.grad, f"X, labels, {CENTROID_HINGE}, grad_output=None, out=None"),
+    (fg.centroid_hinge.value_and_grad, f"X, labels, {CENTROID_HINGE}, grad_output=None, out=None"),
+    (fg.centroid_hinge.hvp, f"X, labels, v, {CENTROID_HINGE}, grad_output=None, out=None"),
 ]
 for f in SEGMENT_MAPS:
     options = SEGMENT_OPTIONS[f.__name__.removeprefix("segment_")]
@@ -168,6 +193,8 @@ def test_help_shows_the_summary_and_the_example(f):
 def test_dir_lists_the_derivatives_that_exist(f):
     losses = {"grad", "value_and_grad", "hvp", "hess_diag"}
     expected = {"vjp", "jvp"} if isinstance(f, fg.Map) else losses
+    if f is fg.centroid_hinge:
+        expected = expected - {"hess_diag"}
     assert ({"vjp", "jvp"} | losses) & set(dir(f)) == expected
 
 
@@ -223,7 +250,9 @@ def test_signature_shows_the_options():
 
 def test_a_function_with_options_keeps_its_kind_and_derivatives():
     for f in BUILT_IN:
-        option = {"out": None} if isinstance(f, fg.Map) else {"reduction": "sum"}
+        option = {"reduction": "sum"}
+        if isinstance(f, fg.Map):
+            option = {"num_classes": 3} if f is fg.class_centroids else {"out": None}
         other = f.with_options(**option)
         assert isinstance(other, fg.Map) == isinstance(f, fg.Map)
         for kind in ("vjp", "jvp", "grad", "value_and_grad", "hvp", "hess_diag"):

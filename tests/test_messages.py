@@ -67,6 +67,20 @@ CALLS = {
     "segment_sum.vjp": fg.segment_sum.vjp,
     "segment_softmax.vjp": fg.segment_softmax.vjp,
     "segment_min.jvp": fg.segment_min.jvp,
+    "centroids": fg.class_centroids,
+    "centroids.vjp": fg.class_centroids.vjp,
+    "prototypes": fg.prototype_logits,
+    "prototypes.vjp": fg.prototype_logits.vjp,
+    "centroid_hinge": fg.centroid_hinge,
+    "centroid_hinge.grad": fg.centroid_hinge.grad,
+    "centroid_hinge.hvp": fg.centroid_hinge.hvp,
+    "CentroidState": fg.streaming.CentroidState,
+    "state.update": fg.streaming.CentroidState(2).update([[0.0, 1.0, 2.0]], [0]).update,
+    "state.merge": fg.streaming.CentroidState(2).update([[0.0, 1.0, 2.0]], [0]).merge,
+    "log.update": fg.streaming.LogSumExpState(0).update([[0.0, 1.0]]).update,
+    "log.merge": fg.streaming.LogSumExpState(0).update([[0.0, 1.0]]).merge,
+    "sum.update": fg.streaming.LossSum().update,
+    "sum.merge": fg.streaming.LossSum().merge,
 }
 
 AxisError = np.exceptions.AxisError
@@ -319,6 +333,44 @@ CASES = [
     ("set_num_threads", (-3,), {}, ValueError, "n must be at least 1; got -3."),
     ("set_num_threads", (1.5,), {}, TypeError, "n must be an int; got 1.5."),
     ("set_num_threads", ("2",), {}, TypeError, "n must be an int; got '2'."),
+    # centroids
+    ("centroids", (X[0], Y), {}, ValueError, "X must have shape (N, d), or (B, N, d) for a batch of items; it has shape (3,). One column is X[:, None]."),
+    ("centroid_hinge", (X[None, None], Y), {}, ValueError, "X must have shape (N, d), or (B, N, d) for a batch of items; it has shape (1, 1, 2, 3)."),
+    ("centroids", (MASKED, Y), {}, TypeError, f"X {MASK_LOST}Pass X=x.filled(0) and where=~np.ma.getmaskarray(x)."),
+    ("centroids", (X, [0, 1, 1]), {}, ValueError, "labels must have shape (2,), one class for every row of X (2, 3); they have shape (3,)."),
+    ("centroid_hinge", (X, Y[:, None]), {}, ValueError, "labels must have shape (2,), one class for every row of X (2, 3); they have shape (2, 1). Nothing is broadcast: pass labels.reshape((2,))."),
+    ("centroid_hinge", (X, fg.Segments.from_ids([0, 1, 2])), {}, ValueError, "labels must have shape (2,), one class for every row of X (2, 3); they have shape (3,)."),
+    ("centroids", (X, fg.Segments.from_ids(Y)), {"num_classes": 2}, TypeError, "num_classes must be left out where labels are Segments, which know it; got 2. Give it to Segments.from_ids."),
+    ("centroids", (X, fg.Segments.from_ids(Y)), {"ignore_index": -1}, TypeError, "ignore_index must be left out where labels are Segments, which know it; got -1. Give it to Segments.from_ids."),
+    ("centroids", (X, [0, 2]), {"num_classes": 2}, IndexError, "labels must be in [0, 2); labels[1] is 2. If all ids are meant, pass num_segments=3 or more."),
+    ("centroids", (X, [0.0, 1.0]), {}, TypeError, "labels must hold the segment of every row (integers); got dtype float64. Use labels.astype(np.int64) if the values are whole numbers, or number what they name by np.unique(labels, return_inverse=True)."),
+    ("centroids", (X, Y), {"sample_weight": [1.0, -1.0]}, ValueError, "sample_weight must be finite and >= 0; sample_weight[1] is -1.0 (as float64)."),
+    ("centroids.vjp", (X, Y, X[0]), {}, ValueError, "g must have shape (2, 3); it has shape (3,)."),
+    ("prototypes", (X, X[:, :2]), {}, ValueError, "centroids must have shape (K, 3), to fit X (2, 3); they have shape (2, 2)."),
+    ("prototypes", (X[None], X), {}, ValueError, "centroids must have shape (1, K, 3), to fit X (1, 2, 3); they have shape (2, 3)."),
+    ("prototypes", (X, X), {"out": np.zeros((2, 3))}, ValueError, "out must have shape (2, 2); it has shape (2, 3)."),
+    ("prototypes.vjp", (X, X, X), {}, ValueError, "g must have shape (2, 2); it has shape (2, 3)."),
+    ("prototypes", (BIG[:9].reshape(3, 3), np.ones((3, 3))), {"out": BIG[:9].reshape(3, 3)}, ValueError, f"out must not overlap X; {SHARED}"),
+    ("centroid_hinge", (X, Y), {"margin": -1}, ValueError, "margin must be finite and >= 0; got -1.0."),
+    ("centroid_hinge", (X, Y), {"class_reduction": "none"}, ValueError, "class_reduction must be 'mean' or 'sum'; got 'none'."),
+    ("centroid_hinge", (X, Y), {"reduction": "max"}, ValueError, "reduction must be 'mean', 'sum' or 'none'; got 'max'."),
+    ("centroid_hinge.grad", (X, Y), {"out": READ_ONLY}, ValueError, "out must be writeable; it is read-only."),
+    ("centroid_hinge.grad", (BIG[:6].reshape(2, 3), Y), {"out": BIG[3:9].reshape(2, 3)}, ValueError, f"out must be X itself or not overlap X; {SHARED}"),
+    ("centroid_hinge.hvp", (OUT, Y, X), {"out": OUT}, ValueError, f"out must not overlap X; {SHARED}"),
+    ("centroid_hinge.hvp", (X, Y, X[0]), {}, ValueError, "v must have shape (2, 3); it has shape (3,)."),
+    # streaming
+    ("CentroidState", (0,), {}, ValueError, "num_classes must be at least 1; got 0."),
+    ("state.update", (X[None], Y), {}, ValueError, "X must have shape (N, d); it has shape (1, 2, 3)."),
+    ("state.update", (X[:, :2], Y), {}, ValueError, "X must be of shape (3,) apart from the rows, as in the updates before; it is of shape (2,)."),
+    ("state.update", (X, fg.Segments.from_ids(Y, 3)), {}, ValueError, "labels must have num_segments=2, as the state; these Segments have 3. Give it to Segments.from_ids."),
+    ("state.merge", (fg.streaming.CentroidState(3),), {}, ValueError, "both states must have the same num_classes; got 2 here and 3 there."),
+    ("state.merge", (fg.streaming.LossSum(),), {}, TypeError, "other must be a CentroidState; got LossSum."),
+    ("log.update", (X,), {}, ValueError, "a must be of shape (2,) apart from the rows, as in the updates before; it is of shape (3,)."),
+    ("log.merge", (fg.streaming.LogSumExpState(1),), {}, ValueError, "both states must have the same axis; got 0 here and 1 there."),
+    ("sum.update", (1.0,), {}, TypeError, "weight must be given with a single number: of how many rows is it the sum? Pass weight=len(target), or one value per row (reduction='none')."),
+    ("sum.update", ([1.0, 2.0], [1.0]), {}, ValueError, "weight must be one number or have the shape of values, (2,); it has shape (1,)."),
+    ("sum.update", ([1.0, 2.0], [1.0, -1.0]), {}, ValueError, "weight must be finite and >= 0; weight[1] is -1.0 (as float64)."),
+    ("sum.merge", (0.0,), {}, TypeError, "other must be a LossSum; got float."),
 ]  # fmt: skip
 
 
@@ -345,6 +397,13 @@ def test_derivative_that_does_not_exist(raises_exactly):
     message = "squared has no hvp; the derivatives it has: grad, value_and_grad."
     squared = fg.Loss(lambda z, y: (z - y) ** 2, grad=lambda z, y: 2 * (z - y), name="squared")
     raises_exactly(AttributeError, message, getattr, squared, "hvp")
+
+
+def test_diagonal_that_does_not_exist(raises_exactly):
+    message = "centroid_hinge has no hess_diag: every row of a class bends with every other "
+    message += "through their centroid. hvp gives products with the whole Hessian."
+    raises_exactly(AttributeError, message, getattr, fg.centroid_hinge, "hess_diag")
+    assert not hasattr(fg.centroid_hinge, "hess_diag")
 
 
 def test_attribute_that_does_not_exist(raises_exactly):
@@ -393,3 +452,4 @@ def test_every_raise_of_the_border_is_met_here():
 
 
 RAISES = 77
+RAISES = 89

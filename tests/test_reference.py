@@ -1421,3 +1421,220 @@ def test_inputs_are_left_alone() -> None:
     ref.logsumexp(x, b=v, where=mask, return_sign=True)
     cross_entropies(x, y, v, where=mask, sample_weight=[1, 2], label_smoothing=0.1)
     assert [array.tobytes() for array in arrays] == before
+
+
+# Centroids ---------------------------------------------------------------------------------------
+
+# Two items of a batch. Classes are missing at the start, in the middle and at the end; one has a
+# single member; a row of each item is ignored and holds what must not be read.
+LABELS = np.array([[1, 1, 3, 9, 1, 3], [4, 1, 9, 4, 4, 1]])
+CENTROID_OPTIONS: dict[str, Any] = {"num_classes": 6, "ignore_index": 9}
+
+
+def batch_of_rows() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """X with NaN where ignored, a direction, weights of which one is 0."""
+    draw = rng()
+    x, v = draw.normal(0, 2, (2, 6, 3)), draw.normal(0, 1, (2, 6, 3))
+    x[1] += 1000
+    weights = draw.uniform(0.5, 2, (2, 6))
+    weights[0, 5] = 0
+    x[0, 5] = NAN
+    x[LABELS == 9] = NAN
+    return x, v, weights
+
+
+def mp_members(weights: Any, item: int, k: int) -> list[int]:
+    w = np.ones(6) if weights is None else weights[item]
+    return [i for i in range(6) if LABELS[item, i] == k and w[i] != 0]
+
+
+def mp_mean(rows: list[list[Any]], weights: list[Any]) -> list[Any]:
+    total = mp.fsum(weights)
+    columns = zip(*rows, strict=True)
+    return [mp.fsum(w * a for w, a in zip(weights, c, strict=True)) / total for c in columns]
+
+
+def mp_centroid_hinge(
+    x: np.ndarray,
+    move: np.ndarray,
+    weights: Any,
+    item: int,
+    step: Any,
+    *,
+    margin: float = 1.0,
+    squared: bool = True,
+    centroid_grad: bool = True,
+    class_reduction: str = "mean",
+) -> Any:
+    """The definition in NUMERICS.md section 4, of one item moved by `step` along `move`."""
+    losses = []
+    for k in range(6):
+        members = mp_members(weights, item, k)
+        if not members:
+            continue
+        w = [exactly(1 if weights is None else weights[item, i]) for i in members]
+        still = [mp_row(x[item, i]) for i in members]
+        moved = [
+            [a + step * exactly(b) for a, b in zip(row, move[item, i], strict=True)]
+            for i, row in zip(members, still, strict=True)
+        ]
+        c = mp_mean(moved if centroid_grad else still, w)
+        d = [mp.sqrt(mp.fsum((a - b) ** 2 for a, b in zip(r, c, strict=True))) for r in moved]
+        h = [max(mpf(0), length - exactly(margin)) for length in d]
+        h = [a**2 for a in h] if squared else h
+        losses.append(mp.fsum(a * b for a, b in zip(w, h, strict=True)) / mp.fsum(w))
+    return mp.fsum(losses) / (len(losses) if class_reduction == "mean" else 1)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("left_out", [False, True], ids=["", "leave_one_out"])
+def test_class_centroids(weighted: bool, left_out: bool) -> None:
+    x, v, weights = batch_of_rows()
+    options = {**CENTROID_OPTIONS, "sample_weight": weights if weighted else None}
+    used = weights if weighted else None
+    options["leave_one_out"] = left_out
+    x[0, 5] = x[0, 5] if weighted else 1.0
+    actual = ref.class_centroids(x, LABELS, **options)
+    exact = np.full(actual.centroids.shape, mpf("nan"), object)
+    counts = np.zeros(actual.counts.shape, int)
+    for item in range(2):
+        for k in range(6):
+            members = mp_members(used, item, k)
+            for i in members if left_out else [k]:
+                rest = [j for j in members if not (left_out and j == i)]
+                counts[item, i] = len(rest)
+                if rest:
+                    w = [exactly(1 if used is None else used[item, j]) for j in rest]
+                    exact[item, i] = mp_mean([mp_row(x[item, j]) for j in rest], w)
+    np.testing.assert_array_equal(actual.counts, counts)
+    there = counts > 0
+    assert np.isnan(actual.centroids[~there]).all()
+    assert_close(actual.centroids[there], exact[there])
+    # The map is linear: its tangents are its values, and its cotangents pair with them.
+    g = np.where(there[..., None], rng().normal(0, 1, actual.centroids.shape), NAN)
+    pushed = ref.class_centroids_jvp(x, LABELS, v, **options)
+    pulled = ref.class_centroids_vjp(x, LABELS, g, **options)
+    forward = (pushed[there] * g[there]).sum()
+    # Both sides add up some 30 terms of size 1, each product and sum rounded in long double.
+    assert abs(forward - (pulled * v).sum()) <= 100 * np.finfo(np.longdouble).eps
+    assert (pulled[LABELS == 9] == 0).all()
+
+
+def test_class_variances() -> None:
+    x, _, weights = batch_of_rows()
+    actual = ref.class_variances(x, LABELS, sample_weight=weights, **CENTROID_OPTIONS)
+    for item in range(2):
+        for k in range(6):
+            members = mp_members(weights, item, k)
+            if not members:
+                assert np.isnan(actual[item, k]).all()
+                continue
+            w = [exactly(weights[item, i]) for i in members]
+            rows = [mp_row(x[item, i]) for i in members]
+            c = mp_mean(rows, w)
+            exact = mp_mean([[(a - b) ** 2 for a, b in zip(r, c, strict=True)] for r in rows], w)
+            # The difference from a mean near 1000 loses ten bits of long double.
+            assert_close(actual[item, k], exact, tolerance=1000 * TOLERANCE)
+
+
+@pytest.mark.parametrize("squared", [True, False], ids=["squared", "plain"])
+@pytest.mark.parametrize("margin", [0.0, 1.0, 2.5])
+@pytest.mark.parametrize("centroid_grad", [True, False], ids=["moving", "still"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_centroid_hinge(squared: bool, margin: float, centroid_grad: bool, weighted: bool) -> None:
+    x, v, weights = batch_of_rows()
+    x[1] -= 1000  # where the twin's own differences keep all their digits
+    x[0, 5] = x[0, 5] if weighted else 1.0
+    used = np.where(LABELS == 3, 0, weights) if weighted else None  # drops one class of an item
+    options: dict[str, Any] = {
+        "margin": margin,
+        "squared": squared,
+        "centroid_grad": centroid_grad,
+        "class_reduction": "sum" if weighted else "mean",
+    }
+    every = {**options, **CENTROID_OPTIONS, "sample_weight": used, "reduction": "none"}
+    value, grad = ref.centroid_hinge_value_and_grad(x, LABELS, **every)
+    product = ref.centroid_hinge_hvp(x, LABELS, v, **every)
+    assert_same(ref.centroid_hinge(x, LABELS, **every), value)
+    assert_same(ref.centroid_hinge_grad(x, LABELS, **every), grad)
+    h = mpf(10) ** -60
+    for item in range(2):
+        parts = [mp_centroid_hinge(x, v, used, item, s * h, **options) for s in (-1, 0, 1)]
+        assert_close(value[item], parts[1])
+        slope = float((parts[2] - parts[0]) / (2 * h))
+        bend = float((parts[2] - 2 * parts[1] + parts[0]) / h**2)
+        kept = ~np.isnan(x[item]).any(axis=1)
+        along = (grad[item] * v[item])[kept].sum()
+        twice = (product[item] * v[item])[kept].sum()
+        # Sums over 18 elements of sizes around 1.
+        assert abs(float(along) - slope) <= 20 * EPS
+        assert abs(float(twice) - bend) <= 20 * EPS
+        assert (grad[item][~kept] == 0).all()
+        assert (product[item][~kept] == 0).all()
+
+
+def test_centroid_hinge_by_hand() -> None:
+    x, labels = [[0.0], [4.0], [9.0]], [0, 0, 2]
+    assert_same(ref.centroid_hinge(x, labels, margin=0.5), 1.125)
+    assert_same(ref.centroid_hinge(x, labels, margin=0.5, class_reduction="sum"), 2.25)
+    assert_same(ref.centroid_hinge(x, labels, margin=0.5, squared=False), 0.75)
+    assert_same(ref.centroid_hinge(x, labels, margin=2.0), 0.0)
+    assert_same(ref.centroid_hinge_grad(x, labels, margin=2.0), np.zeros((3, 1)))
+
+
+def test_centroid_hinge_of_nothing() -> None:
+    x, labels = np.full((2, 2, 1), NAN), [[0, 0], [7, 7]]
+    x[0, :, 0] = 0, 4
+    options: dict[str, Any] = {"margin": 0.0, "ignore_index": 7}
+    none = ref.centroid_hinge(x, labels, reduction="none", **options)
+    assert_same(none, [4.0, 0.0])
+    value, grad = ref.centroid_hinge_value_and_grad(x, labels, **options)
+    assert_same(value, 4.0)  # the mean over the items that have rows
+    assert_same(grad[..., 0], [[-2.0, 2.0], [0.0, 0.0]])
+    value, grad = ref.centroid_hinge_value_and_grad(x[1:], labels[1:], **options)
+    assert np.isnan(value)
+    assert_same(grad, np.zeros((1, 2, 1)))
+    assert_same(ref.centroid_hinge(x[1:], labels[1:], reduction="sum", **options), 0.0)
+
+
+def test_nan_stays_in_its_class() -> None:
+    x, labels = np.array([[0.0], [4.0], [NAN], [1.0]]), [0, 0, 1, 1]
+    value, grad = ref.centroid_hinge_value_and_grad(x, labels)
+    assert np.isnan(value)
+    np.testing.assert_array_equal(np.isnan(grad[:, 0]), [False, False, True, True])
+
+
+def test_prototype_logits() -> None:
+    draw = rng()
+    x, c = draw.normal(0, 2, (2, 4, 3)), draw.normal(0, 2, (2, 5, 3))
+    v, g = draw.normal(0, 1, x.shape), draw.normal(0, 1, (2, 4, 5))
+    c[0, 2] = NAN
+    g[0, :, 2] = NAN  # of a class that is absent nothing is read
+    logits = ref.prototype_logits(x, c)
+    pushed, pulled = ref.prototype_logits_jvp(x, c, v), ref.prototype_logits_vjp(x, c, g)
+    assert (logits[0, :, 2] == -INF).all()
+    assert (pushed[0, :, 2] == 0).all()
+    for b, i in itertools.product(range(2), range(4)):
+        for k in range(5):
+            if b == 0 and k == 2:
+                continue
+            center = mp_row(c[b, k])
+
+            def logit(z: list[Any], center: list[Any] = center) -> list[Any]:
+                return [-mp.fsum((a - e) ** 2 for a, e in zip(z, center, strict=True))]
+
+            assert_close(logits[b, i, k], logit(mp_row(x[b, i]))[0])
+            exact = mp_along(logit, mp_row(x[b, i]), mp_row(v[b, i]))[0]
+            assert abs(float(pushed[b, i, k]) - float(exact)) <= 20 * EPS  # terms of size 5 to 10
+    there = np.isfinite(logits)
+    pairing = (pulled * v).sum() - (pushed[there] * g[there]).sum()
+    # Some 40 terms of sizes up to 100 on both sides.
+    assert abs(pairing) <= 10000 * np.finfo(np.longdouble).eps
+    part = ref.prototype_logits(x[0], c[0])
+    assert_same(part, logits[0])
+
+
+def test_labels_out_of_range_never_wrap() -> None:
+    for bad in (-1, 2):
+        with pytest.raises(IndexError, match=rf"in \[0, 2\).*labels\[1\] is {bad}"):
+            ref.class_centroids([[0.0], [1.0]], [0, bad], num_classes=2)

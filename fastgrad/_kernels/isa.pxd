@@ -87,6 +87,32 @@ cdef extern from "fastgrad.h" nogil:
         Py_ssize_t pitch
         double empty
         int mean, far
+    ctypedef struct fg_rows:
+        char *data
+        Py_ssize_t row
+        int kind
+    ctypedef struct fg_segment:
+        Py_ssize_t count, features
+        const int64_t *order
+        int64_t first
+        fg_rows x, v, out
+        const char *weight
+        double margin, scale
+        int squared, moving
+        double value
+        double total[2]
+        double *sum[2]
+        double *squares
+        void *scratch
+    ctypedef struct fg_pairs:
+        Py_ssize_t rows, features, classes
+        const void *x
+        const void *c
+        const void *x_squares
+        const void *c_squares
+        const char *absent
+        void *out
+    ctypedef void (*fg_segment_kernel)(fg_segment *) noexcept nogil
     ctypedef struct fg_precision:
         fg_kernel kernel[FG_KERNELS][2]
         fg_elementwise exp2, log, log1p
@@ -110,6 +136,11 @@ cdef extern from "fastgrad.h" nogil:
             const fg_segments *, int least, Py_ssize_t begin, Py_ssize_t end, int packed, int start,
             void *best, int64_t *place
         ) noexcept nogil
+        Py_ssize_t (*segment_scratch)(Py_ssize_t, Py_ssize_t) noexcept nogil
+        fg_segment_kernel centroid_hinge, centroid_hinge_hvp, class_moments
+        fg_segment_kernel leave_one_out, leave_one_out_pull
+        void (*row_squares)(const void *, Py_ssize_t, Py_ssize_t, void *) noexcept nogil
+        void (*prototype_logits)(const fg_pairs *) noexcept nogil
     ctypedef struct fg_table:
         const char *name
         const fg_precision *f32

@@ -108,6 +108,38 @@ typedef struct {
   int far;         /* the table leaves L1: prefetch it */
 } fg_segments;
 
+/* Rows of contiguous elements, `row` bytes apart; of half precision if `kind` says so. */
+typedef struct {
+  char *data;
+  ptrdiff_t row;
+  int kind;
+} fg_rows;
+
+/* One segment, for kernels that go over its rows more than once (centroids.inc.h). */
+typedef struct {
+  ptrdiff_t count, features;
+  const int64_t *order; /* (count) positions of its rows; row p of an operand is its row p - first */
+  int64_t first;
+  fg_rows x, v, out;  /* out.data may be NULL where there is a value */
+  const char *weight; /* of the kernel's type, by position, finite and >= 0; or NULL for 1 */
+  double margin, scale;
+  int squared, moving;
+  double value;                       /* out: of the hinge; the number of rows of weight > 0 for class_moments */
+  double total[2], *sum[2], *squares; /* out, of class_moments: weights, weighted sums, squared deviations */
+  void *scratch;                      /* segment_scratch(count, features) bytes, 64-byte aligned */
+} fg_segment;
+
+/* Rows against a table of centroids. */
+typedef struct {
+  ptrdiff_t rows, features, classes;
+  const void *x, *c;                 /* (rows, features) and (classes, features), contiguous */
+  const void *x_squares, *c_squares; /* squared lengths after a common shift; inf for a centroid that is absent */
+  const char *absent;                /* (classes) not 0 for those */
+  void *out;                         /* (rows, classes) in: products after that shift; out: minus squared distances */
+} fg_pairs;
+
+typedef void (*fg_segment_kernel)(fg_segment *segment);
+
 typedef struct {
   fg_kernel kernel[FG_KERNELS][FG_STYLES];
   fg_elementwise exp2, log, log1p; /* the building blocks, for the accuracy tests */
@@ -128,6 +160,10 @@ typedef struct {
   void (*segment_spread)(const fg_segments *run);
   void (*segment_extreme)(const fg_segments *run, int least, ptrdiff_t begin, ptrdiff_t end, int packed, int start,
                           void *best, int64_t *place);
+  ptrdiff_t (*segment_scratch)(ptrdiff_t count, ptrdiff_t features);
+  fg_segment_kernel centroid_hinge, centroid_hinge_hvp, class_moments, leave_one_out, leave_one_out_pull;
+  void (*row_squares)(const void *x, ptrdiff_t rows, ptrdiff_t features, void *out);
+  void (*prototype_logits)(const fg_pairs *pairs);
 } fg_precision;
 
 typedef struct {

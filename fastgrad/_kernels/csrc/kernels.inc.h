@@ -11,6 +11,7 @@
 #if !FG_DOUBLE
 #include "half.inc.h"
 #endif
+#include "centroids.inc.h"
 
 FG_KERNEL void FG_NAME(exp2_each)(const void *x, void *out, ptrdiff_t n) {
   for (ptrdiff_t i = 0; i + LANES <= n; i += LANES) vstore((T *)out + i, vexp2(vload((const T *)x + i)));
@@ -119,4 +120,12 @@ const fg_precision FG_JOIN2(fg, FG_SUFFIX) = {
     .widen = FG_NAME(widen),
     .narrow = FG_NAME(narrow),
 #endif
+    .segment_scratch = FG_NAME(segment_scratch),
+    .centroid_hinge = FG_NAME(centroid_hinge),
+    .centroid_hinge_hvp = FG_NAME(centroid_hinge_hvp),
+    .class_moments = FG_NAME(class_moments),
+    .leave_one_out = FG_NAME(leave_one_out),
+    .leave_one_out_pull = FG_NAME(leave_one_out_pull),
+    .row_squares = FG_NAME(row_squares),
+    .prototype_logits = FG_NAME(prototype_logits),
 };

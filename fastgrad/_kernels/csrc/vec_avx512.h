@@ -136,6 +136,9 @@ FG_INLINE void wide_split(const Wide *w, V *h, V *l) {
   *l = both_halves(_mm512_cvtpd_ps(_mm512_sub_pd(w->a, _mm512_cvtps_pd(low_half(*h)))),
                    _mm512_cvtpd_ps(_mm512_sub_pd(w->b, _mm512_cvtps_pd(high_half(*h)))));
 }
+/* GCC would convert the two halves of __builtin_convertvector one after the other. */
+#define FG_HALF_TO_DOUBLE(h) _mm512_cvtps_pd((__m256)(h))
+#define FG_DOUBLE_TO_HALF(d) _mm512_cvtpd_ps((__m512d)(d))
 FG_INLINE double wide_total(const Wide *w) { return _mm512_reduce_add_pd(_mm512_add_pd(w->a, w->b)); }
 
 FG_INLINE V vwiden(const int kind, const uint16_t *p) {
