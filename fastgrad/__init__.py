@@ -26,6 +26,7 @@ from fastgrad._binary import log_sigmoid as log_sigmoid
 from fastgrad._binary import sigmoid as sigmoid
 from fastgrad._config import show_config as show_config
 from fastgrad._cross_entropy import cross_entropy as cross_entropy
+from fastgrad._hinge import hinge as hinge
 from fastgrad._linear import linear_cross_entropy as linear_cross_entropy
 from fastgrad._maps import Loss as Loss
 from fastgrad._maps import Map as Map
@@ -50,6 +51,7 @@ __all__ = [
     "binary_cross_entropy",
     "cross_entropy",
     "get_num_threads",
+    "hinge",
     "linear_cross_entropy",
     "log_sigmoid",
     "log_softmax",

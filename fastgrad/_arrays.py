@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastgrad._kernels import cross_entropy as _kernels
+from fastgrad._kernels import hinge as _signs
 
 FloatArray: TypeAlias = NDArray[np.floating[Any]]
 BoolArray: TypeAlias = NDArray[np.bool_]
@@ -117,6 +118,13 @@ def check_between(x: float, name: str, low: float, high: float) -> float:
         bounds = f"in [{low:g}, {high:g}]" if high < math.inf else f"finite and >= {low:g}"
         raise ValueError(f"{name} must be {bounds}; got {value!r}.")
     return value
+
+
+def check_margin(margin: float, dtype: np.dtype[Any]) -> float:
+    """A margin >= 0 that is finite in the type computed in too."""
+    value = check_between(margin, "margin", 0.0, math.inf)
+    largest = _largest(computed(dtype))
+    return check_between(value, "margin", 0.0, largest) if value > largest else value
 
 
 def _real(x: Any, name: str) -> float:
@@ -293,13 +301,7 @@ def as_binary_target(
     y = np.asarray(target)
     if y.dtype.kind not in "biu" or isinstance(target, np.ma.MaskedArray):
         y = cast(as_scores(target, "target"), dtype)
-    if y.shape != shape:
-        hint = "Nothing is broadcast"
-        if y.size == math.prod(shape) and y.ndim != len(shape):
-            hint += f": pass target.reshape({shape})"
-        raise ValueError(
-            f"target must have the shape of logits, {shape}; it has shape {y.shape}. {hint}."
-        )
+    _check_elements(y, shape, "logits")
     if y.dtype.kind == "f":
         _check_fit(y, "target", "a probability in [0, 1]", 1.0)
         return y
@@ -313,6 +315,40 @@ def as_binary_target(
             message += " If the classes are -1 and 1, pass (target + 1) // 2."
         raise ValueError(message)
     return y
+
+
+def as_signed_target(target: ArrayLike, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Bools, or integers that are all -1 or 1, of the shape of scores."""
+    if isinstance(target, np.ma.MaskedArray):
+        raise TypeError(
+            "target must be a plain array; got a masked array, whose mask would be lost. "
+            "Pass target=y.filled(1) and where=~np.ma.getmaskarray(y)."
+        )
+    y = np.asarray(target)
+    allowed = "target must hold bools, or the integers -1 and 1"
+    if y.dtype.kind not in "biu":
+        hint = " If its sign tells the class, pass target > 0." if _is_real(y) else ""
+        raise TypeError(f"{allowed}; got dtype {y.dtype}.{hint}")
+    _check_elements(y, shape, "scores")
+    y = y if y.flags.aligned and y.dtype.isnative else y.astype(y.dtype.newbyteorder("="))
+    bad = -1 if y.dtype.kind == "b" else _signs.first_unsigned(y)
+    if bad >= 0:
+        where = tuple(int(i) for i in np.unravel_index(bad, shape))
+        place = f"target[{', '.join(map(str, where))}]" if where else "target"
+        hint = " If the classes are 0 and 1, pass target == 1." if y[where] == 0 else ""
+        raise ValueError(f"{allowed}; {place} is {y[where]}.{hint}")
+    return y
+
+
+def _check_elements(y: NDArray[Any], shape: tuple[int, ...], name: str) -> None:
+    """A target for every element."""
+    if y.shape != shape:
+        hint = "Nothing is broadcast"
+        if y.size == math.prod(shape) and y.ndim != len(shape):
+            hint += f": pass target.reshape({shape})"
+        raise ValueError(
+            f"target must have the shape of {name}, {shape}; it has shape {y.shape}. {hint}."
+        )
 
 
 def _is_real(a: NDArray[Any]) -> bool:
@@ -454,13 +490,17 @@ def as_row_weight(
 
 
 def as_element_weight(
-    weight: ArrayLike | None, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]
+    weight: ArrayLike | None,
+    name: str,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    scores: str = "logits",
 ) -> FloatArray | None:
-    """A weight for every element of logits, broadcast to their shape, in their dtype."""
+    """A weight for every element of the scores, broadcast to their shape, in the type computed in."""
     if weight is None:
         return None
-    w = cast(as_scores(weight, name), dtype)
-    broadcast = _broadcast(w, shape, name, "logits")
+    w = cast(as_scores(weight, name), computed(dtype))
+    broadcast = _broadcast(w, shape, name, scores)
     _check_fit(w, name, "finite and >= 0")
     return broadcast
 

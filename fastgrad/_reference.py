@@ -55,6 +55,11 @@ __all__ = [
     "cross_entropy_hess_diag",
     "cross_entropy_hvp",
     "cross_entropy_value_and_grad",
+    "hinge",
+    "hinge_grad",
+    "hinge_hess_diag",
+    "hinge_hvp",
+    "hinge_value_and_grad",
     "linear_cross_entropy",
     "linear_cross_entropy_fisher_diag",
     "linear_cross_entropy_grad",
@@ -1435,3 +1440,173 @@ def linear_cross_entropy_fisher_diag(
     parts = _pullback(curvature, x**2, w)
     del parts["X"]  # would need more of the Hessian in the logits than its diagonal
     return _chosen(parts, wrt)
+
+
+# Hinge -------------------------------------------------------------------------------------------
+
+
+def _signs(target: ArrayLike, shape: tuple[int, ...]) -> Exact:
+    """The classes as -1 and 1; False is -1."""
+    y = np.asarray(target)
+    if not (y.dtype == bool or np.isin(y, (-1, 1)).all()):
+        raise ValueError(f"target must hold bools, or -1 and 1; it holds {np.unique(y)}")
+    return np.where(y.reshape(shape) > 0, np.longdouble(1), np.longdouble(-1))
+
+
+def _hinge_grad(y: Exact, h: Exact, squared: bool) -> Exact:
+    return np.where(h > 0, -y * (2 * h if squared else 1), h)
+
+
+def _hinge_hess(y: Exact, h: Exact, squared: bool) -> Exact:
+    return np.where(h > 0, np.longdouble(2 if squared else 0), h)
+
+
+@np.errstate(all="ignore")
+def _hinge(
+    derivative: Callable[[Exact, Exact, bool], Exact],
+    scores: ArrayLike,
+    target: ArrayLike,
+    *,
+    margin: float = 1.0,
+    squared: bool = False,
+    sample_weight: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+    normalizer: float | None = None,
+    grad_output: ArrayLike | None = None,
+) -> tuple[Exact, Exact]:
+    """The value, and the derivative for each score given its sign and its hinge."""
+    f = _exact(scores)
+    y = _signs(target, f.shape)
+    s = np.broadcast_to(_exact(1.0 if sample_weight is None else sample_weight), f.shape)
+    counted = (s != 0) & _mask(where, f.shape)
+    h = np.maximum(0, np.longdouble(margin) - y * f)
+    value, table = _reduced(
+        np.where(counted, s * h ** (2 if squared else 1), 0).ravel(),
+        np.where(counted, s, 0).ravel(),
+        (s * derivative(y, h, squared)).reshape(-1, 1),
+        counted.reshape(-1, 1),
+        np.shape(scores),
+        reduction,
+        normalizer,
+        grad_output,
+    )
+    return value, table.reshape(np.shape(scores))
+
+
+def hinge(scores: ArrayLike, target: ArrayLike, **options: Any) -> Exact:
+    """Hinge loss of scores f against targets y in {-1, 1}: ``s max(0, margin - y f)``, or squared.
+
+    Parameters
+    ----------
+    scores : array_like
+        Scores, any shape.
+    target : array_like, the shape of `scores`
+        Bools, or -1 and 1.
+    margin : float, default 1
+    squared : bool, default False
+        Whether ``max(0, margin - y f)`` is squared.
+    sample_weight : array_like, optional
+        Weights s of the elements. Broadcast to the shape of `scores`.
+    where : array_like of bool, optional
+        False leaves an element out. Broadcasts to the shape of `scores`.
+    reduction : {"mean", "sum", "none"}, default "mean"
+        "mean" divides the sum of the losses by the sum of s over the elements that are not ignored.
+    normalizer : float, optional
+        The divisor of "mean", instead of the sum of weights. Other reductions do not use it.
+
+    Returns
+    -------
+    ndarray of longdouble
+        0-d, or one loss per element for "none".
+
+        An element is ignored (loss 0, derivatives exactly 0, not in the divisor, even if it is NaN)
+        if its sample weight is 0 or `where` is False there. Otherwise NaN gives NaN. The mean is
+        NaN if the divisor is 0.
+
+    Notes
+    -----
+    C. Cortes and V. Vapnik, "Support-vector networks", Machine Learning 20, 1995,
+    doi 10.1007/BF00994018.
+
+    Examples
+    --------
+    >>> hinge([0.25, 0.25, 3.0], [1, -1, 1], reduction="none").astype(float)
+    array([0.75, 1.25, 0.  ])
+    """
+    return hinge_value_and_grad(scores, target, **options)[0]
+
+
+def hinge_value_and_grad(
+    scores: ArrayLike, target: ArrayLike, **options: Any
+) -> tuple[Exact, Exact]:
+    """Value of `hinge` and its gradient with respect to `scores`.
+
+    The gradient is ``-s y`` where the hinge ``h = max(0, margin - y f)`` is above 0, or
+    ``-2 s y h`` if it is squared, and 0 elsewhere: at the kink too.
+
+    Parameters
+    ----------
+    grad_output : array_like, optional
+        Factor of the gradient (of the Hessian, for the second derivatives): a number, or one per
+        element for "none"; 1 if not given. The value is not multiplied.
+    scores, target, margin, ...
+        As in `hinge`.
+
+    Returns
+    -------
+    value : ndarray of longdouble
+    grad : ndarray of longdouble, the shape of `scores`
+        Exactly 0 in ignored elements, and everywhere if the divisor of a mean is 0.
+
+    Examples
+    --------
+    >>> value, grad = hinge_value_and_grad([0.25, 1.0], [-1, 1], squared=True, reduction="sum")
+    >>> float(value), grad.astype(float)
+    (1.5625, array([2.5, 0. ]))
+    """
+    return _hinge(_hinge_grad, scores, target, **options)
+
+
+def hinge_grad(scores: ArrayLike, target: ArrayLike, **options: Any) -> Exact:
+    """Gradient of `hinge` with respect to `scores`.
+
+    Parameters as in `hinge` and `hinge_value_and_grad`.
+
+    Examples
+    --------
+    >>> hinge_grad([0.25, 1.0], [-1, 1], reduction="sum").astype(float)
+    array([1., 0.])
+    """
+    return hinge_value_and_grad(scores, target, **options)[1]
+
+
+def hinge_hvp(scores: ArrayLike, target: ArrayLike, v: ArrayLike, **options: Any) -> Exact:
+    """Hessian of `hinge` times `v`, which has the shape of `scores`.
+
+    The Hessian is diagonal: `hinge_hess_diag` times `v`, which is not read where that is 0.
+
+    Examples
+    --------
+    >>> hinge_hvp([0.25, 1.0], [-1, 1], [3.0, 3.0], squared=True, reduction="sum").astype(float)
+    array([6., 0.])
+    """
+
+    def derivative(y: Exact, h: Exact, squared: bool) -> Exact:
+        curvature = _hinge_hess(y, h, squared)
+        return np.where(curvature == 0, 0, curvature * _exact(v))
+
+    return _hinge(derivative, scores, target, **options)[1]
+
+
+def hinge_hess_diag(scores: ArrayLike, target: ArrayLike, **options: Any) -> Exact:
+    """Diagonal of the Hessian of `hinge`: 0, or ``2 s`` where a squared hinge is above 0.
+
+    Parameters as in `hinge` and `hinge_value_and_grad`.
+
+    Examples
+    --------
+    >>> hinge_hess_diag([0.25, 1.0], [-1, 1], squared=True, reduction="sum").astype(float)
+    array([2., 0.])
+    """
+    return _hinge(_hinge_hess, scores, target, **options)[1]

@@ -7,6 +7,7 @@ rows            the driver: layouts, blocks, threads, slabs; no mathematics
 softmax         softmax, log_softmax, logsumexp and their derivatives
 cross_entropy   the loss, its gradient, the scan of targets
 binary          sigmoid, log_sigmoid and binary cross-entropy, element by element
+hinge           the hinge losses, of one score and of classes
 stats           what language models are evaluated by: a record for every row
 csrc/           the C kernels: fastgrad.h is their contract, kernels.inc.h their spine
 

@@ -27,6 +27,8 @@ cdef extern from "fastgrad.h" nogil:
         double scale
         double smoothing
         double z_loss
+        double margin
+        int squared
         double log2e[2]
         double inv_temperature
         void *scratch
@@ -67,6 +69,9 @@ cdef extern from "fastgrad.h" nogil:
         FG_BINARY_GRAD
         FG_BINARY_HESS
         FG_TOKEN_STATS
+        FG_HINGE
+        FG_HINGE_GRAD
+        FG_HINGE_HESS
         FG_KERNELS
         FG_LANES_MAX_SOFTMAX
         FG_LANES_MAX_CONTIGUOUS

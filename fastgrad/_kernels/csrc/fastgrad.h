@@ -42,6 +42,8 @@ typedef struct {
   double scale;           /* common factor of `out` */
   double smoothing;       /* the share of a target's mass that is spread over all classes */
   double z_loss;          /* factor of logsumexp squared */
+  double margin;          /* of the hinge losses */
+  int squared;            /* whether these square their terms */
   double log2e[2];        /* log2(e) / temperature as head and tail */
   double inv_temperature; /* 1 / temperature */
   void *scratch;          /* scratch_bytes(C, style, kernel) bytes, 64-byte aligned */
@@ -84,6 +86,9 @@ enum {
   FG_BINARY_GRAD, /* value = beta loss, if given; out = alpha gradient */
   FG_BINARY_HESS, /* out = alpha second derivative, times v if given */
   FG_TOKEN_STATS, /* value = a record for every row (stats.inc.h) */
+  FG_HINGE,       /* elementwise (hinge.inc.h): value = beta loss, of target 1 or anything else */
+  FG_HINGE_GRAD,  /* value = beta loss, if given; out = alpha gradient */
+  FG_HINGE_HESS,  /* out = alpha second derivative, times v if given */
   FG_KERNELS
 };
 

@@ -6,6 +6,7 @@
 #include "pull.inc.h"
 #include "mass.inc.h"
 #include "binary.inc.h"
+#include "hinge.inc.h"
 #include "stats.inc.h"
 #if !FG_DOUBLE
 #include "half.inc.h"
@@ -101,7 +102,10 @@ const fg_precision FG_JOIN2(fg, FG_SUFFIX) = {
                [FG_BINARY] = EITHER(binary),
                [FG_BINARY_GRAD] = EITHER(binary_grad),
                [FG_BINARY_HESS] = EITHER(binary_hess),
-               [FG_TOKEN_STATS] = EITHER(token_stats)},
+               [FG_TOKEN_STATS] = EITHER(token_stats),
+               [FG_HINGE] = EITHER(hinge),
+               [FG_HINGE_GRAD] = EITHER(hinge_grad),
+               [FG_HINGE_HESS] = EITHER(hinge_hess)},
     .exp2 = FG_NAME(exp2_each),
     .log = FG_NAME(log_each),
     .log1p = FG_NAME(log1p_each),

@@ -1,0 +1,102 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: freethreading_compatible=True
+"""The hinge losses over arrays that Python has checked, and the scan of targets with a sign."""
+import numpy as np
+
+cimport numpy as cnp
+from libc.stdint cimport int64_t, uint64_t
+
+from fastgrad._kernels.isa cimport FG_HINGE, FG_HINGE_GRAD, FG_HINGE_HESS
+from fastgrad._kernels.rows cimport (
+    OUT,
+    SAMPLE,
+    TARGET,
+    UPSTREAM,
+    VALUE,
+    WHERE,
+    Plan,
+    V,
+    integer_type,
+    plan_elements,
+    plan_rowwise,
+    plan_run,
+    widen,
+)
+
+cnp.import_array()
+
+cdef enum:
+    CHUNK = 1024
+
+_KERNELS = {
+    "value": FG_HINGE,
+    "grad": FG_HINGE_GRAD,
+    "hvp": FG_HINGE_HESS,
+    "hess_diag": FG_HINGE_HESS,
+}
+
+
+def first_unsigned(cnp.ndarray target):
+    """Flat C-order position of the first integer that is neither -1 nor 1, or -1."""
+    cdef int type = integer_type(target), size = cnp.PyArray_ITEMSIZE(target)
+    cdef uint64_t bits = 0
+    if cnp.PyArray_IS_C_CONTIGUOUS(target) or cnp.PyArray_IS_F_CONTIGUOUS(target):
+        bits = _other_bits(
+            <const char *>cnp.PyArray_DATA(target), size, cnp.PyArray_SIZE(target), type
+        )
+    else:
+        flags = ["external_loop", "buffered", "zerosize_ok"]
+        for line in np.nditer(target, flags, [["readonly", "contig"]]):
+            bits |= _other_bits(
+                <const char *>cnp.PyArray_DATA(line), size, cnp.PyArray_SIZE(line), type
+            )
+    return int(np.argmax((target != -1) & (target != 1))) if bits else -1
+
+
+cdef uint64_t _other_bits(const char *p, Py_ssize_t step, Py_ssize_t n, int type) noexcept nogil:
+    """0 if all are -1 or 1: then y + 1 is 0 or 2, and so has no other bit."""
+    cdef int64_t chunk[CHUNK]
+    cdef const int64_t *at
+    cdef uint64_t bits = 0
+    cdef Py_ssize_t i = 0, k, m
+    while i < n:
+        m = n - i if n - i < CHUNK else CHUNK
+        at = <const int64_t *>(p + i * step)
+        if type != 8:
+            widen(p + i * step, step, m, type, chunk)
+            at = chunk
+        for k in range(m):
+            bits |= <uint64_t>at[k] + 1
+        i += m
+    return bits & ~<uint64_t>2
+
+
+cdef void _element(Plan *plan, int which, a) noexcept:
+    if a is not None:
+        plan_rowwise(plan, which, a, -1, 0)
+
+
+def run(
+    kind, cnp.ndarray scores, cnp.ndarray target, value, out, v, sample_weight, grad_output, where,
+    double margin, bint squared, double scale, bint reduce,
+):
+    """Losses of elements into `value`, or their sum returned; derivatives of `kind` into `out`.
+
+    The target is positive where it is 1, whatever else it holds.  Every array has the shape of
+    scores; `sample_weight` and `grad_output` are of the type computed in.
+    """
+    cdef Plan plan
+    plan_elements(&plan, scores)
+    _element(&plan, TARGET, target)
+    _element(&plan, VALUE, value)
+    _element(&plan, OUT, out)
+    _element(&plan, V, v)
+    _element(&plan, SAMPLE, sample_weight)
+    _element(&plan, UPSTREAM, grad_output)
+    _element(&plan, WHERE, where)
+    plan.sum_values = reduce
+    plan.run.margin = margin
+    plan.run.squared = squared
+    plan.run.scale = scale
+    plan_run(&plan, _KERNELS[kind])
+    return plan.total[0] + plan.total[1]
