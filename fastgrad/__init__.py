@@ -27,6 +27,7 @@ from fastgrad._binary import sigmoid as sigmoid
 from fastgrad._config import show_config as show_config
 from fastgrad._cross_entropy import cross_entropy as cross_entropy
 from fastgrad._hinge import hinge as hinge
+from fastgrad._hinge import multiclass_hinge as multiclass_hinge
 from fastgrad._linear import linear_cross_entropy as linear_cross_entropy
 from fastgrad._maps import Loss as Loss
 from fastgrad._maps import Map as Map
@@ -56,6 +57,7 @@ __all__ = [
     "log_sigmoid",
     "log_softmax",
     "logsumexp",
+    "multiclass_hinge",
     "num_threads",
     "set_num_threads",
     "show_config",

@@ -248,11 +248,11 @@ def _overlaps_itself(a: NDArray[Any]) -> bool:
 
 
 def as_target(
-    target: ArrayLike, logits: FloatArray, shape: tuple[int, ...], axis: int
+    target: ArrayLike, logits: FloatArray, shape: tuple[int, ...], axis: int, name: str = "logits"
 ) -> tuple[NDArray[Any], bool]:
     """Class indices, one for every row of logits, their range not checked; or (True) probabilities.
 
-    `shape` is what the user sees as that of logits, which has at least one axis.
+    `shape` and `name` are what the user sees of logits, which has at least one axis.
     """
     if isinstance(target, np.ma.MaskedArray):
         raise TypeError(
@@ -263,7 +263,7 @@ def as_target(
     rows = logits.shape[:axis] + logits.shape[axis + 1 :]
     if y.dtype.kind in "biu":
         if y.shape != rows:
-            raise ValueError(_wrong_rows(y, logits, rows, axis))
+            raise ValueError(_wrong_rows(y, logits, rows, axis, name))
         return (
             y if y.flags.aligned and y.dtype.isnative else y.astype(y.dtype.newbyteorder("=")),
             False,
@@ -275,17 +275,17 @@ def as_target(
             "np.unique(y, return_inverse=True)."
         )
     if y.shape != shape:
-        raise _not_probabilities(y, shape, rows)
+        raise _not_probabilities(y, shape, rows, name)
     t = _fitted(as_scores(y, "target"), logits.dtype)
     _check_fit(t, "target", "a probability, finite and >= 0")
     return t.reshape(logits.shape), True
 
 
 def as_class_indices(
-    target: ArrayLike, logits: FloatArray, shape: tuple[int, ...], axis: int
+    target: ArrayLike, logits: FloatArray, shape: tuple[int, ...], axis: int, name: str = "logits"
 ) -> IntArray:
     """Class indices, one for every row of logits, their range not checked."""
-    y, soft = as_target(target, logits, shape, axis)
+    y, soft = as_target(target, logits, shape, axis, name)
     if soft:
         raise TypeError(
             f"target must hold class indices (integers); got probabilities of shape {shape}. "
@@ -355,11 +355,13 @@ def _is_real(a: NDArray[Any]) -> bool:
     return a.dtype.kind == "f" or is_half(a.dtype)
 
 
-def _not_probabilities(y: NDArray[Any], shape: tuple[int, ...], rows: tuple[int, ...]) -> Exception:
+def _not_probabilities(
+    y: NDArray[Any], shape: tuple[int, ...], rows: tuple[int, ...], name: str
+) -> Exception:
     if y.ndim > len(shape):
         return TypeError(
             f"target must hold class indices of shape {rows}, or probabilities of the shape of "
-            f"logits, {shape}; got {y.dtype} of shape {y.shape}. The order is (logits, target)."
+            f"{name}, {shape}; got {y.dtype} of shape {y.shape}. The order is ({name}, target)."
         )
     if y.shape == rows:
         return TypeError(
@@ -367,14 +369,16 @@ def _not_probabilities(y: NDArray[Any], shape: tuple[int, ...], rows: tuple[int,
             "Use target.astype(np.int64) if the values are whole numbers."
         )
     return ValueError(
-        f"target must have the shape of logits, {shape}, if it holds probabilities; it has shape "
+        f"target must have the shape of {name}, {shape}, if it holds probabilities; it has shape "
         f"{y.shape}. Nothing is broadcast."
     )
 
 
-def _wrong_rows(y: NDArray[Any], logits: FloatArray, rows: tuple[int, ...], axis: int) -> str:
+def _wrong_rows(
+    y: NDArray[Any], logits: FloatArray, rows: tuple[int, ...], axis: int, name: str
+) -> str:
     start = (
-        f"target must have shape {rows}, that of logits {logits.shape} without the class axis "
+        f"target must have shape {rows}, that of {name} {logits.shape} without the class axis "
         f"{axis}; it has shape {y.shape}."
     )
     if y.shape == logits.shape:
@@ -382,7 +386,7 @@ def _wrong_rows(y: NDArray[Any], logits: FloatArray, rows: tuple[int, ...], axis
     if y.size == math.prod(rows) and y.ndim == len(rows) + 1:
         return f"{start} Nothing is broadcast: pass target.reshape({rows})."
     if y.ndim > logits.ndim:
-        return f"{start} The order of the arguments is (logits, target)."
+        return f"{start} The order of the arguments is ({name}, target)."
     if y.ndim == len(rows) and logits.ndim > 2 and sorted(y.shape) != sorted(rows):
         return f"{start} If another axis holds the classes, say axis=."
     return start
@@ -434,9 +438,22 @@ def check_reduction(reduction: str | None) -> str:
     return reduction
 
 
-def check_classes(classes: int, axis: int) -> None:
+def check_classes(classes: int, axis: int, name: str = "logits") -> None:
     if classes == 0:
-        raise ValueError(f"logits must have at least one class; axis {axis} has length 0.")
+        raise ValueError(f"{name} must have at least one class; axis {axis} has length 0.")
+
+
+def check_variant(variant: str, divide: str) -> None:
+    """Which classes a multiclass hinge counts, and whether it is divided by their number."""
+    if variant not in ("crammer_singer", "weston_watkins"):
+        raise ValueError(f"variant must be 'crammer_singer' or 'weston_watkins'; got {variant!r}.")
+    if divide not in ("one", "k"):
+        raise ValueError(f"divide must be 'one' or 'k'; got {divide!r}.")
+    if divide == "k" and variant == "crammer_singer":
+        raise ValueError(
+            "divide must be 'one' with variant='crammer_singer', which counts one class only; got "
+            "'k'. PyTorch's multi_margin_loss is variant='weston_watkins' with divide='k'."
+        )
 
 
 def check_normalizer(normalizer: float | None, reduction: str) -> float | None:
@@ -496,7 +513,7 @@ def as_element_weight(
     dtype: np.dtype[Any],
     scores: str = "logits",
 ) -> FloatArray | None:
-    """A weight for every element of the scores, broadcast to their shape, in the type computed in."""
+    """A weight for every element of the scores, broadcast to them, in the type computed in."""
     if weight is None:
         return None
     w = cast(as_scores(weight, name), computed(dtype))

@@ -6,7 +6,19 @@ import numpy as np
 cimport numpy as cnp
 from libc.stdint cimport int64_t, uint64_t
 
-from fastgrad._kernels.isa cimport FG_HINGE, FG_HINGE_GRAD, FG_HINGE_HESS
+from fastgrad._kernels.isa cimport (
+    FG_CRAMMER_SINGER,
+    FG_CRAMMER_SINGER_GRAD,
+    FG_CRAMMER_SINGER_HESS_DIAG,
+    FG_CRAMMER_SINGER_HVP,
+    FG_HINGE,
+    FG_HINGE_GRAD,
+    FG_HINGE_HESS,
+    FG_WESTON_WATKINS,
+    FG_WESTON_WATKINS_GRAD,
+    FG_WESTON_WATKINS_HESS_DIAG,
+    FG_WESTON_WATKINS_HVP,
+)
 from fastgrad._kernels.rows cimport (
     OUT,
     SAMPLE,
@@ -17,7 +29,9 @@ from fastgrad._kernels.rows cimport (
     Plan,
     V,
     integer_type,
+    plan_begin,
     plan_elements,
+    plan_full,
     plan_rowwise,
     plan_run,
     widen,
@@ -33,6 +47,16 @@ _KERNELS = {
     "grad": FG_HINGE_GRAD,
     "hvp": FG_HINGE_HESS,
     "hess_diag": FG_HINGE_HESS,
+}
+_CLASS_KERNELS = {
+    ("value", "crammer_singer"): FG_CRAMMER_SINGER,
+    ("grad", "crammer_singer"): FG_CRAMMER_SINGER_GRAD,
+    ("hvp", "crammer_singer"): FG_CRAMMER_SINGER_HVP,
+    ("hess_diag", "crammer_singer"): FG_CRAMMER_SINGER_HESS_DIAG,
+    ("value", "weston_watkins"): FG_WESTON_WATKINS,
+    ("grad", "weston_watkins"): FG_WESTON_WATKINS_GRAD,
+    ("hvp", "weston_watkins"): FG_WESTON_WATKINS_HVP,
+    ("hess_diag", "weston_watkins"): FG_WESTON_WATKINS_HESS_DIAG,
 }
 
 
@@ -99,4 +123,43 @@ def run(
     plan.run.squared = squared
     plan.run.scale = scale
     plan_run(&plan, _KERNELS[kind])
+    return plan.total[0] + plan.total[1]
+
+
+def run_classes(
+    kind, variant, cnp.ndarray scores, cnp.ndarray target, int axis, value, out, v, weight,
+    sample_weight, grad_output, where, double margin, bint squared, bint per_class, double scale,
+    ignore_index, bint some_ignored, bint reduce,
+):
+    """Losses of rows into `value`, or their sum returned; derivatives of `kind` into `out`.
+
+    Targets are in range.  `weight` (C,), `sample_weight` and `grad_output` (one per row) are of the
+    type computed in.
+    """
+    cdef Plan plan
+    cdef int ndim = cnp.PyArray_NDIM(scores)
+    plan_begin(&plan, scores, axis)
+    plan_rowwise(&plan, TARGET, target, axis, ndim)
+    if some_ignored:
+        plan.ignore = ignore_index
+    if value is not None:
+        plan_rowwise(&plan, VALUE, value, axis, ndim)
+    if out is not None:
+        plan_full(&plan, OUT, out, axis)
+    if v is not None:
+        plan_full(&plan, V, v, axis)
+    if where is not None:
+        plan_full(&plan, WHERE, where, axis)
+    if sample_weight is not None:
+        plan_rowwise(&plan, SAMPLE, sample_weight, axis, ndim)
+    if grad_output is not None:
+        plan_rowwise(&plan, UPSTREAM, grad_output, axis, ndim)
+    if weight is not None:
+        plan.target_weight = <const char *>cnp.PyArray_DATA(weight)
+    plan.sum_values = reduce
+    plan.run.margin = margin
+    plan.run.squared = squared
+    plan.run.per_class = per_class
+    plan.run.scale = scale
+    plan_run(&plan, _CLASS_KERNELS[kind, variant])
     return plan.total[0] + plan.total[1]

@@ -129,6 +129,7 @@ cdef void _begin(Plan *plan, cnp.ndarray x, int axis) noexcept:
     plan.run.z_loss = 0.0
     plan.run.margin = 0.0
     plan.run.squared = 0
+    plan.run.per_class = 0
     plan.run.stream = 0
     temperature(plan, 1.0)
 
