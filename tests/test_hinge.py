@@ -857,11 +857,12 @@ def test_a_common_offset_changes_nothing(isa, dtype, rng, variant, classes):
     """Multiples of 1/8 are shifted without rounding."""
     z = rng.integers(-40, 40, (50, classes)).astype(dtype) / 8
     y = rng.integers(0, classes, 50)
-    value, grad = MH.value_and_grad(z, y, **variant)
-    other, slope = MH.value_and_grad(z + dtype(1024), y, **variant)
+    value, grad = MH.value_and_grad(z, y, reduction="sum", **variant)
+    other, slope = MH.value_and_grad(z + dtype(1024), y, reduction="sum", **variant)
     assert value == other
     assert np.array_equal(grad, slope)
-    assert (np.abs(grad.sum(1)) <= 4 * np.finfo(dtype).eps).all()
+    # Exact without "k"; with it NumPy adds C numbers whose sizes sum to 2 at most.
+    assert (np.abs(grad.sum(1)) <= 2 * classes * np.finfo(dtype).eps * ("divide" in variant)).all()
 
 
 def test_a_row_of_weight_two_counts_twice(isa, dtype, rng):

@@ -291,7 +291,7 @@ CASES = [
     ("hinge", (X, X > 0), {"margin": "wide"}, TypeError, "margin must be a real number; got 'wide'."),
     ("hinge", (X, X > 0), {"sample_weight": [1.0, 2]}, ValueError, "sample_weight must broadcast to the shape of scores, (2, 3); it has shape (2,)."),
     ("hinge.grad", (X, X > 0), {"sample_weight": -X - 1, "out": OUT}, ValueError, "sample_weight must be finite and >= 0; sample_weight[0, 0] is -1.0 (as float64)."),
-    ("hinge", (X.astype(np.float16), X > 0), {"sample_weight": [1e39]}, ValueError, "sample_weight must be finite and >= 0; sample_weight[0, 0] is inf (as float32)."),
+    ("hinge", (X.astype(np.float16), X > 0), {"sample_weight": [1e39]}, ValueError, "sample_weight must be finite and >= 0; sample_weight[0] is inf (as float32)."),
     ("hinge", (X, X > 0), {"where": [True, False]}, ValueError, "where must broadcast to the shape of scores, (2, 3); it has shape (2,)."),
     ("hinge", (X, X > 0), {"reduction": "avg"}, ValueError, "reduction must be 'mean', 'sum' or 'none'; got 'avg'."),
     ("hinge.hvp", (X, X > 0, X[0]), {}, ValueError, "v must have shape (2, 3); it has shape (3,)."),

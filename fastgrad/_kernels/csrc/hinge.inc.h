@@ -162,6 +162,14 @@ FG_INLINE V margin_step(const int op, const int squared, V x, V v, const Own *ow
   return out;
 }
 
+/* A line, past the caches. */
+FG_INLINE void row_stream(T *to, const T *from, ptrdiff_t n) {
+  ptrdiff_t c = 0;
+  for (const ptrdiff_t head = up_to_line(to, n); c < head; c++) to[c] = from[c];
+  for (; c + LANES <= n; c += LANES) vstream(to + c, vload(from + c));
+  for (; c < n; c++) to[c] = from[c];
+}
+
 FG_INLINE V margin_load(const int op, const int squared, const T *x, const T *v, ptrdiff_t n, const Own *own, V *values,
                         V *slopes) {
   const V zero = vset(0), v_part = op == MARGIN_HVP ? vload_some(v, n, zero) : zero;
@@ -169,32 +177,17 @@ FG_INLINE V margin_load(const int op, const int squared, const T *x, const T *v,
 }
 
 /* Weston-Watkins over n classes, none of them the target. */
-FG_INLINE void margin_span(const int op, const int squared, const T *x, const T *v, ptrdiff_t n, const Own *own,
-                           int stream, T *to, Wide *value, Wide *slope) {
+FG_INLINE void margin_span(const int op, const int squared, const T *x, const T *v, ptrdiff_t n, const Own *own, T *to,
+                           Wide *value, Wide *slope) {
   const V zero = vset(0);
   V values = zero, slopes = zero;
   ptrdiff_t c = 0;
-  if (op != MARGIN_VALUE && stream)
-    for (const ptrdiff_t head = up_to_line(to, n); c < head;) {
-      const ptrdiff_t here = head - c < LANES ? head - c : LANES;
-      const V out = margin_load(op, squared, x + c, v + c, here, own, &values, &slopes);
-      if (here < LANES)
-        vstore_n(to + c, out, here);
-      else
-        vstore(to + c, out);
-      c += here;
-    }
   for (; c + MASS_BLOCK * LANES <= n; c += MASS_BLOCK * LANES) {
 #pragma GCC unroll 4
     for (int k = 0; k < MASS_BLOCK; k++) {
       const ptrdiff_t at = c + k * LANES;
       const V out = margin_load(op, squared, x + at, v + at, LANES, own, &values, &slopes);
-      if (op != MARGIN_VALUE) {
-        if (stream)
-          vstream(to + at, out);
-        else
-          vstore(to + at, out);
-      }
+      if (op != MARGIN_VALUE) vstore(to + at, out);
     }
     wide_add(value, values);
     if (op != MARGIN_VALUE) wide_add(slope, slopes);
@@ -251,13 +244,16 @@ FG_INLINE void margin_rows(const int op, const int every, const int squared, con
   for (ptrdiff_t r = 0; r < run->rows; r++) {
     char *const out = run->out + r * run->out_row;
     const char *const drop = run->where ? run->where + r * run->where_row : NULL;
-    T *const to = flat ? (T *)out : line;
+    /* Which classes are summed together must not depend on where `out` lies: streamed rows of sums take a detour, at
+     * the offset of `out` from a whole line. */
+    const int detour = every && stream;
+    T *const to = detour ? line + ((uintptr_t)out & 63) / sizeof(T) : flat ? (T *)out : line;
     const ptrdiff_t y = run->target[r];
     int empty = y < 0;
     const T *const x = empty ? NULL : row_line(run, r, packed, &empty);
     T total = 0;
     if (empty) {
-      if (has_out) row_fill(to, n, 0, stream);
+      if (has_out) row_fill(flat ? (T *)out : line, n, 0, stream);
     } else {
       const char *const v_row = op == MARGIN_HVP ? run->v + r * run->v_row : NULL;
       const V classes = vset((T)kept_classes(run, r));
@@ -269,8 +265,8 @@ FG_INLINE void margin_rows(const int op, const int every, const int squared, con
       if (every) {
         const T *const v = op == MARGIN_HVP ? line_of(v_row, run->v_class, NULL, 0, n, v_line) : x;
         Wide values = wide_start(), slopes = wide_start();
-        margin_span(op, squared, x, v, y, &own, stream, to, &values, &slopes);
-        margin_span(op, squared, x + y + 1, v + y + 1, n - y - 1, &own, stream, to + y + 1, &values, &slopes);
+        margin_span(op, squared, x, v, y, &own, to, &values, &slopes);
+        margin_span(op, squared, x + y + 1, v + y + 1, n - y - 1, &own, to + y + 1, &values, &slopes);
         value = joined(wide_lanes(values));
         if (has_out) slope = joined(wide_lanes(slopes));
       } else {
@@ -294,6 +290,7 @@ FG_INLINE void margin_rows(const int op, const int every, const int squared, con
       if (has_out) to[y] = margin_own_out(op, slope, &own)[0];
       if (has_out && FG_UNLIKELY(value[0] != value[0]))
         for (ptrdiff_t c = 0; c < n; c++) to[c] = drop && !drop[c * run->where_class] ? 0 : nan;
+      if (detour) row_stream((T *)out, to, n);
     }
     if (run->value) *(T *)(run->value + r * run->value_row) = total;
     if (has_out && !flat)
