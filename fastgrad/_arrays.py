@@ -123,6 +123,8 @@ def check_between(x: float, name: str, low: float, high: float) -> float:
 def check_margin(margin: float, dtype: np.dtype[Any]) -> float:
     """A margin >= 0 that is finite in the type computed in too."""
     value = check_between(margin, "margin", 0.0, math.inf)
+    if value < 1e38:  # fits each type, and finfo takes long
+        return value
     largest = _largest(computed(dtype))
     return check_between(value, "margin", 0.0, largest) if value > largest else value
 

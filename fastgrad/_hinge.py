@@ -524,6 +524,9 @@ class MulticlassHinge(Loss):
             reduction,
             normalizer,
         )
+        plain = _plain(scores, target, options, False)
+        if plain is not None:
+            return plain[0]
         return _classes("value", scores, target, None, options, None, None)[0]
 
     def grad(
@@ -643,6 +646,10 @@ class MulticlassHinge(Loss):
             reduction,
             normalizer,
         )
+        if out is None and grad_output is None:
+            plain = _plain(scores, target, options, True)
+            if plain is not None:
+                return plain
         return _classes("value_and_grad", scores, target, None, options, grad_output, out)
 
     def hvp(
@@ -841,6 +848,32 @@ def _classes(
     if out is not None or result is None:
         return value, out
     return value, result if shape else result[0]
+
+
+def _plain(
+    scores: ArrayLike, target: ArrayLike, options: _ClassOptions, with_grad: bool
+) -> tuple[Any, Any] | None:
+    """The commonest call with the least overhead, or None if this is not one."""
+    axis, variant, divide, margin, squared, weight, sample_weight, ignore, *rest = options
+    where, reduction, normalizer = rest
+    if (
+        axis.__class__ is int
+        and axis == -1
+        and weight is None
+        and sample_weight is None
+        and where is None
+        and normalizer is None
+        and margin.__class__ is float
+        and 0.0 <= margin < 1e38
+        and (variant == "weston_watkins" or variant == "crammer_singer")
+        and (divide == "one" or (divide == "k" and variant == "weston_watkins"))
+        and (reduction == "mean" or reduction == "sum")
+        and (ignore is None or (type(ignore) is int and -(2**63) <= ignore < 0))
+    ):
+        return _kernels.plain_classes(
+            scores, target, variant, margin, squared, divide == "k", reduction == "mean", with_grad
+        )
+    return None
 
 
 def _evaluated(

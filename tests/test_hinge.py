@@ -739,6 +739,31 @@ def test_no_row_at_all(dtype):
     assert MH(z, y, reduction="none").shape == (0,)
 
 
+@EVERY_VARIANT
+@SQUARED
+@pytest.mark.parametrize("classes", [1, 10, 300])
+def test_the_short_way_of_the_commonest_call_changes_nothing(
+    isa, dtype, rng, variant, squared, classes
+):
+    z, y = rng.normal(size=(50, classes)).astype(dtype), rng.integers(0, classes, 50)
+    for reduction in ("mean", "sum"):
+        how = variant | {"squared": squared, "margin": 0.3, "reduction": reduction}
+        value, grad = MH.value_and_grad(z, y, **how)
+        other, slope = MH.value_and_grad(z, y, sample_weight=np.ones(50), out=z.copy(), **how)
+        assert value == other == MH(z, y, **how)
+        assert type(value) is float
+        assert np.array_equal(grad, slope)
+        assert grad.dtype == dtype
+    for bad in (-1, -100, classes):
+        targets = y.copy()
+        targets[30] = bad
+        if bad == -100:
+            assert MH(z, targets, **variant) == MH(z, targets, where=True, **variant)
+            continue
+        with pytest.raises(IndexError, match=rf"target\[30\] is {bad}"):
+            MH.value_and_grad(z, targets, **variant)
+
+
 def test_one_row_is_one_number(dtype):
     z = np.array([0.5, 1.0, 0.25], dtype)
     value, grad = MH.value_and_grad(z, 0)

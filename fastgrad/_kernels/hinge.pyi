@@ -39,3 +39,13 @@ def run_classes(
     some_ignored: bool,
     reduce: bool,
 ) -> float: ...
+def plain_classes(
+    scores: object,
+    target: object,
+    variant: str,
+    margin: float,
+    squared: bool,
+    per_class: bool,
+    mean: bool,
+    with_grad: bool,
+) -> tuple[float, NDArray[Any]] | None: ...

@@ -6,6 +6,7 @@ import numpy as np
 cimport numpy as cnp
 from libc.stdint cimport int64_t, uint64_t
 
+from fastgrad._kernels.cross_entropy cimport is_plain
 from fastgrad._kernels.isa cimport (
     FG_CRAMMER_SINGER,
     FG_CRAMMER_SINGER_GRAD,
@@ -163,3 +164,31 @@ def run_classes(
     plan.run.scale = scale
     plan_run(&plan, _CLASS_KERNELS[kind, variant])
     return plan.total[0] + plan.total[1]
+
+
+def plain_classes(
+    scores, target, variant, double margin, bint squared, bint per_class, bint mean, bint with_grad
+):
+    """(value, gradient or None) of the commonest call, or None if it is not one (is_plain)."""
+    cdef Plan plan
+    cdef cnp.ndarray z, y, grad = None
+    cdef Py_ssize_t n
+    cdef double total
+    if not is_plain(scores, target):
+        return None
+    z = scores
+    y = target
+    n = cnp.PyArray_DIM(z, 0)
+    plan_begin(&plan, z, 1)
+    plan_rowwise(&plan, TARGET, y, 1, 2)
+    plan.sum_values = True
+    plan.run.margin = margin
+    plan.run.squared = squared
+    plan.run.per_class = per_class
+    if with_grad:
+        grad = cnp.PyArray_EMPTY(2, cnp.PyArray_DIMS(z), cnp.PyArray_TYPE(z), 0)
+        plan_full(&plan, OUT, grad, 1)
+        plan.run.scale = 1.0 / n if mean else 1.0
+    plan_run(&plan, _CLASS_KERNELS["grad" if with_grad else "value", variant])
+    total = plan.total[0] + plan.total[1]
+    return (total / n if mean else total), grad
