@@ -411,7 +411,16 @@ def elementwise_op(request: pytest.FixtureRequest) -> Op:
     return request.param
 
 
-STREAMED = ("softmax", "log_softmax", "cross_entropy.grad", "sigmoid", "binary_cross_entropy.grad")
+STREAMED = (
+    "softmax",
+    "log_softmax",
+    "cross_entropy.grad",
+    "sigmoid",
+    "binary_cross_entropy.grad",
+    "hinge.grad",
+    "multiclass_hinge.grad crammer_singer",
+    "multiclass_hinge.grad weston_watkins",
+)
 
 
 @pytest.fixture(params=[op for op in OPS if op.name in STREAMED], ids=lambda op: op.name)
