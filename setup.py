@@ -89,6 +89,7 @@ setup(
         extension("softmax"),
         extension("cross_entropy"),
         extension("binary"),
+        extension("hinge"),
         extension("stats"),
         extension("segments"),
         extension("centroids"),

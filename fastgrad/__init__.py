@@ -31,6 +31,8 @@ from fastgrad._centroids import class_centroids as class_centroids
 from fastgrad._centroids import prototype_logits as prototype_logits
 from fastgrad._config import show_config as show_config
 from fastgrad._cross_entropy import cross_entropy as cross_entropy
+from fastgrad._hinge import hinge as hinge
+from fastgrad._hinge import multiclass_hinge as multiclass_hinge
 from fastgrad._linear import linear_cross_entropy as linear_cross_entropy
 from fastgrad._maps import Loss as Loss
 from fastgrad._maps import Map as Map
@@ -67,15 +69,17 @@ __all__ = [
     "class_centroids",
     "cross_entropy",
     "get_num_threads",
+    "hinge",
     "linear_cross_entropy",
     "log_sigmoid",
     "log_softmax",
     "logsumexp",
+    "multiclass_hinge",
     "num_threads",
+    "prototype_logits",
     "segment_log_softmax",
     "segment_logsumexp",
     "segment_max",
-    "prototype_logits",
     "segment_mean",
     "segment_min",
     "segment_softmax",

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastgrad._kernels import cross_entropy as _kernels
+from fastgrad._kernels import hinge as _signs
 from fastgrad._kernels import segments as _segments
 
 FloatArray: TypeAlias = NDArray[np.floating[Any]]
@@ -118,6 +119,15 @@ def check_between(x: float, name: str, low: float, high: float) -> float:
         bounds = f"in [{low:g}, {high:g}]" if high < math.inf else f"finite and >= {low:g}"
         raise ValueError(f"{name} must be {bounds}; got {value!r}.")
     return value
+
+
+def check_margin(margin: float, dtype: np.dtype[Any]) -> float:
+    """A margin >= 0 that is finite in the type computed in too."""
+    value = check_between(margin, "margin", 0.0, math.inf)
+    if value < 1e38:  # fits each type, and finfo takes long
+        return value
+    largest = _largest(computed(dtype))
+    return check_between(value, "margin", 0.0, largest) if value > largest else value
 
 
 def _real(x: Any, name: str) -> float:
@@ -241,11 +251,11 @@ def _overlaps_itself(a: NDArray[Any]) -> bool:
 
 
 def as_target(
-    target: ArrayLike, logits: FloatArray, shape: tuple[int, ...], axis: int
+    target: ArrayLike, logits: FloatArray, shape: tuple[int, ...], axis: int, name: str = "logits"
 ) -> tuple[NDArray[Any], bool]:
     """Class indices, one for every row of logits, their range not checked; or (True) probabilities.
 
-    `shape` is what the user sees as that of logits, which has at least one axis.
+    `shape` and `name` are what the user sees of logits, which has at least one axis.
     """
     if isinstance(target, np.ma.MaskedArray):
         raise TypeError(
@@ -256,7 +266,7 @@ def as_target(
     rows = logits.shape[:axis] + logits.shape[axis + 1 :]
     if y.dtype.kind in "biu":
         if y.shape != rows:
-            raise ValueError(_wrong_rows(y, logits, rows, axis))
+            raise ValueError(_wrong_rows(y, logits, rows, axis, name))
         return (
             y if y.flags.aligned and y.dtype.isnative else y.astype(y.dtype.newbyteorder("=")),
             False,
@@ -268,17 +278,17 @@ def as_target(
             "np.unique(y, return_inverse=True)."
         )
     if y.shape != shape:
-        raise _not_probabilities(y, shape, rows)
+        raise _not_probabilities(y, shape, rows, name)
     t = _fitted(as_scores(y, "target"), logits.dtype)
     _check_fit(t, "target", "a probability, finite and >= 0")
     return t.reshape(logits.shape), True
 
 
 def as_class_indices(
-    target: ArrayLike, logits: FloatArray, shape: tuple[int, ...], axis: int
+    target: ArrayLike, logits: FloatArray, shape: tuple[int, ...], axis: int, name: str = "logits"
 ) -> IntArray:
     """Class indices, one for every row of logits, their range not checked."""
-    y, soft = as_target(target, logits, shape, axis)
+    y, soft = as_target(target, logits, shape, axis, name)
     if soft:
         raise TypeError(
             f"target must hold class indices (integers); got probabilities of shape {shape}. "
@@ -294,14 +304,8 @@ def as_binary_target(
     y = np.asarray(target)
     if y.dtype.kind not in "biu" or isinstance(target, np.ma.MaskedArray):
         y = cast(as_scores(target, "target"), dtype)
-    if y.shape != shape:
-        hint = "Nothing is broadcast"
-        if y.size == math.prod(shape) and y.ndim != len(shape):
-            hint += f": pass target.reshape({shape})"
-        raise ValueError(
-            f"target must have the shape of logits, {shape}; it has shape {y.shape}. {hint}."
-        )
-    if y.dtype.kind == "f":
+    _check_elements(y, shape, "logits")
+    if _is_real(y):
         _check_fit(y, "target", "a probability in [0, 1]", 1.0)
         return y
     y = y if y.flags.aligned and y.dtype.isnative else y.astype(y.dtype.newbyteorder("="))
@@ -316,15 +320,51 @@ def as_binary_target(
     return y
 
 
+def as_signed_target(target: ArrayLike, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Bools, or integers that are all -1 or 1, of the shape of scores."""
+    if isinstance(target, np.ma.MaskedArray):
+        raise TypeError(
+            "target must be a plain array; got a masked array, whose mask would be lost. "
+            "Pass target=y.filled(1) and where=~np.ma.getmaskarray(y)."
+        )
+    y = np.asarray(target)
+    allowed = "target must hold bools, or the integers -1 and 1"
+    if y.dtype.kind not in "biu":
+        hint = " If its sign tells the class, pass target > 0." if _is_real(y) else ""
+        raise TypeError(f"{allowed}; got dtype {y.dtype}.{hint}")
+    _check_elements(y, shape, "scores")
+    y = y if y.flags.aligned and y.dtype.isnative else y.astype(y.dtype.newbyteorder("="))
+    bad = -1 if y.dtype.kind == "b" else _signs.first_unsigned(y)
+    if bad >= 0:
+        where = tuple(int(i) for i in np.unravel_index(bad, shape))
+        place = f"target[{', '.join(map(str, where))}]" if where else "target"
+        hint = " If the classes are 0 and 1, pass target == 1." if y[where] == 0 else ""
+        raise ValueError(f"{allowed}; {place} is {y[where]}.{hint}")
+    return y
+
+
+def _check_elements(y: NDArray[Any], shape: tuple[int, ...], name: str) -> None:
+    """A target for every element."""
+    if y.shape != shape:
+        hint = "Nothing is broadcast"
+        if y.size == math.prod(shape) and y.ndim != len(shape):
+            hint += f": pass target.reshape({shape})"
+        raise ValueError(
+            f"target must have the shape of {name}, {shape}; it has shape {y.shape}. {hint}."
+        )
+
+
 def _is_real(a: NDArray[Any]) -> bool:
     return a.dtype.kind == "f" or is_half(a.dtype)
 
 
-def _not_probabilities(y: NDArray[Any], shape: tuple[int, ...], rows: tuple[int, ...]) -> Exception:
+def _not_probabilities(
+    y: NDArray[Any], shape: tuple[int, ...], rows: tuple[int, ...], name: str
+) -> Exception:
     if y.ndim > len(shape):
         return TypeError(
             f"target must hold class indices of shape {rows}, or probabilities of the shape of "
-            f"logits, {shape}; got {y.dtype} of shape {y.shape}. The order is (logits, target)."
+            f"{name}, {shape}; got {y.dtype} of shape {y.shape}. The order is ({name}, target)."
         )
     if y.shape == rows:
         return TypeError(
@@ -332,14 +372,16 @@ def _not_probabilities(y: NDArray[Any], shape: tuple[int, ...], rows: tuple[int,
             "Use target.astype(np.int64) if the values are whole numbers."
         )
     return ValueError(
-        f"target must have the shape of logits, {shape}, if it holds probabilities; it has shape "
+        f"target must have the shape of {name}, {shape}, if it holds probabilities; it has shape "
         f"{y.shape}. Nothing is broadcast."
     )
 
 
-def _wrong_rows(y: NDArray[Any], logits: FloatArray, rows: tuple[int, ...], axis: int) -> str:
+def _wrong_rows(
+    y: NDArray[Any], logits: FloatArray, rows: tuple[int, ...], axis: int, name: str
+) -> str:
     start = (
-        f"target must have shape {rows}, that of logits {logits.shape} without the class axis "
+        f"target must have shape {rows}, that of {name} {logits.shape} without the class axis "
         f"{axis}; it has shape {y.shape}."
     )
     if y.shape == logits.shape:
@@ -347,7 +389,7 @@ def _wrong_rows(y: NDArray[Any], logits: FloatArray, rows: tuple[int, ...], axis
     if y.size == math.prod(rows) and y.ndim == len(rows) + 1:
         return f"{start} Nothing is broadcast: pass target.reshape({rows})."
     if y.ndim > logits.ndim:
-        return f"{start} The order of the arguments is (logits, target)."
+        return f"{start} The order of the arguments is ({name}, target)."
     if y.ndim == len(rows) and logits.ndim > 2 and sorted(y.shape) != sorted(rows):
         return f"{start} If another axis holds the classes, say axis=."
     return start
@@ -399,9 +441,22 @@ def check_reduction(reduction: str | None) -> str:
     return reduction
 
 
-def check_classes(classes: int, axis: int) -> None:
+def check_classes(classes: int, axis: int, name: str = "logits") -> None:
     if classes == 0:
-        raise ValueError(f"logits must have at least one class; axis {axis} has length 0.")
+        raise ValueError(f"{name} must have at least one class; axis {axis} has length 0.")
+
+
+def check_variant(variant: str, divide: str) -> None:
+    """Which classes a multiclass hinge counts, and whether it is divided by their number."""
+    if variant not in ("crammer_singer", "weston_watkins"):
+        raise ValueError(f"variant must be 'crammer_singer' or 'weston_watkins'; got {variant!r}.")
+    if divide not in ("one", "k"):
+        raise ValueError(f"divide must be 'one' or 'k'; got {divide!r}.")
+    if divide == "k" and variant == "crammer_singer":
+        raise ValueError(
+            "divide must be 'one' with variant='crammer_singer', which counts one class only; got "
+            "'k'. PyTorch's multi_margin_loss is variant='weston_watkins' with divide='k'."
+        )
 
 
 def check_normalizer(normalizer: float | None, reduction: str) -> float | None:
@@ -455,13 +510,17 @@ def as_row_weight(
 
 
 def as_element_weight(
-    weight: ArrayLike | None, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]
+    weight: ArrayLike | None,
+    name: str,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    scores: str = "logits",
 ) -> FloatArray | None:
-    """A weight for every element of logits, broadcast to their shape, in their dtype."""
+    """A weight for every element of the scores, broadcast to them, in the type computed in."""
     if weight is None:
         return None
-    w = cast(as_scores(weight, name), dtype)
-    broadcast = _broadcast(w, shape, name, "logits")
+    w = cast(as_scores(weight, name), computed(dtype))
+    broadcast = _broadcast(w, shape, name, scores)
     _check_fit(w, name, "finite and >= 0")
     return broadcast
 

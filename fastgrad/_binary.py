@@ -546,7 +546,7 @@ def _loss(
     s = _arrays.as_element_weight(options.sample_weight, "sample_weight", z.shape, z.dtype)
     mask = _arrays.as_where(options.where, z.shape, "logits")
     factor, upstream = _arrays.as_grad_output(grad_output, how, z.shape, z.dtype)
-    direction = None if v is None else _arrays.as_cotangent(v, z.shape, z.dtype, "v")
+    direction = _arrays.as_cotangent(v, z.shape, z.dtype, "v") if kind == "hvp" else None
     result: Any = None
     if kind != "value":
         # `out` may be the first of these.

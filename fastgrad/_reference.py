@@ -64,6 +64,11 @@ __all__ = [
     "cross_entropy_hess_diag",
     "cross_entropy_hvp",
     "cross_entropy_value_and_grad",
+    "hinge",
+    "hinge_grad",
+    "hinge_hess_diag",
+    "hinge_hvp",
+    "hinge_value_and_grad",
     "linear_cross_entropy",
     "linear_cross_entropy_fisher_diag",
     "linear_cross_entropy_grad",
@@ -78,6 +83,14 @@ __all__ = [
     "logsumexp",
     "logsumexp_jvp",
     "logsumexp_vjp",
+    "multiclass_hinge",
+    "multiclass_hinge_grad",
+    "multiclass_hinge_hess_diag",
+    "multiclass_hinge_hvp",
+    "multiclass_hinge_value_and_grad",
+    "prototype_logits",
+    "prototype_logits_jvp",
+    "prototype_logits_vjp",
     "segment_log_softmax",
     "segment_log_softmax_jvp",
     "segment_log_softmax_vjp",
@@ -99,9 +112,6 @@ __all__ = [
     "segment_sum",
     "segment_sum_jvp",
     "segment_sum_vjp",
-    "prototype_logits",
-    "prototype_logits_jvp",
-    "prototype_logits_vjp",
     "sigmoid",
     "sigmoid_jvp",
     "sigmoid_vjp",
@@ -1974,6 +1984,8 @@ def segment_log_softmax_jvp(
     array([ 0.5,  0. , -0.5])
     """
     return _within(log_softmax_jvp, [data, v], segments, 0.0, **options)
+
+
 # Class centroids ---------------------------------------------------------------------------------
 
 
@@ -2407,3 +2419,411 @@ def centroid_hinge_hvp(X: ArrayLike, labels: ArrayLike, v: ArrayLike, **options:
            [-0.5]])
     """
     return _centroid_hinge(X, labels, v, **options)[2]
+
+
+# Hinge -------------------------------------------------------------------------------------------
+
+
+def _signs(target: ArrayLike, shape: tuple[int, ...]) -> Exact:
+    """The classes as -1 and 1; False is -1."""
+    y = np.asarray(target)
+    if not (y.dtype == bool or np.isin(y, (-1, 1)).all()):
+        raise ValueError(f"target must hold bools, or -1 and 1; it holds {np.unique(y)}")
+    return np.where(y.reshape(shape) > 0, np.longdouble(1), np.longdouble(-1))
+
+
+def _hinge_grad(y: Exact, h: Exact, squared: bool) -> Exact:
+    return np.where(h > 0, -y * (2 * h if squared else 1), h)
+
+
+def _hinge_hess(y: Exact, h: Exact, squared: bool) -> Exact:
+    return np.where(h > 0, np.longdouble(2 if squared else 0), h)
+
+
+@np.errstate(all="ignore")
+def _hinge(
+    derivative: Callable[[Exact, Exact, bool], Exact],
+    scores: ArrayLike,
+    target: ArrayLike,
+    *,
+    margin: float = 1.0,
+    squared: bool = False,
+    sample_weight: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+    normalizer: float | None = None,
+    grad_output: ArrayLike | None = None,
+) -> tuple[Exact, Exact]:
+    """The value, and the derivative for each score given its sign and its hinge."""
+    f = _exact(scores)
+    y = _signs(target, f.shape)
+    s = np.broadcast_to(_exact(1.0 if sample_weight is None else sample_weight), f.shape)
+    counted = (s != 0) & _mask(where, f.shape)
+    h = np.maximum(0, np.longdouble(margin) - y * f)
+    value, table = _reduced(
+        np.where(counted, s * h ** (2 if squared else 1), 0).ravel(),
+        np.where(counted, s, 0).ravel(),
+        (s * derivative(y, h, squared)).reshape(-1, 1),
+        counted.reshape(-1, 1),
+        np.shape(scores),
+        reduction,
+        normalizer,
+        grad_output,
+    )
+    return value, table.reshape(np.shape(scores))
+
+
+def hinge(scores: ArrayLike, target: ArrayLike, **options: Any) -> Exact:
+    """Hinge loss of scores f against targets y in {-1, 1}: ``s max(0, margin - y f)``, or squared.
+
+    Parameters
+    ----------
+    scores : array_like
+        Scores, any shape.
+    target : array_like, the shape of `scores`
+        Bools, or -1 and 1.
+    margin : float, default 1
+    squared : bool, default False
+        Whether ``max(0, margin - y f)`` is squared.
+    sample_weight : array_like, optional
+        Weights s of the elements. Broadcast to the shape of `scores`.
+    where : array_like of bool, optional
+        False leaves an element out. Broadcasts to the shape of `scores`.
+    reduction : {"mean", "sum", "none"}, default "mean"
+        "mean" divides the sum of the losses by the sum of s over the elements that are not ignored.
+    normalizer : float, optional
+        The divisor of "mean", instead of the sum of weights. Other reductions do not use it.
+
+    Returns
+    -------
+    ndarray of longdouble
+        0-d, or one loss per element for "none".
+
+        An element is ignored (loss 0, derivatives exactly 0, not in the divisor, even if it is NaN)
+        if its sample weight is 0 or `where` is False there. Otherwise NaN gives NaN. The mean is
+        NaN if the divisor is 0.
+
+    Notes
+    -----
+    C. Cortes and V. Vapnik, "Support-vector networks", Machine Learning 20, 1995,
+    doi 10.1007/BF00994018.
+
+    Examples
+    --------
+    >>> hinge([0.25, 0.25, 3.0], [1, -1, 1], reduction="none").astype(float)
+    array([0.75, 1.25, 0.  ])
+    """
+    return hinge_value_and_grad(scores, target, **options)[0]
+
+
+def hinge_value_and_grad(
+    scores: ArrayLike, target: ArrayLike, **options: Any
+) -> tuple[Exact, Exact]:
+    """Value of `hinge` and its gradient with respect to `scores`.
+
+    The gradient is ``-s y`` where the hinge ``h = max(0, margin - y f)`` is above 0, or
+    ``-2 s y h`` if it is squared, and 0 elsewhere: at the kink too.
+
+    Parameters
+    ----------
+    grad_output : array_like, optional
+        Factor of the gradient (of the Hessian, for the second derivatives): a number, or one per
+        element for "none"; 1 if not given. The value is not multiplied.
+    scores, target, margin, ...
+        As in `hinge`.
+
+    Returns
+    -------
+    value : ndarray of longdouble
+    grad : ndarray of longdouble, the shape of `scores`
+        Exactly 0 in ignored elements, and everywhere if the divisor of a mean is 0.
+
+    Examples
+    --------
+    >>> value, grad = hinge_value_and_grad([0.25, 1.0], [-1, 1], squared=True, reduction="sum")
+    >>> float(value), grad.astype(float)
+    (1.5625, array([2.5, 0. ]))
+    """
+    return _hinge(_hinge_grad, scores, target, **options)
+
+
+def hinge_grad(scores: ArrayLike, target: ArrayLike, **options: Any) -> Exact:
+    """Gradient of `hinge` with respect to `scores`.
+
+    Parameters as in `hinge` and `hinge_value_and_grad`.
+
+    Examples
+    --------
+    >>> hinge_grad([0.25, 1.0], [-1, 1], reduction="sum").astype(float)
+    array([1., 0.])
+    """
+    return hinge_value_and_grad(scores, target, **options)[1]
+
+
+def hinge_hvp(scores: ArrayLike, target: ArrayLike, v: ArrayLike, **options: Any) -> Exact:
+    """Hessian of `hinge` times `v`, which has the shape of `scores`.
+
+    The Hessian is diagonal: `hinge_hess_diag` times `v`, which is not read where that is 0.
+
+    Examples
+    --------
+    >>> hinge_hvp([0.25, 1.0], [-1, 1], [3.0, 3.0], squared=True, reduction="sum").astype(float)
+    array([6., 0.])
+    """
+
+    def derivative(y: Exact, h: Exact, squared: bool) -> Exact:
+        curvature = _hinge_hess(y, h, squared)
+        return np.where(curvature == 0, 0, curvature * _exact(v))
+
+    return _hinge(derivative, scores, target, **options)[1]
+
+
+def hinge_hess_diag(scores: ArrayLike, target: ArrayLike, **options: Any) -> Exact:
+    """Diagonal of the Hessian of `hinge`: 0, or ``2 s`` where a squared hinge is above 0.
+
+    Parameters as in `hinge` and `hinge_value_and_grad`.
+
+    Examples
+    --------
+    >>> hinge_hess_diag([0.25, 1.0], [-1, 1], squared=True, reduction="sum").astype(float)
+    array([2., 0.])
+    """
+    return _hinge(_hinge_hess, scores, target, **options)[1]
+
+
+# Multiclass hinge --------------------------------------------------------------------------------
+
+
+def _rivals(z: Exact, y: int, margin: float, crammer_singer: bool) -> Exact:
+    """``max(0, margin + z_j - z_y)`` for the classes that count, 0 at the target and at the others.
+
+    All NaN where the row has no margin: it holds NaN, or the target and its largest rival are the
+    same infinity.
+    """
+    others = np.arange(len(z)) != y
+    top = np.where(others, z, -np.inf).max()
+    if np.isnan(z).any() or (np.isinf(top) and top == z[y]):
+        return np.full_like(z, np.nan)
+    gaps = np.where(others & (z > -np.inf), z - z[y] + np.longdouble(margin), 0)
+    if crammer_singer:
+        first = np.argmax(np.where(others, z, -np.inf))
+        gaps = np.where(np.arange(len(z)) == first, gaps, 0)
+    return np.maximum(0, gaps)
+
+
+# The three row functions get the hinges of a row (a table row of `_rivals`) and its target.
+
+
+def _rivals_grad_row(h: Exact, y: int, squared: bool) -> Exact:
+    slopes = 2 * h if squared else np.where(h > 0, np.longdouble(1), h)
+    slopes[y] = -slopes.sum()
+    return slopes
+
+
+def _rivals_hvp_row(h: Exact, y: int, squared: bool, v: Exact) -> Exact:
+    """Each counted class bends the loss along its own score minus the target's."""
+    moved = np.where(h > 0, 2 * (v - v[y]) if squared else 0, h)
+    moved[y] = -moved.sum()
+    return moved
+
+
+def _rivals_hess_diag_row(h: Exact, y: int, squared: bool) -> Exact:
+    curvature = np.where(h > 0, np.longdouble(2 if squared else 0), h)
+    curvature[y] = curvature.sum()
+    return curvature
+
+
+@np.errstate(all="ignore")
+def _multiclass_hinge(
+    derivative: Callable[..., Exact],
+    scores: ArrayLike,
+    target: ArrayLike,
+    *vectors: ArrayLike,
+    axis: int = -1,
+    variant: str = "crammer_singer",
+    divide: str = "one",
+    margin: float = 1.0,
+    squared: bool = False,
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: int | None = -100,
+    where: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+    normalizer: float | None = None,
+    grad_output: ArrayLike | None = None,
+) -> tuple[Exact, Exact]:
+    """The value, and what the row function `derivative` gives, in the shape of `scores`."""
+    z = _exact(scores)
+    batch = _batch_shape(z.shape, axis)
+    rows = _rows(z, axis)
+    tables = [_rows(_exact(v), axis) for v in vectors]
+    keep = _rows(_mask(where, z.shape), axis)
+    n, num_classes = rows.shape
+    w = np.ones(num_classes, np.longdouble) if weight is None else _exact(weight)
+    s = np.ones(n, np.longdouble) if sample_weight is None else _exact(sample_weight).reshape(n)
+    one_hot = _one_hot(np.asarray(target), batch, num_classes, ignore_index)
+    row_weight = s * (one_hot @ w)
+    ignored = (row_weight == 0) | ~keep.any(axis=1)
+
+    losses = np.zeros(n, np.longdouble)
+    derivatives = np.zeros((n, num_classes), np.longdouble)
+    for i in np.flatnonzero(~ignored).tolist():
+        k = keep[i]
+        if (one_hot[i, ~k] > 0).any():
+            raise ValueError(f"where removes the target of row [{_row_name(i, batch)}]")
+        y = int(one_hot[i, k].argmax())
+        h = _rivals(rows[i, k], y, margin, variant == "crammer_singer")
+        factor = row_weight[i] / (k.sum() if divide == "k" else 1)
+        losses[i] = factor * (h ** (2 if squared else 1)).sum()
+        parts = (table[i, k] for table in tables)
+        derivatives[i, k] = factor * derivative(h, y, squared, *parts)
+
+    value, table = _reduced(
+        losses,
+        np.where(ignored, 0, row_weight),
+        derivatives,
+        keep & ~ignored[:, None],
+        batch,
+        reduction,
+        normalizer,
+        grad_output,
+    )
+    return value, _unrows(table, z.shape, axis).reshape(np.shape(scores))
+
+
+def multiclass_hinge(scores: ArrayLike, target: ArrayLike, **options: Any) -> Exact:
+    """Hinge loss of the scores of classes against class indices.
+
+    With ``h_j = max(0, margin + z_j - z_y)`` for the classes j other than the target y, a row's
+    loss is ``s w_y max_j h_j`` (Crammer and Singer) or ``s w_y sum_j h_j`` (Weston and Watkins);
+    `squared` squares each h.
+
+    Parameters
+    ----------
+    scores : array_like
+        Scores; the classes lie along `axis`.
+    target : array_like of int
+        Class indices, in the shape of `scores` without `axis`.
+    axis : int, default -1
+        The class axis.
+    variant : {"crammer_singer", "weston_watkins"}
+    divide : {"one", "k"}, default "one"
+        "k" divides a row's loss by the number of classes kept.
+    margin : float, default 1
+    squared : bool, default False
+    weight : array_like, shape (C,), optional
+        Weights w of the classes; the target's counts.
+    sample_weight : array_like, optional
+        Weights s of the rows, in the shape of `scores` without `axis`.
+    ignore_index : int or None, default -100
+        Rows with this class index are ignored.
+    where : array_like of bool, optional
+        False removes a class. Broadcasts to the shape of `scores`.
+    reduction : {"mean", "sum", "none"}, default "mean"
+        "mean" divides the sum of the losses by the sum of ``s w_y`` over the rows not ignored.
+    normalizer : float, optional
+        The divisor of "mean", instead of the sum of weights. Other reductions do not use it.
+
+    Returns
+    -------
+    ndarray of longdouble
+        0-d, or one loss per row for "none".
+
+        A row is ignored (loss 0, derivatives exactly 0, not in the divisor, even if it holds NaN)
+        if its class index is `ignore_index`, a weight of it is 0, or `where` removes every class.
+        Otherwise a row has loss NaN if it holds NaN, or if its target and the largest other score
+        are the same infinity. Other classes at -inf count for nothing. A row of one class has loss
+        0. The mean is NaN if the divisor is 0.
+
+    Notes
+    -----
+    K. Crammer and Y. Singer, "On the algorithmic implementation of multiclass kernel-based vector
+    machines", JMLR 2, 2001; J. Weston and C. Watkins, "Support vector machines for multi-class
+    pattern recognition", ESANN 1999.
+
+    Examples
+    --------
+    >>> z = [[0.5, 1.0, 0.25, -2.0]]
+    >>> float(multiclass_hinge(z, [0]))
+    1.5
+    >>> float(multiclass_hinge(z, [0], variant="weston_watkins", divide="k"))
+    0.5625
+    """
+    return multiclass_hinge_value_and_grad(scores, target, **options)[0]
+
+
+def multiclass_hinge_value_and_grad(
+    scores: ArrayLike, target: ArrayLike, **options: Any
+) -> tuple[Exact, Exact]:
+    """Value of `multiclass_hinge` and its gradient with respect to `scores`.
+
+    A class that counts and whose ``h_j`` is above 0 has the gradient ``s w_y`` (squared:
+    ``2 s w_y h_j``), the target minus their sum; every other class has 0. In Crammer and Singer's
+    variant the first of the largest classes counts, in Weston and Watkins' all but the target.
+
+    Parameters
+    ----------
+    grad_output : array_like, optional
+        Factor of the gradient (of the Hessian, for the second derivatives): a number, or one per
+        row for "none"; 1 if not given. The value is not multiplied.
+    scores, target, axis, ...
+        As in `multiclass_hinge`.
+
+    Returns
+    -------
+    value : ndarray of longdouble
+    grad : ndarray of longdouble, the shape of `scores`
+        Exactly 0 in ignored rows, in removed classes, and everywhere if the divisor of a mean is 0.
+
+    Examples
+    --------
+    >>> value, grad = multiclass_hinge_value_and_grad([[0.5, 1.0, 0.25, -2.0]], [0])
+    >>> float(value), grad.astype(float)
+    (1.5, array([[-1.,  1.,  0.,  0.]]))
+    """
+    return _multiclass_hinge(_rivals_grad_row, scores, target, **options)
+
+
+def multiclass_hinge_grad(scores: ArrayLike, target: ArrayLike, **options: Any) -> Exact:
+    """Gradient of `multiclass_hinge` with respect to `scores`.
+
+    Parameters as in `multiclass_hinge` and `multiclass_hinge_value_and_grad`.
+
+    Examples
+    --------
+    >>> z = [[0.5, 1.0, 0.25, -2.0]]
+    >>> multiclass_hinge_grad(z, [0], variant="weston_watkins").astype(float)
+    array([[-2.,  1.,  1.,  0.]])
+    """
+    return multiclass_hinge_value_and_grad(scores, target, **options)[1]
+
+
+def multiclass_hinge_hvp(
+    scores: ArrayLike, target: ArrayLike, v: ArrayLike, **options: Any
+) -> Exact:
+    """Hessian of `multiclass_hinge` times `v`, which has the shape of `scores`.
+
+    0, or for the squared loss ``2 s w_y (v_j - v_y)`` at the classes that count, and minus their
+    sum at the target. The `v` of all other classes is not read.
+
+    Examples
+    --------
+    >>> z, v = [[0.5, 1.0, 0.25, -2.0]], [[1.0, 3.0, 0.0, 9.0]]
+    >>> multiclass_hinge_hvp(z, [0], v, squared=True).astype(float)
+    array([[-4.,  4.,  0.,  0.]])
+    """
+    return _multiclass_hinge(_rivals_hvp_row, scores, target, v, **options)[1]
+
+
+def multiclass_hinge_hess_diag(scores: ArrayLike, target: ArrayLike, **options: Any) -> Exact:
+    """Diagonal of the Hessian of `multiclass_hinge`.
+
+    0, or for the squared loss ``2 s w_y`` at the classes that count, and their sum at the target.
+
+    Examples
+    --------
+    >>> z = [[0.5, 1.0, 0.25, -2.0]]
+    >>> multiclass_hinge_hess_diag(z, [0], variant="weston_watkins", squared=True).astype(float)
+    array([[4., 2., 2., 0.]])
+    """
+    return _multiclass_hinge(_rivals_hess_diag_row, scores, target, **options)[1]

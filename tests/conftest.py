@@ -214,6 +214,10 @@ def _labels(rng: np.random.Generator, x: np.ndarray, axis: int) -> tuple[np.ndar
     return (np.asarray(rng.integers(0, 2, x.shape)),)
 
 
+def _signs(rng: np.random.Generator, x: np.ndarray, axis: int) -> tuple[np.ndarray]:
+    return (np.asarray(rng.choice([-1, 1], x.shape)),)
+
+
 def _rowwise(rng: np.random.Generator, x: np.ndarray, axis: int) -> tuple[np.ndarray]:
     return (rng.normal(size=_without(x, axis)).astype(x.dtype.newbyteorder("=")),)
 
@@ -370,6 +374,28 @@ OPS = [
         lambda x, axis, y: ref.binary_cross_entropy_grad(x, y, reduction="sum"),
         8,
     ),
+    Op(
+        "hinge.grad",
+        _signs,
+        lambda x, axis, y, **kw: fg.hinge.grad(x, y, squared=True, reduction="sum", **kw),
+        lambda x, axis, y: ref.hinge_grad(x, y, squared=True, reduction="sum"),
+        4,
+    ),
+    # Subtraction, square and sum round a few times: 6 ulp, as test_hinge.py counts them.
+    *[
+        Op(
+            f"multiclass_hinge.grad {variant}",
+            _targets,
+            lambda x, axis, y, variant=variant, **kw: fg.multiclass_hinge.grad(
+                x, y, axis=axis, variant=variant, squared=True, reduction="sum", **kw
+            ),
+            lambda x, axis, y, variant=variant: ref.multiclass_hinge_grad(
+                np.atleast_1d(x), y, axis=axis, variant=variant, squared=True, reduction="sum"
+            ).reshape(x.shape),
+            6,
+        )
+        for variant in ("crammer_singer", "weston_watkins")
+    ],
 ]
 
 
@@ -385,7 +411,16 @@ def elementwise_op(request: pytest.FixtureRequest) -> Op:
     return request.param
 
 
-STREAMED = ("softmax", "log_softmax", "cross_entropy.grad", "sigmoid", "binary_cross_entropy.grad")
+STREAMED = (
+    "softmax",
+    "log_softmax",
+    "cross_entropy.grad",
+    "sigmoid",
+    "binary_cross_entropy.grad",
+    "hinge.grad",
+    "multiclass_hinge.grad crammer_singer",
+    "multiclass_hinge.grad weston_watkins",
+)
 
 
 @pytest.fixture(params=[op for op in OPS if op.name in STREAMED], ids=lambda op: op.name)

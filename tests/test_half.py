@@ -116,6 +116,49 @@ def test_elementwise(half, shape):
             same(a, b, half)
 
 
+@pytest.mark.parametrize("name", ["hinge", "binary_cross_entropy"])
+def test_weights_of_elements(half, name):
+    """They are cast to float32, not to the type of the scores."""
+    rng = np.random.default_rng(9)
+    x, s = rng.normal(size=(70, 17)).astype(half), rng.random((70, 17))
+    y = rng.random((70, 17)) < 0.5
+    for z, wide in layouts(x):
+        got = getattr(fg, name).value_and_grad(z, y, sample_weight=s)
+        expected = getattr(fg, name).value_and_grad(wide, y, sample_weight=s)
+        for a, b in zip(got, expected, strict=True):
+            same(a, b, half)
+
+
+@pytest.mark.parametrize("squared", [False, True])
+@pytest.mark.parametrize("shape", [(7,), (70, 17), (5, 7, 33)], ids=str)
+def test_hinge(half, shape, squared):
+    y = np.random.default_rng(4).random(shape) < 0.5
+    x, v = np.random.default_rng(5).normal(size=(2, *shape)).astype(half)
+    loss = fg.hinge.with_options(squared=squared, margin=0.3)
+    for z, wide in layouts(x):
+        for a, b in zip(loss.value_and_grad(z, y), loss.value_and_grad(wide, y), strict=True):
+            same(a, b, half)
+        same(loss.hvp(z, y, v), loss.hvp(wide, y, v.astype(np.float32)), half)
+
+
+@pytest.mark.parametrize(("shape", "axis"), SHAPES)
+@pytest.mark.parametrize("variant", ["crammer_singer", "weston_watkins"])
+def test_multiclass_hinge(half, shape, axis, variant):
+    rng = np.random.default_rng(1)
+    rows = tuple(np.delete(shape, axis))
+    y = rng.integers(0, shape[axis], rows)
+    v = rng.normal(size=shape).astype(half)
+    options = {"axis": axis, "variant": variant, "squared": True, "sample_weight": rng.random(rows)}
+    for reduction in ("mean", "none"):
+        loss = fg.multiclass_hinge.with_options(reduction=reduction, **options)
+        for x, wide in layouts(special(shape, half)):
+            got, expected = loss.value_and_grad(x, y), loss.value_and_grad(wide, y)
+            for a, b in zip(got, expected, strict=True):
+                same(a, b, half)
+            same(loss.hvp(x, y, v), loss.hvp(wide, y, v.astype(np.float32)), half)
+            same(loss.hess_diag(x, y), loss.hess_diag(wide, y), half)
+
+
 @pytest.mark.parametrize(("shape", "axis"), [*SHAPES, ((9,), 0)])
 def test_token_stats(half, shape, axis):
     y = np.random.default_rng(6).integers(0, shape[axis], tuple(np.delete(shape, axis)))

@@ -21,18 +21,23 @@ SEGMENT_MAPS = [
     fg.segment_softmax,
     fg.segment_log_softmax,
 ]
-MAPS = [fg.softmax, fg.log_softmax, fg.logsumexp, fg.sigmoid, fg.log_sigmoid, *SEGMENT_MAPS]
-LOSSES = [fg.cross_entropy, fg.binary_cross_entropy]
 MAPS = [
     fg.softmax,
     fg.log_softmax,
     fg.logsumexp,
     fg.sigmoid,
     fg.log_sigmoid,
+    *SEGMENT_MAPS,
     fg.class_centroids,
     fg.prototype_logits,
 ]
-LOSSES = [fg.cross_entropy, fg.binary_cross_entropy, fg.centroid_hinge]
+LOSSES = [
+    fg.cross_entropy,
+    fg.binary_cross_entropy,
+    fg.hinge,
+    fg.multiclass_hinge,
+    fg.centroid_hinge,
+]
 BUILT_IN = MAPS + LOSSES
 built_in = pytest.mark.parametrize("f", BUILT_IN, ids=lambda f: f.__name__)
 
@@ -45,6 +50,14 @@ OPTIONS = (
 XENT = f"logits, target, {OPTIONS}"
 BINARY = "*, pos_weight=None, sample_weight=None, where=None, reduction='mean', normalizer=None"
 BCE = f"logits, target, {BINARY}"
+HINGE = (
+    "*, margin=1.0, squared=False, sample_weight=None, where=None, reduction='mean', "
+    "normalizer=None"
+)
+CLASSES = (
+    "*, axis=-1, variant='crammer_singer', divide='one', margin=1.0, squared=False, weight=None, "
+    "sample_weight=None, ignore_index=-100, where=None, reduction='mean', normalizer=None"
+)
 LINEAR = (
     "*, bias=None, l2=0.0, weight=None, sample_weight=None, ignore_index=-100, "
     "label_smoothing=0.0, z_loss=0.0, reduction='mean', normalizer=None, memory=67108864"
@@ -92,6 +105,18 @@ SIGNATURES = [
     (fg.binary_cross_entropy.value_and_grad, f"{BCE}, grad_output=None, out=None"),
     (fg.binary_cross_entropy.hvp, f"logits, target, v, {BINARY}, grad_output=None, out=None"),
     (fg.binary_cross_entropy.hess_diag, f"{BCE}, grad_output=None, out=None"),
+    *[
+        (f, f"scores, target, {options}{', grad_output=None, out=None' if more else ''}")
+        for loss, options in ((fg.hinge, HINGE), (fg.multiclass_hinge, CLASSES))
+        for f, more in (
+            (loss, False),
+            (loss.grad, True),
+            (loss.value_and_grad, True),
+            (loss.hess_diag, True),
+        )
+    ],
+    (fg.hinge.hvp, f"scores, target, v, {HINGE}, grad_output=None, out=None"),
+    (fg.multiclass_hinge.hvp, f"scores, target, v, {CLASSES}, grad_output=None, out=None"),
     (fg.token_stats, "logits, target, *, axis=-1, ignore_index=-100"),
     (fg.linear_cross_entropy, f"X, W, target, {LINEAR}"),
     (fg.linear_cross_entropy.grad, f"X, W, target, {LINEAR}, {GRAD}"),

@@ -9,6 +9,7 @@ cross_entropy   the loss, its gradient, the scan of targets
 binary          sigmoid, log_sigmoid and binary cross-entropy, element by element
 segments        sorting rows by segment, and reductions over segments
 centroids       kernels that take a whole segment: the centroid hinge, moments, prototypes
+hinge           the hinge losses, of one score and of classes
 stats           what language models are evaluated by: a record for every row
 csrc/           the C kernels: fastgrad.h is their contract, kernels.inc.h their spine
 

@@ -79,8 +79,11 @@ def run(
     A target of floats holds probabilities, any other one 0 and 1.
     """
     cdef Plan plan
+    # bfloat16 is neither a float nor an integer to NumPy.
+    cdef int type = cnp.PyArray_TYPE(target)
+    cdef bint indices = cnp.PyTypeNum_ISINTEGER(type) or cnp.PyTypeNum_ISBOOL(type)
     plan_elements(&plan, logits)
-    _element(&plan, G if cnp.PyTypeNum_ISFLOAT(cnp.PyArray_TYPE(target)) else TARGET, target)
+    _element(&plan, TARGET if indices else G, target)
     _element(&plan, VALUE, value)
     _element(&plan, OUT, out)
     _element(&plan, V, v)

@@ -246,23 +246,17 @@ def total_weight(cnp.ndarray zeros, target, ignore_index, weight, sample_weight,
     return plan.total[0] + plan.total[1]
 
 
-def plain(logits, target, bint mean, bint with_grad):
-    """(value, gradient or None) of the commonest call, or None if it is not one.
-
-    It is one if logits (N, C) is C-contiguous float32 or float64, target (N,) contiguous int64 with
-    every entry in [0, C), and N, C > 0.
-    """
-    cdef Plan plan
-    cdef cnp.ndarray z, y, grad
+cdef bint is_plain(logits, target):
+    """Are logits (N, C) C-contiguous float32 or float64, target (N,) contiguous int64 with every
+    entry in [0, C), and N, C > 0?"""
+    cdef cnp.ndarray z, y
     cdef int type
-    cdef Py_ssize_t n
-    cdef double total
     if not (cnp.PyArray_CheckExact(logits) and cnp.PyArray_CheckExact(target)):
-        return None
+        return False
     z = logits
     y = target
     type = cnp.PyArray_TYPE(z)
-    if not (
+    return (
         (type == cnp.NPY_FLOAT32 or type == cnp.NPY_FLOAT64)
         and cnp.PyArray_NDIM(z) == 2
         and cnp.PyArray_IS_C_CONTIGUOUS(z)
@@ -273,17 +267,28 @@ def plain(logits, target, bint mean, bint with_grad):
         and cnp.PyArray_ISBEHAVED_RO(y)
         and cnp.PyArray_DIM(y, 0) == cnp.PyArray_DIM(z, 0)
         and cnp.PyArray_SIZE(z) > 0
-    ):
+        and active().f64.count_outside(
+            <int64_t *>cnp.PyArray_DATA(y), cnp.PyArray_DIM(y, 0), cnp.PyArray_DIM(z, 1)
+        ) == 0
+    )
+
+
+def plain(logits, target, bint mean, bint with_grad):
+    """(value, gradient or None) of the commonest call, or None if it is not one (is_plain)."""
+    cdef Plan plan
+    cdef cnp.ndarray z, y, grad = None
+    cdef Py_ssize_t n
+    cdef double total
+    if not is_plain(logits, target):
         return None
+    z = logits
+    y = target
     n = cnp.PyArray_DIM(z, 0)
-    if active().f64.count_outside(<int64_t *>cnp.PyArray_DATA(y), n, cnp.PyArray_DIM(z, 1)):
-        return None
-    grad = None
     plan_begin(&plan, z, 1)
     plan_rowwise(&plan, TARGET, y, 1, 2)
     plan.sum_values = True
     if with_grad:
-        grad = cnp.PyArray_EMPTY(2, cnp.PyArray_DIMS(z), type, 0)
+        grad = cnp.PyArray_EMPTY(2, cnp.PyArray_DIMS(z), cnp.PyArray_TYPE(z), 0)
         plan_full(&plan, OUT, grad, 1)
         plan.run.scale = 1.0 / n if mean else 1.0
     plan_run(&plan, FG_CROSS_ENTROPY_GRAD if with_grad else FG_CROSS_ENTROPY)

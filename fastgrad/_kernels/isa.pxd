@@ -27,6 +27,9 @@ cdef extern from "fastgrad.h" nogil:
         double scale
         double smoothing
         double z_loss
+        double margin
+        int squared
+        int per_class
         double log2e[2]
         double inv_temperature
         void *scratch
@@ -67,6 +70,17 @@ cdef extern from "fastgrad.h" nogil:
         FG_BINARY_GRAD
         FG_BINARY_HESS
         FG_TOKEN_STATS
+        FG_HINGE
+        FG_HINGE_GRAD
+        FG_HINGE_HESS
+        FG_CRAMMER_SINGER
+        FG_CRAMMER_SINGER_GRAD
+        FG_CRAMMER_SINGER_HVP
+        FG_CRAMMER_SINGER_HESS_DIAG
+        FG_WESTON_WATKINS
+        FG_WESTON_WATKINS_GRAD
+        FG_WESTON_WATKINS_HVP
+        FG_WESTON_WATKINS_HESS_DIAG
         FG_KERNELS
         FG_LANES_MAX_SOFTMAX
         FG_LANES_MAX_CONTIGUOUS

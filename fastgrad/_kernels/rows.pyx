@@ -127,6 +127,9 @@ cdef void _begin(Plan *plan, cnp.ndarray x, int axis) noexcept:
     plan.run.scale = 1.0
     plan.run.smoothing = 0.0
     plan.run.z_loss = 0.0
+    plan.run.margin = 0.0
+    plan.run.squared = 0
+    plan.run.per_class = 0
     plan.run.stream = 0
     temperature(plan, 1.0)
 

@@ -42,6 +42,9 @@ typedef struct {
   double scale;           /* common factor of `out` */
   double smoothing;       /* the share of a target's mass that is spread over all classes */
   double z_loss;          /* factor of logsumexp squared */
+  double margin;          /* of the hinge losses */
+  int squared;            /* whether these square their terms */
+  int per_class;          /* and are divided by the number of classes kept */
   double log2e[2];        /* log2(e) / temperature as head and tail */
   double inv_temperature; /* 1 / temperature */
   void *scratch;          /* scratch_bytes(C, style, kernel) bytes, 64-byte aligned */
@@ -80,10 +83,21 @@ enum {
   FG_PULL_SIGMOID,     /* out = g times the derivative of sigmoid at x */
   FG_PULL_SIGMOID_OF,  /* the same from x = sigmoid */
   FG_PULL_LOG_SIGMOID, /* out = g sigmoid(-x) */
-  FG_BINARY,      /* value = beta loss, of target 0 or 1 or of probabilities g; weight that of the positive class */
-  FG_BINARY_GRAD, /* value = beta loss, if given; out = alpha gradient */
-  FG_BINARY_HESS, /* out = alpha second derivative, times v if given */
-  FG_TOKEN_STATS, /* value = a record for every row (stats.inc.h) */
+  FG_BINARY,         /* value = beta loss, of target 0 or 1 or of probabilities g; weight that of the positive class */
+  FG_BINARY_GRAD,    /* value = beta loss, if given; out = alpha gradient */
+  FG_BINARY_HESS,    /* out = alpha second derivative, times v if given */
+  FG_TOKEN_STATS,    /* value = a record for every row (stats.inc.h) */
+  FG_HINGE,          /* elementwise (hinge.inc.h): value = beta loss, of target 1 or anything else */
+  FG_HINGE_GRAD,     /* value = beta loss, if given; out = alpha gradient */
+  FG_HINGE_HESS,     /* out = alpha second derivative, times v if given */
+  FG_CRAMMER_SINGER, /* of rows: value = beta loss */
+  FG_CRAMMER_SINGER_GRAD, /* value = beta loss, if given; out = alpha gradient */
+  FG_CRAMMER_SINGER_HVP,  /* out = alpha H v */
+  FG_CRAMMER_SINGER_HESS_DIAG,
+  FG_WESTON_WATKINS,
+  FG_WESTON_WATKINS_GRAD,
+  FG_WESTON_WATKINS_HVP,
+  FG_WESTON_WATKINS_HESS_DIAG,
   FG_KERNELS
 };
 

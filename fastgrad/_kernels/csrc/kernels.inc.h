@@ -6,6 +6,7 @@
 #include "pull.inc.h"
 #include "mass.inc.h"
 #include "binary.inc.h"
+#include "hinge.inc.h"
 #include "stats.inc.h"
 #include "segments.inc.h"
 #if !FG_DOUBLE
@@ -103,7 +104,18 @@ const fg_precision FG_JOIN2(fg, FG_SUFFIX) = {
                [FG_BINARY] = EITHER(binary),
                [FG_BINARY_GRAD] = EITHER(binary_grad),
                [FG_BINARY_HESS] = EITHER(binary_hess),
-               [FG_TOKEN_STATS] = EITHER(token_stats)},
+               [FG_TOKEN_STATS] = EITHER(token_stats),
+               [FG_HINGE] = EITHER(hinge),
+               [FG_HINGE_GRAD] = EITHER(hinge_grad),
+               [FG_HINGE_HESS] = EITHER(hinge_hess),
+               [FG_CRAMMER_SINGER] = BOTH(crammer_singer),
+               [FG_CRAMMER_SINGER_GRAD] = BOTH(crammer_singer_grad),
+               [FG_CRAMMER_SINGER_HVP] = BOTH(crammer_singer_hvp),
+               [FG_CRAMMER_SINGER_HESS_DIAG] = BOTH(crammer_singer_hess_diag),
+               [FG_WESTON_WATKINS] = BOTH(weston_watkins),
+               [FG_WESTON_WATKINS_GRAD] = BOTH(weston_watkins_grad),
+               [FG_WESTON_WATKINS_HVP] = BOTH(weston_watkins_hvp),
+               [FG_WESTON_WATKINS_HESS_DIAG] = BOTH(weston_watkins_hess_diag)},
     .exp2 = FG_NAME(exp2_each),
     .log = FG_NAME(log_each),
     .log1p = FG_NAME(log1p_each),

@@ -82,11 +82,11 @@ FG_KERNEL void FG_NAME(mask_tile)(const char *w, ptrdiff_t row, ptrdiff_t cls, p
 /* What turns a tile's number into the result: per lane, and the same for every class. */
 typedef struct {
   V a, b;
-  VI target; /* MAP_TARGET: the class of each lane whose value is `patch` instead of its term */
+  VI target; /* MAP_TARGET, MAP_PATCH: the class of each lane whose value is `patch` instead of its own */
   V patch;
 } Map;
 
-enum { MAP_SCALE2, MAP_TARGET, MAP_LOG, MAP_NONE };
+enum { MAP_SCALE2, MAP_TARGET, MAP_LOG, MAP_PATCH, MAP_NONE };
 
 FG_INLINE V map_apply(const int kind, V v, Map m, V factor) {
   if (kind == MAP_SCALE2 || kind == MAP_TARGET) return vscale2(v, m.a, m.b);
@@ -96,7 +96,7 @@ FG_INLINE V map_apply(const int kind, V v, Map m, V factor) {
 
 FG_INLINE V map_class(const int kind, const T *from, ptrdiff_t c, const Map *m, V factor) {
   V v = vload(from + c * LANES);
-  if (kind == MAP_TARGET) v = vsel(vieq(m->target, viset((I)c)), m->patch, v);
+  if (kind == MAP_TARGET || kind == MAP_PATCH) v = vsel(vieq(m->target, viset((I)c)), m->patch, v);
   return map_apply(kind, v, *m, factor);
 }
 
