@@ -102,6 +102,11 @@ def test_a_row_is_taken_off_again_however_large_it_is(isa, dtype, assert_ulps):
     X = np.array([[1e15], [1e-3], [3e-3]], dtype)
     others = fg.class_centroids(X, [0, 0, 0], leave_one_out=True).centroids
     assert_ulps(others[0, 0], (LD(X[1, 0]) + LD(X[2, 0])) / 2, 1)
+    weight = np.array([0.3, 0.1, 0.7], dtype)  # whose product with the large row is not exact
+    options = {"sample_weight": weight, "leave_one_out": True}
+    others = fg.class_centroids(X, [0, 0, 0], **options).centroids
+    w, x = weight.astype(LD), X[:, 0].astype(LD)
+    assert_ulps(others[0, 0], (w[1:] @ x[1:]) / w[1:].sum(), 2)  # a sum and a quotient
 
 
 def test_one_nan_stays_in_its_class_and_column(isa, dtype):
