@@ -97,7 +97,7 @@ typedef struct {
   double total[2];         /* of the weights, head and tail */
   double *column[COLUMN_ARRAYS], *factor[2];
   double floor; /* squared lengths up to this one are the rounding of the mean: the row lies on it */
-  T *line; /* HALF_LINES rows of half precision, widened or still to be narrowed */
+  T *line;      /* HALF_LINES rows of half precision, widened or still to be narrowed */
 } Members;
 
 FG_INLINE ptrdiff_t column_pitch(ptrdiff_t d) { return (d + 63) / 64 * 64; }
@@ -163,11 +163,11 @@ FG_INLINE void prefetch_rows(const fg_rows *a, const fg_segment *s, const Member
 }
 
 /* One column vector of `n` columns from j on in each of the verbs below; full ones first, so that n is a constant. */
-#define EACH_COLUMN(d, verb)                                                                                           \
-  do {                                                                                                                 \
-    ptrdiff_t j = 0;                                                                                                   \
-    for (; j + DLANES <= (d); j += DLANES) verb(j, DLANES);                                                            \
-    if (j < (d)) verb(j, (d) - j);                                                                                     \
+#define EACH_COLUMN(d, verb)                                \
+  do {                                                      \
+    ptrdiff_t j = 0;                                        \
+    for (; j + DLANES <= (d); j += DLANES) verb(j, DLANES); \
+    if (j < (d)) verb(j, (d) - j);                          \
   } while (0)
 
 FG_INLINE void sum_column(const T *const *row, const double *f, const int k, const int two, double *h, double *l,
@@ -242,11 +242,11 @@ FG_INLINE void squares_of(const T *const *row, const T *const *move, const int k
   for (ptrdiff_t from = 0; from < m->d; from += FLUSH * DLANES) {
     const ptrdiff_t d = m->d - from < FLUSH * DLANES ? m->d - from : FLUSH * DLANES;
     for (int r = 0; r < k; r++) length_here[r] = along_here[r] = dset(0);
-#define SQUARE(j, n)                                                                                                   \
-  for (int r = 0; r < k; r++) {                                                                                        \
-    const D x = residue(row[r], m->column[0], m->column[1], from + (j), n);                                            \
-    length_here[r] += x * x;                                                                                           \
-    if (move != NULL) along_here[r] += x * residue(move[r], m->column[4], m->column[5], from + (j), n);                \
+#define SQUARE(j, n)                                                                                    \
+  for (int r = 0; r < k; r++) {                                                                         \
+    const D x = residue(row[r], m->column[0], m->column[1], from + (j), n);                             \
+    length_here[r] += x * x;                                                                            \
+    if (move != NULL) along_here[r] += x * residue(move[r], m->column[4], m->column[5], from + (j), n); \
   }
     EACH_COLUMN(d, SQUARE);
 #undef SQUARE
@@ -286,7 +286,8 @@ FG_INLINE double length_of(double q, const T *x, const Members *m) {
 
 /* Rows [i, i + k) of the second pass: their share of the value, their factors of residue and direction, and what the
  * centroid gets of their slopes. */
-FG_INLINE void hinge_rows(fg_segment *s, const Members *m, ptrdiff_t i, const int k, const int second, double value[2]) {
+FG_INLINE void hinge_rows(fg_segment *s, const Members *m, ptrdiff_t i, const int k, const int second,
+                          double value[2]) {
   const T *row[TOGETHER], *move[TOGETHER];
   const int smooth = s->squared && s->margin == 0; /* a square of lengths, without a kink even at 0 */
   double q[TOGETHER], p[TOGETHER];
@@ -311,20 +312,20 @@ FG_INLINE void hinge_rows(fg_segment *s, const Members *m, ptrdiff_t i, const in
   }
   if (!some || smooth || !s->moving || s->out.data == NULL) return;
   const double *const a = m->factor[0] + i, *const b = m->factor[1] + i;
-#define PULL(j, n)                                                                                                     \
-  {                                                                                                                    \
-    D head = dload(m->column[2] + (j)), tail = dload(m->column[3] + (j));                                              \
-    for (int r = 0; r < k; r++) {                                                                                      \
-      const D x = residue(row[r], m->column[0], m->column[1], j, n);                                                   \
-      D u = dset(a[r]) * (second ? residue(move[r], m->column[4], m->column[5], j, n) : x);                            \
-      if (second) u += dset(b[r]) * x;                                                                                 \
-      if (FG_DOUBLE)                                                                                                   \
-        dadd2(&head, &tail, u);                                                                                        \
-      else                                                                                                             \
-        head += u;                                                                                                     \
-    }                                                                                                                  \
-    dstore(m->column[2] + (j), head);                                                                                  \
-    dstore(m->column[3] + (j), tail);                                                                                  \
+#define PULL(j, n)                                                                          \
+  {                                                                                         \
+    D head = dload(m->column[2] + (j)), tail = dload(m->column[3] + (j));                   \
+    for (int r = 0; r < k; r++) {                                                           \
+      const D x = residue(row[r], m->column[0], m->column[1], j, n);                        \
+      D u = dset(a[r]) * (second ? residue(move[r], m->column[4], m->column[5], j, n) : x); \
+      if (second) u += dset(b[r]) * x;                                                      \
+      if (FG_DOUBLE)                                                                        \
+        dadd2(&head, &tail, u);                                                             \
+      else                                                                                  \
+        head += u;                                                                          \
+    }                                                                                       \
+    dstore(m->column[2] + (j), head);                                                       \
+    dstore(m->column[3] + (j), tail);                                                       \
   }
   EACH_COLUMN(m->d, PULL);
 #undef PULL
@@ -348,12 +349,12 @@ FG_INLINE void hinge_out(const fg_segment *s, const Members *m, const int second
     T *const out = s->out.kind == FG_NATIVE ? (T *)to : spare;
     const D a = dset(m->factor[0][i]), b = dset(second ? m->factor[1][i] : 0);
     const D w = dset(m->weight == NULL ? 1 : m->weight[i]);
-#define WRITE(j, n)                                                                                                    \
-  {                                                                                                                    \
-    const D r = residue(x, h, l, j, n);                                                                                \
-    D slope = a * (second ? residue(v, vh, vl, j, n) : r);                                                             \
-    if (second) slope += b * r;                                                                                        \
-    narrowed(out + (j), slope - w * dload(u + (j)), n);                                                                \
+#define WRITE(j, n)                                        \
+  {                                                        \
+    const D r = residue(x, h, l, j, n);                    \
+    D slope = a * (second ? residue(v, vh, vl, j, n) : r); \
+    if (second) slope += b * r;                            \
+    narrowed(out + (j), slope - w * dload(u + (j)), n);    \
   }
     EACH_COLUMN(d, WRITE);
 #undef WRITE
@@ -412,13 +413,13 @@ FG_KERNEL void FG_NAME(class_moments)(fg_segment *s) {
     const T *row[1];
     rows_at(&s->x, s, &m, i, 1, m.line, row);
     const D w = dset(m.weight == NULL ? 1 : m.weight[i]);
-#define SPREAD(j, n)                                                                                                   \
-  {                                                                                                                    \
-    const D r = residue(row[0], h, l, j, n);                                                                           \
-    D head = dload(m.column[2] + (j)), tail = dload(m.column[3] + (j));                                                \
-    dadd2(&head, &tail, w * (r * r));                                                                                  \
-    dstore(m.column[2] + (j), head);                                                                                   \
-    dstore(m.column[3] + (j), tail);                                                                                   \
+#define SPREAD(j, n)                                                    \
+  {                                                                     \
+    const D r = residue(row[0], h, l, j, n);                            \
+    D head = dload(m.column[2] + (j)), tail = dload(m.column[3] + (j)); \
+    dadd2(&head, &tail, w * (r * r));                                   \
+    dstore(m.column[2] + (j), head);                                    \
+    dstore(m.column[3] + (j), tail);                                    \
   }
     EACH_COLUMN(m.d, SPREAD);
 #undef SPREAD
@@ -450,13 +451,13 @@ FG_INLINE void leave_out(fg_segment *s, const int pull) {
     char *const to = place(&s->out, s, &m, i);
     T *const out = s->out.kind == FG_NATIVE ? (T *)to : spare;
     const D factor = dset(f[i]), w = dset(m.weight == NULL ? 1 : m.weight[i]), others = dset(rest[i]);
-#define LEAVE(j, n)                                                                                                    \
-  {                                                                                                                    \
-    const D x = widened(row[0] + (j), n), own = x * factor;                                                            \
-    D head = dload(m.column[0] + (j)), tail = dload(m.column[1] + (j)) - dlost(x, factor, own);                        \
-    dadd2(&head, &tail, -own);                                                                                         \
-    const D sum = head + tail;                                                                                         \
-    narrowed(out + (j), pull ? w * sum : sum / others, n);                                                             \
+#define LEAVE(j, n)                                                                             \
+  {                                                                                             \
+    const D x = widened(row[0] + (j), n), own = x * factor;                                     \
+    D head = dload(m.column[0] + (j)), tail = dload(m.column[1] + (j)) - dlost(x, factor, own); \
+    dadd2(&head, &tail, -own);                                                                  \
+    const D sum = head + tail;                                                                  \
+    narrowed(out + (j), pull ? w * sum : sum / others, n);                                      \
   }
     EACH_COLUMN(m.d, LEAVE);
 #undef LEAVE
@@ -476,10 +477,10 @@ FG_KERNEL void FG_NAME(row_squares)(const void *x_, ptrdiff_t rows, ptrdiff_t d,
   const T *x = (const T *)x_;
   for (ptrdiff_t i = 0; i < rows; i++, x += d) {
     D q = dset(0);
-#define SQUARE(j, n)                                                                                                   \
-  {                                                                                                                    \
-    const D a = widened(x + (j), n);                                                                                   \
-    q += a * a;                                                                                                        \
+#define SQUARE(j, n)                 \
+  {                                  \
+    const D a = widened(x + (j), n); \
+    q += a * a;                      \
   }
     EACH_COLUMN(d, SQUARE);
 #undef SQUARE
@@ -489,10 +490,10 @@ FG_KERNEL void FG_NAME(row_squares)(const void *x_, ptrdiff_t rows, ptrdiff_t d,
 
 FG_INLINE double squared_distance(const T *x, const T *c, ptrdiff_t d) {
   D q = dset(0);
-#define SQUARE(j, n)                                                                                                   \
-  {                                                                                                                    \
-    const D r = widened(x + (j), n) - widened(c + (j), n);                                                             \
-    q += r * r;                                                                                                        \
+#define SQUARE(j, n)                                       \
+  {                                                        \
+    const D r = widened(x + (j), n) - widened(c + (j), n); \
+    q += r * r;                                            \
   }
   EACH_COLUMN(d, SQUARE);
 #undef SQUARE
