@@ -31,6 +31,8 @@ cdef extern from "fastgrad.h" nogil:
         double inv_temperature
         void *scratch
         int stream
+        int half
+        void *wide
     ctypedef void (*fg_kernel)(const fg_run *) noexcept nogil
     ctypedef void (*fg_elementwise)(const void *, void *, Py_ssize_t) noexcept nogil
     enum:
@@ -62,6 +64,7 @@ cdef extern from "fastgrad.h" nogil:
         FG_LANES_MAX_SOFTMAX
         FG_LANES_MAX_CONTIGUOUS
         FG_LANES_MAX
+    Py_ssize_t FG_WIDE_BYTES(Py_ssize_t classes)
     ctypedef struct fg_precision:
         fg_kernel kernel[FG_KERNELS][2]
         fg_elementwise exp2, log, log1p

@@ -46,6 +46,9 @@ typedef struct {
   double inv_temperature; /* 1 / temperature */
   void *scratch;          /* scratch_bytes(C, style, kernel) bytes, 64-byte aligned */
   int stream;             /* store `out` past the caches */
+  int half;               /* FG_FLOAT16 or FG_BFLOAT16 if x and out are, with contiguous classes and no `where`: only for
+                           * the kernels up to FG_CROSS_ENTROPY_GRAD but logsumexp_weighted; else FG_NATIVE */
+  void *wide;             /* then FG_WIDE_BYTES(C) bytes of scratch, 64-byte aligned */
 } fg_run;
 
 typedef void (*fg_kernel)(const fg_run *run);
@@ -87,7 +90,7 @@ typedef struct {
   ptrdiff_t (*count_unfit)(const void *x, ptrdiff_t n, double high);          /* of x not in [0, high] */
   /* Half precision, for float only (half.inc.h): `lines` lines of n elements `step` bytes apart, to or from
    * contiguous lines of float, `pitch` of them apart.  widen may write, and narrow read, up to the next whole vector
-   * of a line of float. */
+   * of a line of float.  Streamed stores are ordered by one more call, of no lines. */
   void (*widen)(int kind, const char *from, ptrdiff_t line, ptrdiff_t step, ptrdiff_t lines, ptrdiff_t n, float *to,
                 ptrdiff_t pitch);
   void (*narrow)(int kind, const float *from, ptrdiff_t pitch, char *to, ptrdiff_t line, ptrdiff_t step,
@@ -105,6 +108,8 @@ typedef struct {
 #define FG_LANES_MAX_CONTIGUOUS 144
 /* Other layouts up to this one: one group of lanes is then a tile of at most 2 MiB, the size of an L2. */
 #define FG_LANES_MAX 32768
+
+#define FG_WIDE_BYTES(C) (64 * (C) * 4 + 512) /* 64 short rows, or four long ones with a vector to spare */
 
 extern const fg_precision FG_HIDDEN fg_f32_baseline, fg_f64_baseline;
 #if FG_X86

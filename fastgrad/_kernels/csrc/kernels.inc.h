@@ -1,13 +1,13 @@
 /* The spine: every kernel for one instruction set (FG_ISA) and one precision (FG_DOUBLE). */
 #include "exp.inc.h"
 #include "tile.inc.h"
+#if !FG_DOUBLE
+#include "half.inc.h"
+#endif
 #include "softmax.inc.h"
 #include "weighted.inc.h"
 #include "pull.inc.h"
 #include "mass.inc.h"
-#if !FG_DOUBLE
-#include "half.inc.h"
-#endif
 
 FG_KERNEL void FG_NAME(exp2_each)(const void *x, void *out, ptrdiff_t n) {
   for (ptrdiff_t i = 0; i + LANES <= n; i += LANES) vstore((T *)out + i, vexp2(vload((const T *)x + i)));

@@ -221,7 +221,7 @@ FG_INLINE void mass_rows(const int op, const int soft, const fg_run *run) {
       d = packed;
     }
     const T *const ahead = r + 1 < run->rows && !drop ? at(run->x, (r + 1) * run->x_row) : d;
-    s->rest = sum_lanes(exp_row(op != MASS_VALUE, d, n, left, &s->frame, base, terms, ahead, d));
+    s->rest = sum_lanes(exp_row(op != MASS_VALUE, d, n, left, &s->frame, base, terms, ahead, d, sizeof(T)));
 
     const T d_top = (finite ? top : 0) - s->frame.shift[0];
     if (soft || spread != 0)
