@@ -59,8 +59,8 @@ def _converted(a: NDArray[Any], name: str) -> FloatArray:
         return a.astype(np.float64)
     if kind == "f":
         raise TypeError(
-            f"{name} must be float16, bfloat16, float32 or float64; got {a.dtype.name}, which would lose digits. "
-            f"Use {name}.astype(np.float64) if float64 is enough."
+            f"{name} must be float16, bfloat16, float32 or float64; got {a.dtype.name}, which "
+            f"would lose digits. Use {name}.astype(np.float64) if float64 is enough."
         )
     if kind == "c":
         raise TypeError(

@@ -46,9 +46,9 @@ typedef struct {
   double inv_temperature; /* 1 / temperature */
   void *scratch;          /* scratch_bytes(C, style, kernel) bytes, 64-byte aligned */
   int stream;             /* store `out` past the caches */
-  int half;               /* FG_FLOAT16 or FG_BFLOAT16 if x and out are, with contiguous classes and no `where`: only for
+  int half;   /* FG_FLOAT16 or FG_BFLOAT16 if x and out are, with contiguous classes and no `where`: only for
                            * the kernels up to FG_CROSS_ENTROPY_GRAD but logsumexp_weighted; else FG_NATIVE */
-  void *wide;             /* then FG_WIDE_BYTES(C) bytes of scratch, 64-byte aligned */
+  void *wide; /* then FG_WIDE_BYTES(C) bytes of scratch, 64-byte aligned */
 } fg_run;
 
 typedef void (*fg_kernel)(const fg_run *run);
