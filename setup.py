@@ -88,5 +88,7 @@ setup(
         extension("rows"),
         extension("softmax"),
         extension("cross_entropy"),
+        extension("binary"),
+        extension("stats"),
     ],
 )

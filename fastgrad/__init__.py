@@ -20,8 +20,13 @@ except ModuleNotFoundError as _error:
         "package."
     ) from None
 
+from fastgrad import boosting as boosting
+from fastgrad._binary import binary_cross_entropy as binary_cross_entropy
+from fastgrad._binary import log_sigmoid as log_sigmoid
+from fastgrad._binary import sigmoid as sigmoid
 from fastgrad._config import show_config as show_config
 from fastgrad._cross_entropy import cross_entropy as cross_entropy
+from fastgrad._linear import linear_cross_entropy as linear_cross_entropy
 from fastgrad._maps import Loss as Loss
 from fastgrad._maps import Map as Map
 from fastgrad._softmax import log_softmax as log_softmax
@@ -30,6 +35,8 @@ from fastgrad._softmax import softmax as softmax
 from fastgrad._threads import get_num_threads as get_num_threads
 from fastgrad._threads import num_threads as num_threads
 from fastgrad._threads import set_num_threads as set_num_threads
+from fastgrad._token_stats import TokenStats as TokenStats
+from fastgrad._token_stats import token_stats as token_stats
 
 try:
     __version__ = _version("fastgrad")
@@ -39,14 +46,20 @@ except _NotInstalled:  # compiled in place, never installed
 __all__ = [
     "Loss",
     "Map",
+    "TokenStats",
+    "binary_cross_entropy",
     "cross_entropy",
     "get_num_threads",
+    "linear_cross_entropy",
+    "log_sigmoid",
     "log_softmax",
     "logsumexp",
     "num_threads",
     "set_num_threads",
     "show_config",
+    "sigmoid",
     "softmax",
+    "token_stats",
 ]
 
 

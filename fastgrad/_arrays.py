@@ -273,6 +273,48 @@ def as_target(
     return t.reshape(logits.shape), True
 
 
+def as_class_indices(
+    target: ArrayLike, logits: FloatArray, shape: tuple[int, ...], axis: int
+) -> IntArray:
+    """Class indices, one for every row of logits, their range not checked."""
+    y, soft = as_target(target, logits, shape, axis)
+    if soft:
+        raise TypeError(
+            f"target must hold class indices (integers); got probabilities of shape {shape}. "
+            f"If the largest names the class, pass target.argmax({axis})."
+        )
+    return y
+
+
+def as_binary_target(
+    target: ArrayLike, shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> NDArray[Any]:
+    """Zeros and ones as integers or bools, or probabilities as floats of `dtype`."""
+    y = np.asarray(target)
+    if y.dtype.kind not in "biu" or isinstance(target, np.ma.MaskedArray):
+        y = cast(as_scores(target, "target"), dtype)
+    if y.shape != shape:
+        hint = "Nothing is broadcast"
+        if y.size == math.prod(shape) and y.ndim != len(shape):
+            hint += f": pass target.reshape({shape})"
+        raise ValueError(
+            f"target must have the shape of logits, {shape}; it has shape {y.shape}. {hint}."
+        )
+    if y.dtype.kind == "f":
+        _check_fit(y, "target", "a probability in [0, 1]", 1.0)
+        return y
+    y = y if y.flags.aligned and y.dtype.isnative else y.astype(y.dtype.newbyteorder("="))
+    bad, _ = _kernels.scan(y, 2, None)
+    if bad >= 0:
+        where = tuple(int(i) for i in np.unravel_index(bad, shape))
+        place = f"target[{', '.join(map(str, where))}]" if where else "target"
+        message = f"target must hold 0 and 1, or probabilities as floats; {place} is {y[where]}."
+        if y[where] == -1:
+            message += " If the classes are -1 and 1, pass (target + 1) // 2."
+        raise ValueError(message)
+    return y
+
+
 def _is_real(a: NDArray[Any]) -> bool:
     return a.dtype.kind == "f" or is_half(a.dtype)
 
@@ -411,6 +453,18 @@ def as_row_weight(
     return s
 
 
+def as_element_weight(
+    weight: ArrayLike | None, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> FloatArray | None:
+    """A weight for every element of logits, broadcast to their shape, in their dtype."""
+    if weight is None:
+        return None
+    w = cast(as_scores(weight, name), dtype)
+    broadcast = _broadcast(w, shape, name, "logits")
+    _check_fit(w, name, "finite and >= 0")
+    return broadcast
+
+
 def _check_fit(a: FloatArray, name: str, what: str, high: float = math.inf) -> None:
     """Every element in [0, high] and finite."""
     largest = min(high, _largest(a.dtype))
@@ -486,3 +540,145 @@ def check_kept(
         return sample_weight
     ones = np.ones((), computed(dtype)) if sample_weight is None else sample_weight
     return np.where(some, ones, np.zeros((), ones.dtype))
+
+
+# ---- linear head -------------------------------------------------------------------------------
+
+
+def as_matrix(a: ArrayLike, name: str) -> FloatArray:
+    """Two dimensions of a float type that BLAS multiplies."""
+    given = np.asarray(a)
+    if _is_real(given) and given.dtype.itemsize == 2:
+        raise TypeError(
+            f"{name} must be float32 or float64, the types of BLAS; got {given.dtype.name}. "
+            f"Use {name}.astype(np.float32)."
+        )
+    matrix = as_scores(a, name)
+    if matrix.ndim != 2:
+        hint = f" One row is {name}[None, :]." if matrix.ndim == 1 else ""
+        raise ValueError(f"{name} must have 2 dimensions; it has shape {matrix.shape}.{hint}")
+    return matrix
+
+
+def as_head(W: ArrayLike, X: FloatArray) -> FloatArray:
+    """Weights (K, d) that fit X (N, d), in its dtype, in a layout that BLAS reads."""
+    integers = np.asarray(W).dtype.kind in "biu"
+    w = as_matrix(W, "W")
+    if w.shape[1] != X.shape[1]:
+        hint = " Is it transposed? Pass W.T." if w.shape[0] == X.shape[1] else ""
+        raise ValueError(
+            f"W must have shape (classes, {X.shape[1]}), one weight for each column of X "
+            f"{X.shape}; it has shape {w.shape}.{hint}"
+        )
+    if not integers and w.dtype != X.dtype:
+        raise TypeError(
+            f"W must have the dtype of X, {X.dtype}, or every call would convert it; it has "
+            f"{w.dtype}. Convert it once: W.astype(np.{X.dtype}), or X to that of W."
+        )
+    return for_blas(cast(w, X.dtype))
+
+
+def for_blas(a: FloatArray) -> FloatArray:
+    """The matrix itself if BLAS reads its strides; else a copy, without which NumPy is slow."""
+    size, strides = a.itemsize, a.strides
+    for along, across, n in ((1, 0, a.shape[1]), (0, 1, a.shape[0])):
+        if strides[along] == size and strides[across] >= n * size and strides[across] % size == 0:
+            return a
+    return np.ascontiguousarray(a)
+
+
+def as_bias(bias: ArrayLike | None, classes: int, dtype: np.dtype[Any]) -> FloatArray | None:
+    if bias is None:
+        return None
+    b = cast(as_scores(bias, "bias"), dtype)
+    if b.shape != (classes,):
+        raise ValueError(
+            f"bias must have shape ({classes},), one number for each row of W; it has shape "
+            f"{b.shape}."
+        )
+    return b
+
+
+def as_flat(theta: ArrayLike, size: int, name: str) -> FloatArray:
+    """All parameters in one vector."""
+    flat = as_scores(theta, name)
+    if flat.shape != (size,):
+        raise ValueError(
+            f"{name} must have shape ({size},), all of W and then the bias if there is one; it has "
+            f"shape {flat.shape}."
+        )
+    return flat
+
+
+def check_wrt(wrt: Sequence[str], known: tuple[str, ...]) -> tuple[str, ...]:
+    """Some of the known names, each once."""
+    names = ", ".join(map(repr, known))
+    if isinstance(wrt, str) or not isinstance(wrt, Sequence):
+        hint = f" Use wrt=({wrt!r},)." if wrt in known else ""
+        raise TypeError(f"wrt must be a sequence of names out of {names}; got {wrt!r}.{hint}")
+    if not wrt or len(set(wrt)) < len(wrt) or not set(wrt) <= set(known):
+        raise ValueError(f"wrt must hold some of {names}, each once; got {tuple(wrt)!r}.")
+    return tuple(wrt)
+
+
+def as_directions(
+    v: Sequence[ArrayLike],
+    wrt: Sequence[str] | None,
+    shapes: dict[str, tuple[int, ...]],
+    dtype: np.dtype[Any],
+) -> dict[str, FloatArray]:
+    """The parts of a direction by the names of what they move."""
+    if not isinstance(v, (tuple, list)):
+        raise TypeError(
+            f"v must be a tuple with an array for each name in wrt; got {type(v).__name__}. "
+            "A single one is (v,)."
+        )
+    known = tuple(shapes)
+    names = (
+        known[: len(v)] if wrt is None and v else check_wrt(known if wrt is None else wrt, known)
+    )
+    if len(v) != len(names):
+        raise ValueError(
+            f"v must hold {len(names)} arrays, one each for {names}; it holds {len(v)}."
+        )
+    return {
+        name: for_blas(a) if a.ndim == 2 else a
+        for name, part in zip(names, v, strict=True)
+        for a in [as_cotangent(part, shapes[name], dtype, f"v[{names.index(name)}] (of {name})")]
+    }
+
+
+def check_l2(l2: float, reduction: str) -> float:
+    value = check_between(l2, "l2", 0.0, math.inf)
+    if value and reduction == "none":
+        raise ValueError(
+            f"l2 must be 0 with reduction='none', whose rows would each count the penalty; got "
+            f"{value!r}. Add it to their sum."
+        )
+    return value
+
+
+def check_no_penalty(l2: float, z_loss: float) -> None:
+    for name, value in (("l2", l2), ("z_loss", z_loss)):
+        if value:
+            raise ValueError(
+                f"{name} must be 0 for fisher_diag, which is the information in the data; got "
+                f"{value!r}. Add what a penalty curves by yourself."
+            )
+
+
+def check_count(n: int, name: str) -> int:
+    try:
+        i = operator.index(n)
+    except TypeError:
+        raise TypeError(f"{name} must be an int; got {n!r}.") from None
+    if i < 1:
+        raise ValueError(f"{name} must be at least 1; got {i}.")
+    return i
+
+
+def check_reduced(reduction: str | None) -> str:
+    how = check_reduction(reduction)
+    if how == "none":
+        raise ValueError("reduction must be 'mean' or 'sum', one number to minimise; got 'none'.")
+    return how

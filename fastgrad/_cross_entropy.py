@@ -439,7 +439,7 @@ def _general(
     kind: str,
     logits: ArrayLike,
     target: ArrayLike,
-    v: ArrayLike | None,
+    v: Any,
     options: _Options,
     grad_output: ArrayLike | None,
     out: FloatArray | None,
@@ -462,14 +462,14 @@ def _general(
     mask = _arrays.as_where(options.where, z.shape, "logits")
     factor, upstream = _arrays.as_grad_output(grad_output, how, rows, z.dtype)
     direction = None
-    if v is not None:
+    if kind == "hvp":
         direction = _arrays.as_cotangent(v, shape, z.dtype, "v")
     result: Any = None
     if kind != "value":
         result = np.empty_like(z) if out is None else None
         if out is not None:
             # `out` may be the first of these.
-            inputs = {"v": direction} if direction is not None else {}
+            inputs: dict[str, Any] = {"v": direction} if direction is not None else {}
             inputs |= {"logits": z.reshape(shape), "target": y, "weight": w, "where": mask}
             _arrays.check_out(out, shape, z.dtype, **inputs, sample_weight=s, grad_output=upstream)
             result = out.reshape(z.shape)

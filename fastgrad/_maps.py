@@ -21,7 +21,9 @@ _Function = Callable[..., Any]
 class _Differentiable:
     """A callable with derivatives; what `Map` and `Loss` share."""
 
-    _derivatives: ClassVar[tuple[str, ...]]
+    _derivatives: tuple[str, ...]
+    """Names of the derivatives that its kind may have."""
+
     _builtin_name: ClassVar[str] = ""
     """Name under which a built-in is a module global; pickle and copy go by it."""
 
@@ -74,8 +76,8 @@ class _Differentiable:
         return self._builtin_name or super().__reduce__()
 
     def __getattr__(self, name: str) -> NoReturn:
-        if name in type(self)._derivatives:
-            have = [d for d in type(self)._derivatives if d in dir(self)]
+        if name in self._derivatives:
+            have = [d for d in self._derivatives if d in dir(self)]
             raise AttributeError(
                 f"{self.__name__} has no {name}; "
                 f"the derivatives it has: {', '.join(have) or 'none'}."
@@ -229,7 +231,11 @@ class _Options:
 
 
 def _with_options(f: _Differentiable, options: dict[str, Any]) -> _Differentiable:
-    kind = Loss if isinstance(f, Loss) else Map
-    derivatives = {d: _Options(getattr(f, d), options) for d in kind._derivatives if hasattr(f, d)}
+    kind: type[Loss] | type[Map] = Loss if isinstance(f, Loss) else Map
     shown = ", ".join(f"{n}={v!r}" for n, v in options.items())
-    return kind(_Options(f, options), name=f"{f.__name__}({shown})", **derivatives)
+    result = kind(_Options(f, options), name=f"{f.__name__}({shown})")
+    result._derivatives = f._derivatives  # type: ignore[assignment]  # a built-in may have others than its kind
+    for d in f._derivatives:
+        if hasattr(f, d):
+            setattr(result, d, _Options(getattr(f, d), options))
+    return result

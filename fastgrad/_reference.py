@@ -31,7 +31,8 @@ functions", IMA Journal of Numerical Analysis 41(4), 2021, doi 10.1093/imanum/dr
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections import namedtuple
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -54,6 +55,11 @@ __all__ = [
     "cross_entropy_hess_diag",
     "cross_entropy_hvp",
     "cross_entropy_value_and_grad",
+    "linear_cross_entropy",
+    "linear_cross_entropy_fisher_diag",
+    "linear_cross_entropy_grad",
+    "linear_cross_entropy_hvp",
+    "linear_cross_entropy_value_and_grad",
     "log_sigmoid",
     "log_sigmoid_jvp",
     "log_sigmoid_vjp",
@@ -1210,3 +1216,222 @@ def token_stats(
         entropy.reshape(shape),
         rank.reshape(shape),
     )
+
+
+# Linear head -------------------------------------------------------------------------------------
+
+
+def _linear(x: Exact, w: Exact, bias: ArrayLike | None) -> Exact:
+    return np.asarray(x @ w.T + (0 if bias is None else _exact(bias)))
+
+
+def _pullback(g: Exact, x: Exact, w: Exact) -> dict[str, Exact]:
+    """The cotangent `g` of ``x w^T + bias`` pulled back to each of the three."""
+    # A row without slope adds nothing, even if it is ignored and holds NaN: 0 * NaN is not 0.
+    used = g.any(axis=1)
+    to_x = np.zeros_like(x)
+    to_x[used] = g[used] @ w
+    return {"W": g[used].T @ x[used], "bias": g[used].sum(axis=0), "X": to_x}
+
+
+def _chosen(parts: Mapping[str, Exact], wrt: Sequence[str]) -> Any:
+    return namedtuple("Parts", wrt)(*(parts[name] for name in wrt))
+
+
+def _penalty_slope(w: Exact, l2: float, options: Mapping[str, Any]) -> Exact:
+    """``l2 w``, the derivative of the penalty, times grad_output."""
+    if l2 == 0:  # 0 * inf is not 0
+        return np.zeros_like(w)
+    if options.get("reduction") == "none":
+        raise ValueError(f'reduction="none" has no sum to add the penalty to; l2 must be 0: {l2}')
+    grad_output = options.get("grad_output")
+    return np.asarray(np.longdouble(l2) * w * (1 if grad_output is None else _exact(grad_output)))
+
+
+def linear_cross_entropy(X: ArrayLike, W: ArrayLike, target: ArrayLike, **options: Any) -> Exact:
+    """`cross_entropy` of the logits ``X W^T + bias``, with a penalty ``l2 / 2 sum(W**2)``.
+
+    Parameters
+    ----------
+    X : array_like, shape (N, d)
+        Data, one row each.
+    W : array_like, shape (K, d)
+        Weights of the classes.
+    target : array_like
+        As in `cross_entropy`: N class indices, or probabilities (N, K).
+    bias : array_like, shape (K,), optional
+        Zero if not given.
+    l2 : float, default 0
+        Factor of the penalty, which is added after the reduction and does not touch the bias.
+    weight, sample_weight, ignore_index, label_smoothing, z_loss, reduction, normalizer
+        As in `cross_entropy`.
+
+    Returns
+    -------
+    ndarray of longdouble
+        0-d, or one loss per row for "none".
+
+    Raises
+    ------
+    ValueError
+        For a penalty with reduction "none", which would add it N times.
+
+    Notes
+    -----
+    The products are plain sums in long double. An ignored row's X may hold NaN.
+
+    Examples
+    --------
+    >>> X, W = [[1.0], [2.0]], [[0.0], [math.log(3.0)]]
+    >>> round(float(linear_cross_entropy(X, W, [1, 1])), 12)
+    0.196521294055
+    """
+    return linear_cross_entropy_value_and_grad(X, W, target, **options)[0]
+
+
+@np.errstate(all="ignore")
+def linear_cross_entropy_value_and_grad(
+    X: ArrayLike,
+    W: ArrayLike,
+    target: ArrayLike,
+    *,
+    wrt: Sequence[str] = ("W", "bias", "X"),
+    bias: ArrayLike | None = None,
+    l2: float = 0.0,
+    **options: Any,
+) -> tuple[Exact, Any]:
+    """Value of `linear_cross_entropy` and its gradients.
+
+    With G the gradient of `cross_entropy` in the logits: ``dW = G^T X + l2 W``,
+    ``dbias = sum of G over the rows``, ``dX = G W``.
+
+    Parameters
+    ----------
+    wrt : sequence of {"W", "bias", "X"}
+        The arguments to differentiate in; "bias" also if none is given.
+    grad_output : array_like, optional
+        Factor of the gradients, that of the penalty included; as in `cross_entropy_value_and_grad`.
+    X, W, target, bias, ...
+        As in `linear_cross_entropy`.
+
+    Returns
+    -------
+    value : ndarray of longdouble
+    grad : named tuple of ndarray of longdouble
+        The fields of `wrt` in that order, each in the shape of its argument. If the divisor of a
+        mean is 0 only the penalty's part is not 0.
+
+    Examples
+    --------
+    >>> X, W = [[1.0], [2.0]], [[0.0], [math.log(3.0)]]
+    >>> _, grad = linear_cross_entropy_value_and_grad(X, W, [1, 1], wrt=("W", "bias"))
+    >>> grad.bias.astype(float).round(12)
+    array([ 0.175, -0.175])
+    """
+    x, w = _exact(X), _exact(W)
+    value, g = cross_entropy_value_and_grad(_linear(x, w, bias), target, **options)
+    grads = _pullback(g, x, w)
+    grads["W"] = grads["W"] + _penalty_slope(w, l2, options)
+    if l2 != 0:
+        value = np.asarray(value + np.longdouble(l2) / 2 * (w**2).sum())
+    return value, _chosen(grads, wrt)
+
+
+def linear_cross_entropy_grad(X: ArrayLike, W: ArrayLike, target: ArrayLike, **options: Any) -> Any:
+    """Gradients of `linear_cross_entropy`.
+
+    Parameters and result as in `linear_cross_entropy_value_and_grad`.
+
+    Examples
+    --------
+    >>> X, W = [[1.0], [2.0]], [[0.0], [math.log(3.0)]]
+    >>> linear_cross_entropy_grad(X, W, [1, 1], wrt=["W"]).W.astype(float).round(12)
+    array([[ 0.225],
+           [-0.225]])
+    """
+    return linear_cross_entropy_value_and_grad(X, W, target, **options)[1]
+
+
+@np.errstate(all="ignore")
+def linear_cross_entropy_hvp(
+    X: ArrayLike,
+    W: ArrayLike,
+    target: ArrayLike,
+    v: Sequence[ArrayLike],
+    *,
+    wrt: Sequence[str] | None = None,
+    bias: ArrayLike | None = None,
+    l2: float = 0.0,
+    **options: Any,
+) -> Any:
+    """Hessian of `linear_cross_entropy` in the arguments of `wrt`, times `v`.
+
+    The direction moves the logits by ``D = X vW^T + vX W^T + vbias``. With G the gradient of
+    `cross_entropy` in the logits and R its Hessian times D, the product rule gives
+    ``R^T X + G^T vX + l2 vW`` for W, ``R W + G vW`` for X and the sum of R over the rows for bias.
+
+    Parameters
+    ----------
+    v : sequence of array_like
+        A direction for each name in `wrt`, in the shape of that argument.
+    wrt : sequence of {"W", "bias", "X"}, optional
+        The first ``len(v)`` of W, bias, X if not given. What is not in it is held still.
+    X, W, target, bias, grad_output, ...
+        As in `linear_cross_entropy_value_and_grad`.
+
+    Returns
+    -------
+    named tuple of ndarray of longdouble
+        Fields and shapes of `v`.
+
+    Examples
+    --------
+    >>> X, W = [[1.0], [2.0]], [[0.0], [math.log(3.0)]]
+    >>> linear_cross_entropy_hvp(X, W, [1, 1], [[[0.0], [1.0]]]).W.astype(float).round(12)
+    array([[-0.27375],
+           [ 0.27375]])
+    """
+    x, w = _exact(X), _exact(W)
+    names = ("W", "bias", "X")[: len(v)] if wrt is None else wrt
+    move = {"W": np.zeros_like(w), "bias": np.zeros(len(w), np.longdouble), "X": np.zeros_like(x)}
+    move |= {name: _exact(a) for name, a in zip(names, v, strict=True)}
+    logits = _linear(x, w, bias)
+    moved = _linear(x, move["W"], move["bias"]) + _linear(move["X"], w, None)
+    products = _pullback(cross_entropy_hvp(logits, target, moved, **options), x, w)
+    slope = _pullback(cross_entropy_grad(logits, target, **options), move["X"], move["W"])
+    products["W"] = products["W"] + slope["W"] + _penalty_slope(move["W"], l2, options)
+    products["X"] = products["X"] + slope["X"]
+    return _chosen(products, names)
+
+
+@np.errstate(all="ignore")
+def linear_cross_entropy_fisher_diag(
+    X: ArrayLike,
+    W: ArrayLike,
+    target: ArrayLike,
+    *,
+    wrt: Sequence[str] = ("W", "bias"),
+    bias: ArrayLike | None = None,
+    **options: Any,
+) -> Any:
+    """Diagonal of the Fisher information of a linear head, without a penalty.
+
+    ``sum_n A_n p_nk (1 - p_nk) x_nd**2`` for W, the same without x for bias, with ``A_n`` the mass
+    of a row over the divisor: the diagonal of the Hessian of `linear_cross_entropy`.
+
+    Parameters as in `linear_cross_entropy_value_and_grad`, but without `l2` and `z_loss`.
+
+    Examples
+    --------
+    >>> X, W = [[1.0], [2.0]], [[0.0], [math.log(3.0)]]
+    >>> linear_cross_entropy_fisher_diag(X, W, [1, 1]).W.astype(float).round(12)
+    array([[0.27375],
+           [0.27375]])
+    """
+    if options.get("z_loss", 0) != 0:
+        raise ValueError(f"z_loss must be 0: it is no log-likelihood, but is {options['z_loss']}")
+    x, w = _exact(X), _exact(W)
+    curvature = cross_entropy_hess_diag(_linear(x, w, bias), target, **options)
+    parts = _pullback(curvature, x**2, w)
+    del parts["X"]  # would need more of the Hessian in the logits than its diagonal
+    return _chosen(parts, wrt)

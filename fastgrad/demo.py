@@ -36,10 +36,18 @@ def objective(
     theta: Floats,
     X: Floats,
     y: Labels,
-    value_and_grad: ValueAndGrad = fg.cross_entropy.value_and_grad,
+    value_and_grad: ValueAndGrad | None = None,
 ) -> tuple[float, Floats]:
-    """Mean cross-entropy + L2/2 ‖W‖², and its gradient; the intercepts are free."""
+    """Mean cross-entropy + L2/2 ‖W‖², and its gradient; the intercepts are free.
+
+    With another `value_and_grad` of logits, the linear head is written out by hand around it.
+    """
     W, b = unpack(theta)
+    if value_and_grad is None:
+        value, gradients = fg.linear_cross_entropy.value_and_grad(
+            X, W, y, bias=b, l2=L2, wrt=("W", "bias")
+        )
+        return value, np.concatenate([gradients.W.ravel(), gradients.bias])
     loss, G = value_and_grad(X @ W.T + b, y)  # G is the gradient in the logits, (N, C)
     gradient = np.concatenate([(G.T @ X + L2 * W).ravel(), G.sum(axis=0)])
     return loss + L2 / 2 * float(np.vdot(W, W)), gradient
@@ -48,7 +56,7 @@ def objective(
 def fit(
     X: Floats,
     y: Labels,
-    value_and_grad: ValueAndGrad = fg.cross_entropy.value_and_grad,
+    value_and_grad: ValueAndGrad | None = None,
     callback: Callable[[OptimizeResult], None] | None = None,
 ) -> OptimizeResult:
     """Minimise the objective from zero until no component of the gradient exceeds 1e-9."""

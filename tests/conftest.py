@@ -210,6 +210,10 @@ def _targets(rng: np.random.Generator, x: np.ndarray, axis: int) -> tuple[np.nda
     return (y,)
 
 
+def _labels(rng: np.random.Generator, x: np.ndarray, axis: int) -> tuple[np.ndarray]:
+    return (np.asarray(rng.integers(0, 2, x.shape)),)
+
+
 def _rowwise(rng: np.random.Generator, x: np.ndarray, axis: int) -> tuple[np.ndarray]:
     return (rng.normal(size=_without(x, axis)).astype(x.dtype.newbyteorder("=")),)
 
@@ -344,6 +348,28 @@ OPS = [
         _dot_scale,
         reduces=True,
     ),
+    # Elementwise: the axis means nothing to them, the sweeps over layouts and lengths do.
+    Op(
+        "sigmoid",
+        _nothing,
+        lambda x, axis, **kw: fg.sigmoid(x, **kw),
+        lambda x, axis: ref.sigmoid(x),
+        2.5,
+    ),
+    Op(
+        "log_sigmoid.vjp",
+        _full,
+        lambda x, axis, g, **kw: fg.log_sigmoid.vjp(x, g, **kw),
+        lambda x, axis, g: ref.log_sigmoid_vjp(x, g),
+        4,
+    ),
+    Op(
+        "binary_cross_entropy.grad",
+        _labels,
+        lambda x, axis, y, **kw: fg.binary_cross_entropy.grad(x, y, reduction="sum", **kw),
+        lambda x, axis, y: ref.binary_cross_entropy_grad(x, y, reduction="sum"),
+        8,
+    ),
 ]
 
 
@@ -359,7 +385,7 @@ def elementwise_op(request: pytest.FixtureRequest) -> Op:
     return request.param
 
 
-STREAMED = ("softmax", "log_softmax", "cross_entropy.grad")
+STREAMED = ("softmax", "log_softmax", "cross_entropy.grad", "sigmoid", "binary_cross_entropy.grad")
 
 
 @pytest.fixture(params=[op for op in OPS if op.name in STREAMED], ids=lambda op: op.name)
@@ -379,3 +405,239 @@ def raises_exactly() -> Callable[..., Any]:
         assert type(caught.value) is kind
 
     return check
+
+
+# ---- cross-entropy with options -----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Mass:
+    """A set of cross-entropy's options, as the sweeps over all of them see it.
+
+    `draw` makes arguments of every kind of row: ordinary, far from zero, confident, with -inf, and
+    ignored in each way there is.  What must not be read (ignored rows, dropped classes) holds NaN.
+    """
+
+    soft: bool = False
+    weight: bool = False
+    sample: bool = False
+    smoothing: float = 0.0
+    z_loss: float = 0.0
+    where: bool = False
+
+    def __str__(self) -> str:
+        names = [
+            f for f in ("weight", "sample", "smoothing", "z_loss", "where") if getattr(self, f)
+        ]
+        return "+".join(["soft" if self.soft else "hard", *names])
+
+    def draw(
+        self, rng: np.random.Generator, shape: tuple[int, ...], dtype: Any, axis: int = -1
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """(logits, target, v, options)"""
+        axis %= len(shape)
+        classes, rows = shape[axis], _without(np.empty(shape, bool), axis)
+        n = int(np.prod(rows))
+        z = rng.normal(0, 3, (n, classes))
+        v = rng.normal(0, 1, (n, classes))
+        z[1::7] *= 10
+        z[2::7] += 1e4
+        z[3::7] -= 3e8
+        z[np.arange(4, n, 7), rng.integers(0, classes, len(z[4::7]))] += 60
+        if classes > 2:
+            z[np.arange(5, n, 7), rng.integers(0, classes, len(z[5::7]))] = -np.inf
+        y = rng.integers(0, classes, n)
+        t = rng.random((n, classes))
+        t[:, 1:] *= rng.random((n, classes - 1)) < 0.4  # mass stays on class 0
+        t[4::14] = 0
+        t[np.arange(4, n, 14), z[4::14].argmax(1)] = 1  # one-hot, where it is nearly certain
+        y[4::14] = z[4::14].argmax(1)
+        options: dict[str, Any] = {"axis": axis}
+        gone = np.zeros(n, bool)
+        if self.weight:
+            w = rng.uniform(0.2, 2, classes)
+            if classes > 2:
+                w[classes // 2] = 0
+            options["weight"] = w.astype(dtype)
+            gone |= (not self.soft) & (self.smoothing == 0) & (w[y] == 0)
+        if self.sample:
+            s = rng.uniform(0.2, 2, n)
+            s[6::9] = 0
+            gone |= s == 0
+            options["sample_weight"] = s.astype(dtype).reshape(rows)
+        if self.smoothing:
+            options["label_smoothing"] = self.smoothing
+        if self.z_loss:
+            options["z_loss"] = self.z_loss
+        if not self.soft and n > 3:
+            y[8::11] = -100
+            gone |= y == -100
+        if self.where:
+            keep = rng.random((n, classes)) < 0.7
+            if self.soft:
+                keep[np.arange(n), rng.integers(0, classes, n)] = True
+                t[~keep] = 0
+            else:
+                keep[np.arange(n), np.maximum(y, 0)] = True
+            keep[10::12] = False
+            t[10::12] = 0
+            gone |= ~keep.any(1)
+            z[~keep] = v[~keep] = np.nan
+            options["where"] = np.moveaxis(keep.reshape(*rows, classes), -1, axis).copy()
+        z[gone] = v[gone] = np.nan
+        z, t, v = (
+            np.moveaxis(a.astype(dtype).reshape(*rows, classes), -1, axis).copy() for a in (z, t, v)
+        )
+        return z, t if self.soft else y.reshape(rows), v, options
+
+
+MASS_KINDS = ("value", "grad", "hvp", "hess_diag")
+
+
+def _mass_run(kind: str, z: Any, target: Any, v: Any, **options: Any) -> Any:
+    """One row's result each, unless `reduction` says otherwise."""
+    options = {"reduction": "none"} | options
+    if kind == "value":
+        return fg.cross_entropy(z, target, **options)
+    f = getattr(fg.cross_entropy, kind)
+    return f(z, target, v, **options) if kind == "hvp" else f(z, target, **options)
+
+
+def _mass_exact(kind: str, z: Any, target: Any, v: Any, **options: Any) -> np.ndarray:
+    options = {"reduction": "none"} | options
+    if kind == "value":
+        return ref.cross_entropy(z, target, **options)
+    f = getattr(ref, f"cross_entropy_{kind}")
+    return f(z, target, v, **options) if kind == "hvp" else f(z, target, **options)
+
+
+@np.errstate(all="ignore")
+def _mass_size(
+    kind: str,
+    z: np.ndarray,
+    target: np.ndarray,
+    v: np.ndarray,
+    *,
+    axis: int = -1,
+    weight: Any = None,
+    sample_weight: Any = None,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    where: Any = None,
+    grad_output: Any = None,
+    **_: Any,
+) -> np.ndarray:
+    """The numbers that each element of a derivative is added up from: the sum of their sizes.
+
+    At the largest class nothing is 1 - p: its size is that of the other classes' masses and terms.
+    A probability in the subnormal range counts as one at its upper end: it has no digits to lose.
+    """
+    tiny = np.finfo(z.dtype).tiny / 4
+    x, d = (np.moveaxis(np.asarray(a, LD), axis, -1) for a in (z, v))
+    keep = np.broadcast_to(True if where is None else np.asarray(where), z.shape)
+    keep = np.moveaxis(keep, axis, -1)
+    x = np.where(keep, x, -np.inf)
+    d = np.where(keep, d, 0)
+    left = np.arange(x.shape[-1]) == x.argmax(-1)[..., None]
+    top = x.max(-1, keepdims=True)
+    e = np.where(left, 0, np.exp(x - top))
+    total = 1 + e.sum(-1, keepdims=True)
+    p = np.where(left, 1, e) / total
+    p = np.where(x > -np.inf, np.maximum(p, tiny), 0)
+    if target.dtype.kind == "f":
+        t = np.moveaxis(np.asarray(target, LD), axis, -1)
+    else:
+        t = (np.arange(x.shape[-1]) == target[..., None]).astype(LD)
+    kept = keep.sum(-1, keepdims=True)
+    m = keep * ((1 - LD(label_smoothing)) * t + label_smoothing / kept)
+    m = m if weight is None else m * weight
+    # The bar of logsumexp counts in ulps of the larger of its two parts.
+    ridge = 2 * z_loss * np.maximum(np.abs(top), np.abs(top + np.log(total)))
+    b = m.sum(-1, keepdims=True) + ridge
+    if kind == "grad":
+        others = np.where(left, 0, m).sum(-1, keepdims=True)
+        rest = e.sum(-1, keepdims=True) / total
+        size = np.where(left, others + ridge + b * rest, b * p + m)
+    elif kind == "hvp":
+        at_top = np.where(left, d, 0).sum(-1, keepdims=True)
+        d = np.abs(d - at_top)
+        dot = (p * d).sum(-1, keepdims=True)
+        size = p * (b * (d + dot) + 2 * z_loss * (np.abs(at_top) + dot))
+    else:
+        size = p * (b * np.where(left, e.sum(-1, keepdims=True) / total, 1 - p) + 2 * z_loss * p)
+    for factor in (sample_weight, grad_output):
+        if factor is not None:
+            size = size * np.abs(np.asarray(factor, LD))[..., None]
+    return np.moveaxis(size, -1, axis)
+
+
+# In eps of the sum of sizes above. NUMERICS.md section 1 allows a loss 4 and the gradient at the
+# target 8. A derivative is made of p (2.5), B (1: its masses are added wide, then rounded), and
+# half an eps for the factor, a product and a sum each: 5; a second one has one more difference and
+# product: 6.
+MASS_BARS = {"value": 4, "grad": 5, "hvp": 6, "hess_diag": 6}
+
+
+def _assert_mass(kind: str, actual: Any, exact: Any, size: Any = None, what: Any = "") -> None:
+    """Errors in eps of the value, or of the sum of sizes; NaN, infinities and zeros in place."""
+    actual, exact = np.asarray(actual), np.asarray(exact, LD)
+    assert actual.shape == exact.shape, f"{what}: shape {actual.shape}, not {exact.shape}"
+    info = np.finfo(actual.dtype)
+    with np.errstate(all="ignore"):
+        size = np.abs(exact) if size is None else size
+        error = np.abs(actual.astype(LD) - exact)
+        bar = MASS_BARS[kind] * LD(info.eps) * size + (exact != 0) * LD(info.smallest_subnormal)
+        same = (np.isnan(actual) & np.isnan(exact)) | (actual == exact.astype(actual.dtype))
+        good = same | (error <= bar)
+    if not good.all():
+        at = tuple(map(int, np.argwhere(~good)[0]))
+        with np.errstate(all="ignore"):
+            ratio = float((error / (LD(info.eps) * size))[at])
+        raise AssertionError(
+            f"{what}: {kind} at {at} is {actual[at]!r}, not {exact[at]!r}; {ratio:.2f} eps of its "
+            f"size ({int((~good).sum())} such of {good.size})"
+        )
+
+
+@dataclass(frozen=True)
+class MassChecks:
+    """run, exact, size and check of cross-entropy's results, by kind."""
+
+    Case = Mass
+    kinds = MASS_KINDS
+    run = staticmethod(_mass_run)
+    exact = staticmethod(_mass_exact)
+    size = staticmethod(_mass_size)
+    assert_good = staticmethod(_assert_mass)
+
+    @staticmethod
+    def check(
+        kind: str, actual: Any, z: Any, target: Any, v: Any, what: Any = "", **kw: Any
+    ) -> None:
+        exact = _mass_exact(kind, z, target, v, **kw)
+        size = None if kind == "value" else _mass_size(kind, z, target, v, **kw)
+        _assert_mass(kind, actual, exact, size, what)
+
+
+@pytest.fixture(scope="session")
+def mass() -> MassChecks:
+    """Cross-entropy with every option: cases, and checks against the twin."""
+    return MassChecks()
+
+
+MASSES = [
+    Mass(),
+    *(Mass(soft, True, True, 0.1, 0.01, where) for soft in (False, True) for where in (False, True)),
+]
+
+
+@pytest.fixture(params=MASSES, ids=str)
+def mass_case(request: pytest.FixtureRequest) -> Mass:
+    """No option; and all of them, with class indices and probabilities, without and with a mask."""
+    return request.param
+
+
+@pytest.fixture(params=MASS_KINDS)
+def mass_kind(request: pytest.FixtureRequest) -> str:
+    """Value, gradient, Hessian times vector, diagonal of the Hessian."""
+    return request.param

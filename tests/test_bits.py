@@ -214,3 +214,122 @@ def test_batches_of_several_dimensions_have_the_bits_of_flat_ones(isa, dtype, op
     inputs = op.inputs(rng, x, -1)
     flat = op.run(x.reshape(120, 60), -1, *(a.reshape(120, *a.shape[3:]) for a in inputs))
     assert bits(op.run(x, -1, *inputs)) == bits(flat)
+
+
+# ---- cross-entropy with options -----------------------------------------------------------------
+
+
+def rows_of(kw, pick):
+    """The options of some rows: weights of rows and masks are picked from, class weights not."""
+    picked = {k: kw[k][pick] for k in ("sample_weight", "where", "grad_output") if k in kw}
+    return kw | picked
+
+
+@pytest.mark.parametrize("shape", [(30011, 10), (1501, 250)], ids=str)
+def test_options_do_not_depend_on_the_number_of_threads(dtype, mass, mass_case, mass_kind, shape):
+    z, t, v, kw = mass_case.draw(np.random.default_rng(1), shape, dtype)
+    for layout in "CF":
+        x = np.asarray(z, order=layout)
+        results = set()
+        for n in THREADS:
+            with threads(n):
+                results.add(bits(mass.run(mass_kind, x, t, v, **kw)))
+        assert len(results) == 1
+
+
+@pytest.mark.parametrize("shape", [(140003, 4), (9001, 150)], ids=str)
+def test_reduced_losses_with_options_do_not_depend_on_threads(isa, dtype, mass_case, shape):
+    """Nor do the divisor and the factors of more rows than a slab has (65536)."""
+    z, t, _, kw = mass_case.draw(np.random.default_rng(2), shape, dtype)
+    z[np.isinf(z)] = -3  # an infinite loss would hide the others
+    results = set()
+    for n in THREADS:
+        with threads(n):
+            value = fg.cross_entropy(z, t, **kw)
+            again, grad = fg.cross_entropy.value_and_grad(z, t, **kw)
+            assert np.isfinite(value)
+            assert again == value
+            results.add((value, fg.cross_entropy(z, t, **kw, reduction="sum"), bits(grad)))
+    assert len(results) == 1
+
+
+def test_a_large_batch_with_weights_is_the_sum_of_its_rows(isa, dtype, mass, mass_case):
+    """Over slabs of 65536 rows, whose weights, targets and values go through one buffer."""
+    shape = (140003, 3)
+    z, t, v, kw = mass_case.draw(np.random.default_rng(3), shape, dtype)
+    z[np.isinf(z)] = -3
+    each = mass.run("value", z, t, v, **kw).astype(np.float64)
+    value = fg.cross_entropy(z, t, **kw, reduction="sum")
+    # The rows are the same; sums of float64 in another order.
+    np.testing.assert_allclose(value, each.sum(dtype=np.longdouble), rtol=1e-15)
+    g = np.random.default_rng(4).normal(size=len(z)).astype(dtype)
+    grad = mass.run("grad", z, t, v, **kw, grad_output=g)
+    for pick in (np.s_[:50], np.s_[65500:65600], np.s_[131000:131100], np.s_[-50:]):
+        part = rows_of(kw | {"grad_output": g}, pick)
+        assert bits(mass.run("grad", z[pick], t[pick], v[pick], **part)) == bits(grad[pick])
+
+
+@layouts
+@pytest.mark.parametrize("classes", [10, 60, 250])
+def test_rows_with_options_do_not_depend_on_their_neighbours(
+    isa, dtype, mass, mass_case, mass_kind, classes, layout
+):
+    def run(pick):
+        arrays = (np.asarray(a[pick], order=layout if a.ndim > 1 else "C") for a in (z, t, v))
+        return mass.run(mass_kind, *arrays, **rows_of(kw, pick))
+
+    z, t, v, kw = mass_case.draw(np.random.default_rng(classes), (70, classes), dtype)
+    whole = run(np.s_[:])
+    for begin, end in [(0, 1), (1, 18), (15, 70), (69, 70)]:
+        assert bits(run(np.s_[begin:end])) == bits(whole[begin:end]), (begin, end)
+    order = np.random.default_rng(5).permutation(70)
+    assert bits(run(order)) == bits(whole[order])
+    assert len({bits(run(np.s_[:])) for _ in range(3)}) == 1
+    if mass_kind != "value":
+        out = np.full_like(z, 9, order=layout)
+        x = np.asarray(z, order=layout)
+        mass.run(mass_kind, x, t, v, **kw, out=out)
+        assert bits(out) == bits(whole)
+
+
+STREAMED_MASSES = [(1999, 0, "C"), (250, 0, "C"), (250, 1, "C"), (1999, 7, "C"), (10, 0, "F")]
+
+
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+@pytest.mark.parametrize(("classes", "shift", "layout"), STREAMED_MASSES)
+def test_options_streamed_past_the_caches_give_the_same(isa, mass, soft, classes, shift, layout):
+    """At odd addresses too, and nothing is written beside the result."""
+    dtype = np.float32
+    case = mass.Case(soft, weight=True, sample=True, smoothing=0.1, z_loss=0.01)
+    small_rows = (1 << 20) // (classes * 4) | 1
+    z, t, v, kw = case.draw(np.random.default_rng(classes), (small_rows, classes), dtype)
+    x, u = repeated(z, 34, layout), repeated(v, 34, layout)
+    target = repeated(t, 34, layout)
+    long = kw | {"sample_weight": np.tile(kw["sample_weight"], 34)}
+    assert x.nbytes > STREAM_BYTES
+    memory = np.full(x.size + 2 * shift, 9, dtype)
+    out = memory[shift : shift + x.size].reshape(x.shape if layout == "C" else x.shape[::-1])
+    out = out if layout == "C" else out.T
+    for kind in mass.kinds[1:]:
+        mass.run(kind, x, target, u, **long, out=out)
+        stored = mass.run(kind, *(np.asarray(a, order=layout) for a in (z, t, v)), **kw)
+        assert np.array_equal(out.reshape(34, *z.shape), np.broadcast_to(stored, (34, *z.shape)))
+        assert (memory[:shift] == 9).all()
+        assert (memory[shift + x.size :] == 9).all()
+
+
+def test_batches_of_several_dimensions_have_the_bits_of_flat_ones_with_options(
+    isa, dtype, mass, mass_case, mass_kind
+):
+    z, t, v, kw = mass_case.draw(np.random.default_rng(6), (4, 5, 6, 60), dtype)
+    flat = {k: a.reshape(120) for k, a in kw.items() if k == "sample_weight"}
+    flat |= {k: a.reshape(120, 60) for k, a in kw.items() if k == "where"}
+    result = mass.run(mass_kind, z, t, v, **kw)
+    rows = mass.run(
+        mass_kind,
+        z.reshape(120, 60),
+        t.reshape(120, 60) if mass_case.soft else t.reshape(120),
+        v.reshape(120, 60),
+        **kw | flat | {"axis": -1},
+    )
+    assert bits(result) == bits(rows)

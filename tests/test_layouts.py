@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import numpy as np
@@ -109,6 +110,90 @@ def test_every_layout_on_every_instruction_set(isa, dtype, op, layout, rng):
         x = layout(rng.normal(0, 3, shape).astype(dtype))
         inputs = tuple(layout(a) if a.shape == shape else a for a in op.inputs(rng, x, axis))
         op.check(op.run(x, axis, *inputs), x, axis, inputs, f"{shape}, axis {axis}")
+
+
+@functools.cache
+def mass_drawn(mass, case, kind, dtype, shape, axis):
+    z, t, v, kw = case.draw(np.random.default_rng([*shape, axis]), shape, dtype, axis)
+    exact = mass.exact(kind, z, t, v, **kw)
+    size = None if kind == "value" else mass.size(kind, z, t, v, **kw)
+    return z, t, v, kw, exact, size
+
+
+@strides
+def test_every_layout_with_options(isa, dtype, mass, mass_case, mass_kind, layout):
+    """Every operand in the layout, then the logits alone, then every operand but the logits."""
+    for shape, axis in itertools.product([(3, 7, 2), (2, 1, 150), (19, 3)], range(3)):
+        if axis >= len(shape):
+            continue
+        z, t, v, kw, exact, size = mass_drawn(mass, mass_case, mass_kind, dtype, shape, axis)
+        changed = {k: layout(a) if isinstance(a, np.ndarray) else a for k, a in kw.items()}
+        what = f"{shape}, axis {axis}"
+        for args, options in (
+            ((layout(z), layout(t), layout(v)), changed),
+            ((layout(z), t, v), kw),
+            ((z, layout(t), layout(v)), changed),
+        ):
+            before = [a.tobytes() for a in args]
+            actual = mass.run(mass_kind, *args, **options)
+            mass.assert_good(mass_kind, actual, exact, size, what)
+            if mass_kind != "value":
+                out = layout(np.zeros_like(z))
+                assert mass.run(mass_kind, *args, **options, out=out) is out
+                np.testing.assert_array_equal(out, actual, what)
+            assert [a.tobytes() for a in args] == before
+
+
+@layouts
+def test_what_the_border_copies_with_options(dtype, mass, mass_case, mass_kind, layout):
+    """Byte-swapped, unaligned and read-only operands too; no place for `out`."""
+    z, t, v, kw, exact, size = mass_drawn(mass, mass_case, mass_kind, dtype, (3, 7, 2), 1)
+    one_byte = layout is unaligned  # a mask is always aligned
+    kw = {
+        k: layout(a) if isinstance(a, np.ndarray) and not (one_byte and k == "where") else a
+        for k, a in kw.items()
+    }
+    actual = mass.run(mass_kind, layout(z), layout(t), layout(v), **kw)
+    mass.assert_good(mass_kind, actual, exact, size)
+
+
+@pytest.mark.parametrize("stretched", [(0,), (2,), (0, 2)], ids=str)
+def test_zero_strides_with_options(isa, dtype, rng, mass, mass_kind, stretched):
+    """Broadcast rows, in logits, probabilities, vectors, masks and weights."""
+    shape = (3, 20, 4)
+    small = tuple(1 if i in stretched else n for i, n in enumerate(shape))
+    z, t, v = (np.broadcast_to(rng.random(small).astype(dtype), shape) for _ in range(3))
+    keep = np.broadcast_to(rng.random(small) < 0.7, shape)
+    s = np.broadcast_to(rng.random(small[:1] + small[2:]).astype(dtype), (3, 4))
+    w = np.broadcast_to(dtype([0.5]), (20,))
+    y = np.broadcast_to(np.where(keep.any(1), keep.argmax(1), 0)[:1, :1], (3, 4))
+    g = None if mass_kind == "value" else np.broadcast_to(dtype([[-2.0]]), (3, 4))
+    for target, mask in ((np.where(keep, t, 0).astype(dtype), keep), (y, keep[:1, :, :1]), (y, None)):
+        kw = {"axis": 1, "weight": w, "sample_weight": s, "where": mask, "label_smoothing": 0.1}
+        kw |= {} if g is None else {"grad_output": g}
+        mass.check(mass_kind, mass.run(mass_kind, z, target, v, **kw), z, target, v, **kw)
+        full = {k: a.copy() if isinstance(a, np.ndarray) else a for k, a in kw.items()}
+        actual = mass.run(mass_kind, z.copy(), target.copy(), v.copy(), **full)
+        mass.check(mass_kind, actual, z, target, v, **kw)
+
+
+def test_negative_axes_count_from_the_end_with_options(dtype, rng, mass, mass_case, mass_kind):
+    for axis in range(3):
+        z, t, v, kw = mass_case.draw(rng, (3, 4, 5), dtype, axis)
+        expected = mass.run(mass_kind, z, t, v, **kw)
+        actual = mass.run(mass_kind, z, t, v, **kw | {"axis": axis - 3})
+        np.testing.assert_array_equal(actual, expected)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))), ids=str)
+def test_derivatives_keep_the_memory_order_of_the_logits(dtype, mass, mass_case, mass_kind, order):
+    if mass_kind == "value":
+        return
+    z, t, v, kw, *_ = mass_drawn(mass, mass_case, mass_kind, dtype, (3, 7, 2), 1)
+    z = np.ascontiguousarray(z.transpose(order)).transpose(np.argsort(order))
+    y = mass.run(mass_kind, z, t, v, **kw)
+    assert y.strides == z.strides
+    assert not np.shares_memory(y, z)
 
 
 @pytest.mark.parametrize(

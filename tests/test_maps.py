@@ -12,7 +12,9 @@ import pytest
 
 import fastgrad as fg
 
-BUILT_IN = [fg.softmax, fg.log_softmax, fg.logsumexp, fg.cross_entropy]
+MAPS = [fg.softmax, fg.log_softmax, fg.logsumexp, fg.sigmoid, fg.log_sigmoid]
+LOSSES = [fg.cross_entropy, fg.binary_cross_entropy]
+BUILT_IN = MAPS + LOSSES
 built_in = pytest.mark.parametrize("f", BUILT_IN, ids=lambda f: f.__name__)
 
 COMMON = "axis=-1, *, temperature=1.0"
@@ -22,6 +24,13 @@ OPTIONS = (
     "z_loss=0.0, where=None, reduction='mean', normalizer=None"
 )
 XENT = f"logits, target, {OPTIONS}"
+BINARY = "*, pos_weight=None, sample_weight=None, where=None, reduction='mean', normalizer=None"
+BCE = f"logits, target, {BINARY}"
+LINEAR = (
+    "*, bias=None, l2=0.0, weight=None, sample_weight=None, ignore_index=-100, "
+    "label_smoothing=0.0, z_loss=0.0, reduction='mean', normalizer=None, memory=67108864"
+)
+GRAD = "wrt=('W', 'bias', 'X'), grad_output=None"
 SIGNATURES = [
     (fg.softmax, f"x, {COMMON}, where=None, out=None"),
     (fg.softmax.vjp, f"x, g, {COMMON}, where=None, y=None, out=None"),
@@ -37,6 +46,26 @@ SIGNATURES = [
     (fg.cross_entropy.value_and_grad, f"{XENT}, grad_output=None, out=None"),
     (fg.cross_entropy.hvp, f"logits, target, v, {OPTIONS}, grad_output=None, out=None"),
     (fg.cross_entropy.hess_diag, f"{XENT}, grad_output=None, out=None"),
+    (fg.sigmoid, "x, *, out=None"),
+    (fg.sigmoid.vjp, "x, g, *, y=None, out=None"),
+    (fg.sigmoid.jvp, "x, v, *, y=None, out=None"),
+    (fg.log_sigmoid, "x, *, out=None"),
+    (fg.log_sigmoid.vjp, "x, g, *, out=None"),
+    (fg.log_sigmoid.jvp, "x, v, *, out=None"),
+    (fg.binary_cross_entropy, BCE),
+    (fg.binary_cross_entropy.grad, f"{BCE}, grad_output=None, out=None"),
+    (fg.binary_cross_entropy.value_and_grad, f"{BCE}, grad_output=None, out=None"),
+    (fg.binary_cross_entropy.hvp, f"logits, target, v, {BINARY}, grad_output=None, out=None"),
+    (fg.binary_cross_entropy.hess_diag, f"{BCE}, grad_output=None, out=None"),
+    (fg.token_stats, "logits, target, *, axis=-1, ignore_index=-100"),
+    (fg.linear_cross_entropy, f"X, W, target, {LINEAR}"),
+    (fg.linear_cross_entropy.grad, f"X, W, target, {LINEAR}, {GRAD}"),
+    (fg.linear_cross_entropy.value_and_grad, f"X, W, target, {LINEAR}, {GRAD}"),
+    (fg.linear_cross_entropy.hvp, f"X, W, target, v, {LINEAR}, wrt=None, grad_output=None"),
+    (
+        fg.linear_cross_entropy.fisher_diag,
+        f"X, W, target, {LINEAR}, wrt=('W', 'bias'), grad_output=None",
+    ),
 ]
 
 
@@ -64,9 +93,8 @@ def test_every_parameter_is_annotated(f):
 
 
 def test_built_ins_are_maps_or_losses():
-    assert all(isinstance(f, fg.Map) for f in BUILT_IN[:3])
-    assert isinstance(fg.cross_entropy, fg.Loss)
-    assert not isinstance(fg.cross_entropy, fg.Map)
+    assert all(isinstance(f, fg.Map) and not isinstance(f, fg.Loss) for f in MAPS)
+    assert all(isinstance(f, fg.Loss) and not isinstance(f, fg.Map) for f in LOSSES)
 
 
 @built_in
@@ -164,7 +192,7 @@ def test_signature_shows_the_options():
 
 def test_a_function_with_options_keeps_its_kind_and_derivatives():
     for f in BUILT_IN:
-        option = {"temperature": 2.0} if isinstance(f, fg.Map) else {"reduction": "sum"}
+        option = {"out": None} if isinstance(f, fg.Map) else {"reduction": "sum"}
         other = f.with_options(**option)
         assert isinstance(other, fg.Map) == isinstance(f, fg.Map)
         for kind in ("vjp", "jvp", "grad", "value_and_grad", "hvp", "hess_diag"):

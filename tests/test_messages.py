@@ -41,6 +41,21 @@ CALLS = {
     "log_softmax.jvp": fg.log_softmax.jvp,
     "logsumexp.vjp": fg.logsumexp.vjp,
     "logsumexp.jvp": fg.logsumexp.jvp,
+    "sigmoid": fg.sigmoid,
+    "sigmoid.vjp": fg.sigmoid.vjp,
+    "log_sigmoid.jvp": fg.log_sigmoid.jvp,
+    "binary": fg.binary_cross_entropy,
+    "binary.grad": fg.binary_cross_entropy.grad,
+    "binary.hvp": fg.binary_cross_entropy.hvp,
+    "token_stats": fg.token_stats,
+    "linear": fg.linear_cross_entropy,
+    "linear.grad": fg.linear_cross_entropy.grad,
+    "linear.hvp": fg.linear_cross_entropy.hvp,
+    "linear.fisher_diag": fg.linear_cross_entropy.fisher_diag,
+    "linear.flat": fg.linear_cross_entropy.flat,
+    "flat": fg.linear_cross_entropy.flat(X, Y, num_classes=2),
+    "flat.hessp": fg.linear_cross_entropy.flat(X, Y, num_classes=2, bias=False).hessp,
+    "flat.unpack": fg.linear_cross_entropy.flat(X, Y, num_classes=2).unpack,
     "set_num_threads": fg.set_num_threads,
 }
 
@@ -180,6 +195,78 @@ CASES = [
     ("hvp", (X, Y, X[0]), {}, ValueError, "v must have shape (2, 3); it has shape (3,)."),
     ("hvp", (BIG[:3], 0, BIG[6:9]), {"out": BIG[7:10]}, ValueError, f"out must be v itself or not overlap v; {SHARED}"),
     ("hvp", (BIG[:3], 0, BIG[6:9]), {"out": BIG[:3]}, ValueError, f"out must not overlap logits; {SHARED}"),
+    # sigmoid and binary cross-entropy
+    ("sigmoid", (MASKED,), {}, TypeError, f"x {MASK_LOST}Pass x=x.filled(0) and where=~np.ma.getmaskarray(x)."),
+    ("sigmoid", (BIG[:6],), {"out": BIG[1:7]}, ValueError, f"out must be {SAME}"),
+    ("sigmoid", (X,), {"out": OUT[:1]}, ValueError, "out must have shape (2, 3); it has shape (1, 3)."),
+    ("sigmoid.vjp", (X, X[0]), {}, ValueError, "g must have shape (2, 3); it has shape (3,)."),
+    ("sigmoid.vjp", (X, X), {"y": X[0]}, ValueError, "y must have shape (2, 3); it has shape (3,)."),
+    ("sigmoid.vjp", (BIG[:3], BIG[6:9]), {"out": BIG[:3]}, ValueError, f"out must not overlap x; {SHARED}"),
+    ("log_sigmoid.jvp", (X, X[0]), {}, ValueError, "v must have shape (2, 3); it has shape (3,)."),
+    ("binary", (MASKED, X), {}, TypeError, f"logits {MASK_LOST}Pass logits=x.filled(0) and where=~np.ma.getmaskarray(x)."),
+    ("binary", (X, np.ma.masked_array(Y, [0, 1])), {}, TypeError, f"target {MASK_LOST}Pass target=x.filled(0) and where=~np.ma.getmaskarray(x)."),
+    ("binary", (X, X.astype(complex)), {}, TypeError, "target must be real; got complex128. Use target.real if the imaginary part is 0."),
+    ("binary", (X, X.astype(str)), {}, TypeError, f"target {RAGGED.format('<U32')}"),
+    ("binary", (X, X[0]), {}, ValueError, "target must have the shape of logits, (2, 3); it has shape (3,). Nothing is broadcast."),
+    ("binary", (X, np.zeros(6, int)), {}, ValueError, "target must have the shape of logits, (2, 3); it has shape (6,). Nothing is broadcast: pass target.reshape((2, 3))."),
+    ("binary", (BIG[:2], [0, 2]), {}, ValueError, "target must hold 0 and 1, or probabilities as floats; target[1] is 2."),
+    ("binary.grad", (X, [[0, 1, 1], [1, -1, 2]]), {"out": OUT}, ValueError, "target must hold 0 and 1, or probabilities as floats; target[1, 1] is -1. If the classes are -1 and 1, pass (target + 1) // 2."),
+    ("binary", (np.zeros(10000), late(9999)), {}, ValueError, "target must hold 0 and 1, or probabilities as floats; target[9999] is 9."),
+    ("binary", (0.5, 3), {}, ValueError, "target must hold 0 and 1, or probabilities as floats; target is 3."),
+    ("binary", (X, X + 1.25), {}, ValueError, "target must be a probability in [0, 1]; target[0, 0] is 1.25 (as float64)."),
+    ("binary.grad", (BIG[:2], [0.5, np.nan]), {"out": BIG[4:6]}, ValueError, "target must be a probability in [0, 1]; target[1] is nan (as float64)."),
+    ("binary", (X, X), {"pos_weight": [1.0, 2]}, ValueError, "pos_weight must broadcast to the shape of logits, (2, 3); it has shape (2,)."),
+    ("binary", (X, X), {"pos_weight": -1}, ValueError, "pos_weight must be finite and >= 0; pos_weight is -1.0 (as float64)."),
+    ("binary", (X.astype(np.float32), X), {"sample_weight": [[1e39], [1]]}, ValueError, "sample_weight must be finite and >= 0; sample_weight[0, 0] is inf (as float32)."),
+    ("binary", (X, X), {"where": [1, 0, 1]}, TypeError, "where must be boolean (True keeps an element); got dtype int64. Use where=mask.astype(bool), or where=mask != 0."),
+    ("binary", (X, X), {"reduction": "avg"}, ValueError, "reduction must be 'mean', 'sum' or 'none'; got 'avg'."),
+    ("binary", (X, X), {"normalizer": 2, "reduction": "none"}, ValueError, "normalizer must go with reduction='mean', which it divides by; got reduction='none'. Drop it, or use reduction='mean'."),
+    ("binary.grad", (X, X), {"grad_output": X}, ValueError, "grad_output must be one number, with reduction='mean'; it has shape (2, 3)."),
+    ("binary.grad", (BIG[:3], BIG[6:9]), {"out": BIG[6:9]}, ValueError, f"out must not overlap target; {SHARED}"),
+    ("binary.grad", (BIG[:3], X[0]), {"pos_weight": BIG[9], "sample_weight": BIG[6:9], "out": BIG[6:9]}, ValueError, f"out must not overlap sample_weight; {SHARED}"),
+    ("binary.hvp", (X, X, X[0]), {}, ValueError, "v must have shape (2, 3); it has shape (3,)."),
+    # token statistics
+    ("token_stats", (X, X), {}, TypeError, "target must hold class indices (integers); got probabilities of shape (2, 3). If the largest names the class, pass target.argmax(1)."),
+    ("token_stats", (X, [0, 3]), {}, IndexError, "target must be in [0, 3) or equal to ignore_index=-100; target[1] is 3."),
+    ("token_stats", (X, [0]), {}, ValueError, "target must have shape (2,), that of logits (2, 3) without the class axis 1; it has shape (1,)."),
+    ("token_stats", (X, Y), {"ignore_index": 0.5}, TypeError, "ignore_index must be an int or None; got 0.5."),
+    ("token_stats", (X, Y), {"axis": 2}, AxisError, "axis must be in [-2, 2) for logits of 2 dimensions; got 2."),
+    # linear head: X (2, 3) with two classes
+    ("linear", (X.astype(np.float16), X, Y), {}, TypeError, "X must be float32 or float64, the types of BLAS; got float16. Use X.astype(np.float32)."),
+    ("linear.grad", (X, X.astype(np.float16), Y), {}, TypeError, "W must be float32 or float64, the types of BLAS; got float16. Use W.astype(np.float32)."),
+    ("linear", (X[0], X, Y), {}, ValueError, "X must have 2 dimensions; it has shape (3,). One row is X[None, :]."),
+    ("linear.flat", (X[None], Y), {"num_classes": 2}, ValueError, "X must have 2 dimensions; it has shape (1, 2, 3)."),
+    ("linear", (MASKED, X, Y), {}, TypeError, f"X {MASK_LOST}Pass X=x.filled(0) and where=~np.ma.getmaskarray(x)."),
+    ("linear", (X, X[:, :2], Y), {}, ValueError, "W must have shape (classes, 3), one weight for each column of X (2, 3); it has shape (2, 2)."),
+    ("linear", (X, X.T, Y), {}, ValueError, "W must have shape (classes, 3), one weight for each column of X (2, 3); it has shape (3, 2). Is it transposed? Pass W.T."),
+    ("linear", (X.astype(np.float32), X, Y), {}, TypeError, "W must have the dtype of X, float32, or every call would convert it; it has float64. Convert it once: W.astype(np.float32), or X to that of W."),
+    ("linear", (X.astype(int), X.astype(np.float32), Y), {}, TypeError, "W must have the dtype of X, float64, or every call would convert it; it has float32. Convert it once: W.astype(np.float64), or X to that of W."),
+    ("linear", (X, X[:0], Y), {}, ValueError, "logits must have at least one class; axis 1 has length 0."),
+    ("linear", (X, X, Y), {"bias": [1.0, 2, 3]}, ValueError, "bias must have shape (2,), one number for each row of W; it has shape (3,)."),
+    ("linear", (X, X, [0, 2]), {}, IndexError, "target must be in [0, 2) or equal to ignore_index=-100; target[1] is 2."),
+    ("linear", (X, X, [0, 1, 1]), {}, ValueError, "target must have shape (2,), that of logits (2, 2) without the class axis 1; it has shape (3,)."),
+    ("linear", (X, X, Y), {"l2": -1}, ValueError, "l2 must be finite and >= 0; got -1.0."),
+    ("linear.grad", (X, X, Y), {"l2": 0.1, "reduction": "none"}, ValueError, "l2 must be 0 with reduction='none', whose rows would each count the penalty; got 0.1. Add it to their sum."),
+    ("linear", (X, X, Y), {"memory": 0}, ValueError, "memory must be at least 1; got 0."),
+    ("linear", (X, X, Y), {"memory": 1e6}, TypeError, "memory must be an int; got 1000000.0."),
+    ("linear.grad", (X, X, Y), {"wrt": "W"}, TypeError, "wrt must be a sequence of names out of 'W', 'bias', 'X'; got 'W'. Use wrt=('W',)."),
+    ("linear.grad", (X, X, Y), {"wrt": None}, TypeError, "wrt must be a sequence of names out of 'W', 'bias', 'X'; got None."),
+    ("linear.grad", (X, X, Y), {"wrt": ("W", "b")}, ValueError, "wrt must hold some of 'W', 'bias', 'X', each once; got ('W', 'b')."),
+    ("linear.grad", (X, X, Y), {"wrt": ["X", "X"]}, ValueError, "wrt must hold some of 'W', 'bias', 'X', each once; got ('X', 'X')."),
+    ("linear.grad", (X, X, Y), {"wrt": ()}, ValueError, "wrt must hold some of 'W', 'bias', 'X', each once; got ()."),
+    ("linear.fisher_diag", (X, X, Y), {"wrt": ("X",)}, ValueError, "wrt must hold some of 'W', 'bias', each once; got ('X',)."),
+    ("linear.fisher_diag", (X, X, Y), {"l2": 0.1}, ValueError, "l2 must be 0 for fisher_diag, which is the information in the data; got 0.1. Add what a penalty curves by yourself."),
+    ("linear.fisher_diag", (X, X, Y), {"z_loss": 0.1}, ValueError, "z_loss must be 0 for fisher_diag, which is the information in the data; got 0.1. Add what a penalty curves by yourself."),
+    ("linear.hvp", (X, X, Y, X), {}, TypeError, "v must be a tuple with an array for each name in wrt; got ndarray. A single one is (v,)."),
+    ("linear.hvp", (X, X, Y, ()), {}, ValueError, "v must hold 3 arrays, one each for ('W', 'bias', 'X'); it holds 0."),
+    ("linear.hvp", (X, X, Y, (X, Y, X, X)), {}, ValueError, "v must hold 3 arrays, one each for ('W', 'bias', 'X'); it holds 4."),
+    ("linear.hvp", (X, X, Y, (X, X)), {"wrt": ("W",)}, ValueError, "v must hold 1 arrays, one each for ('W',); it holds 2."),
+    ("linear.hvp", (X, X, Y, (X, X)), {}, ValueError, "v[1] (of bias) must have shape (2,); it has shape (2, 3)."),
+    ("linear.flat", (X, Y), {"num_classes": 2, "reduction": "none"}, ValueError, "reduction must be 'mean' or 'sum', one number to minimise; got 'none'."),
+    ("linear.flat", (X, Y), {"num_classes": 2.0}, TypeError, "num_classes must be an int; got 2.0."),
+    ("flat", (np.zeros(6),), {}, ValueError, "theta must have shape (8,), all of W and then the bias if there is one; it has shape (6,)."),
+    ("flat.unpack", (X,), {}, ValueError, "theta must have shape (8,), all of W and then the bias if there is one; it has shape (2, 3)."),
+    ("flat.hessp", (np.zeros(6), np.zeros(8)), {}, ValueError, "v must have shape (6,), all of W and then the bias if there is one; it has shape (8,)."),
     # threads
     ("set_num_threads", (0,), {}, ValueError, "n must be at least 1; got 0."),
     ("set_num_threads", (-3,), {}, ValueError, "n must be at least 1; got -3."),
@@ -200,7 +287,7 @@ def test_message_in_full(raises_exactly, call, args, kwargs, kind, message):
     assert [a.tobytes() for a in arrays] == before  # out too: nothing is written before raising
 
 
-@pytest.mark.parametrize("f", [fg.cross_entropy, fg.cross_entropy.grad], ids=str)
+@pytest.mark.parametrize("f", [fg.cross_entropy, fg.cross_entropy.grad, fg.token_stats], ids=str)
 @pytest.mark.parametrize("shape", [(2, 0), (0, 0)], ids=str)
 def test_no_classes(raises_exactly, f, shape):
     message = "logits must have at least one class; axis 1 has length 0."
@@ -275,4 +362,4 @@ def test_every_raise_of_the_border_is_met_here():
     assert raises == RAISES, "count them again, and add the message that is new"
 
 
-RAISES = 42
+RAISES = 60

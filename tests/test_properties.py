@@ -176,7 +176,9 @@ def test_dropping_elements_is_deleting_them(x, data):
 def test_derivatives_are_linear(x, data):
     g = data.draw(hnp.arrays(x.dtype, x.shape, elements=st.floats(-4, 4, width=32)))
     for f in (fg.softmax.vjp, fg.softmax.jvp, fg.log_softmax.vjp, fg.log_softmax.jvp):
-        np.testing.assert_array_equal(f(x, 2 * g), 2 * f(x, g))
+        # Doubling is exact, but for results below the normal range: these lose bits when halved.
+        tiny = 8 * np.finfo(x.dtype).smallest_subnormal
+        np.testing.assert_allclose(f(x, 2 * g), 2 * f(x, g), rtol=0, atol=tiny)
 
 
 @given(logits(), st.data())

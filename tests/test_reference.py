@@ -125,18 +125,27 @@ def mp_cross_entropy_row(
     return s * (mass * lse - picked + z_loss * lse**2)
 
 
-def mp_gradient(f: Callable[[list[Any]], Any], z: list[Any]) -> list[Any]:
-    """Central differences; with 300 digits the truncation, h**2, is the only error."""
+def mp_along(f: Callable[[list[Any]], list[Any]], z: list[Any], v: list[Any]) -> list[Any]:
+    """The derivative of a list of numbers in the direction v.
+
+    Central differences; with 300 digits the truncation, h**2, is the only error.
+    """
     h = mpf(10) ** -90
-
-    def moved(i: int, step: Any) -> list[Any]:
-        return [value + step if j == i else value for j, value in enumerate(z)]
-
-    return [(f(moved(i, h)) - f(moved(i, -h))) / (2 * h) for i in range(len(z))]
+    ahead, behind = (f([a + step * b for a, b in zip(z, v, strict=True)]) for step in (h, -h))
+    return [(a - b) / (2 * h) for a, b in zip(ahead, behind, strict=True)]
 
 
-def mp_hessian(f: Callable[[list[Any]], Any], z: list[Any]) -> list[list[Any]]:
-    return [mp_gradient(lambda z, i=i: mp_gradient(f, z)[i], z) for i in range(len(z))]
+def mp_partial(f: Callable[[list[Any]], Any], z: list[Any], i: int) -> Any:
+    return mp_along(lambda z: [f(z)], z, [int(j == i) for j in range(len(z))])[0]
+
+
+def mp_gradient(f: Callable[[list[Any]], Any], z: list[Any]) -> list[Any]:
+    return [mp_partial(f, z, i) for i in range(len(z))]
+
+
+def mp_second(f: Callable[[list[Any]], Any], z: list[Any]) -> list[Any]:
+    """The diagonal of the Hessian."""
+    return [mp_partial(lambda z, i=i: mp_partial(f, z, i), z, i) for i in range(len(z))]
 
 
 def assert_close(
@@ -356,11 +365,10 @@ def problem(kind: str, weighted: bool, sampled: bool, smoothing: float, z_loss: 
             return mp_cross_entropy_row(z, t, w, s, e, zl, hard)
 
         z, u = mp_row(logits[i]), mp_row(v[i])
-        hessian = mp_hessian(loss, z)
         losses[i] = loss(z)
         derivatives["grad"][i] = mp_gradient(loss, z)
-        derivatives["hvp"][i] = [mp.fdot(line, u) for line in hessian]
-        derivatives["hess_diag"][i] = [hessian[j][j] for j in range(c)]
+        derivatives["hvp"][i] = mp_along(lambda z, f=loss: mp_gradient(f, z), z, u)
+        derivatives["hess_diag"][i] = mp_second(loss, z)
 
         # sum(m) p - m cancels where p is near m / sum(m); without smoothing at a class index it
         # cannot. The scale is the two parts that remain when the class's own share is taken out.
@@ -465,7 +473,7 @@ def mp_sigmoid(x: Any) -> Any:
 
 
 def mp_derivative(f: Callable[[Any], Any], x: Any) -> Any:
-    return mp_gradient(lambda z: f(z[0]), [x])[0]
+    return mp_partial(lambda z: f(z[0]), [x], 0)
 
 
 def test_sigmoid_and_log_sigmoid() -> None:
@@ -554,6 +562,121 @@ def test_binary_cross_entropy_is_cross_entropy_of_two_classes() -> None:
     np.testing.assert_allclose(binary[0], both[0], **close)
     for one, two in zip(binary[1:], both[1:], strict=True):
         np.testing.assert_allclose(one, two[:, 1], **close)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none", "normalizer"])
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("z_loss", [0.0, 0.01])
+@pytest.mark.parametrize("kind", ["hard", "soft"])
+def test_linear_cross_entropy(kind: str, z_loss: float, with_bias: bool, reduction: str) -> None:
+    draw = rng()
+    n, d, k = 4, 2, 3
+    X, W, b = draw.normal(0, 1, (n, d)), draw.normal(0, 1, (k, d)), draw.normal(0, 1, k)
+    hard, l2, e = kind == "hard", 0.0 if reduction == "none" else 0.3, 0.1
+    weight, s = draw.uniform(0.5, 2, k), draw.uniform(0.5, 2, n)
+    labels = np.array([2, -100 if hard else 0, 1, 1])
+    probabilities = draw.uniform(0, 2, (n, k))
+    X[1] = NAN  # of an ignored row
+    s[1] = s[1] if hard else 0.0
+    grad_output: Any = draw.normal(0, 1, n) if reduction == "none" else np.float64(-1.5)
+    options: dict[str, Any] = {
+        "bias": b if with_bias else None,
+        "l2": l2,
+        "weight": weight,
+        "sample_weight": s,
+        "label_smoothing": e,
+        "z_loss": z_loss,
+        "reduction": "mean" if reduction == "normalizer" else reduction,
+        "normalizer": 7.5 if reduction == "normalizer" else None,
+    }
+
+    rows_kept = [0, 2, 3]
+    masses = [exactly(s[i]) * (exactly(weight[labels[i]]) if hard else 1) for i in rows_kept]
+    divisor = {"mean": mp.fsum(masses), "normalizer": mpf(7.5)}.get(reduction, mpf(1))
+    shapes = {"W": W.shape, "bias": b.shape, "X": X.shape}
+
+    def split(theta: list[Any]) -> dict[str, np.ndarray]:
+        parts, start = {}, 0
+        for name, shape in shapes.items():
+            stop = start + int(np.prod(shape))
+            parts[name] = np.array(theta[start:stop], object).reshape(shape)
+            start = stop
+        return parts
+
+    def row_loss(i: int, parts: dict[str, np.ndarray]) -> Any:
+        z = [
+            mp.fdot(line, parts["X"][i]) + c
+            for line, c in zip(*list(parts.values())[:2], strict=True)
+        ]
+        t = [int(j == labels[i]) for j in range(k)] if hard else mp_row(probabilities[i])
+        numbers = exactly(s[i]), exactly(e), exactly(z_loss)
+        return mp_cross_entropy_row(z, t, mp_row(weight), *numbers, hard)
+
+    def total(theta: list[Any], factors: Any = (1,) * n) -> Any:
+        parts = split(theta)
+        losses = mp.fsum(factors[i] * row_loss(i, parts) for i in rows_kept)
+        return losses / divisor + exactly(l2) / 2 * mp.fsum(a**2 for a in parts["W"].flat)
+
+    def pulled(theta: list[Any]) -> list[Any]:
+        if reduction == "none":
+            return mp_gradient(lambda theta: total(theta, mp_row(grad_output)), theta)
+        return [exactly(grad_output) * value for value in mp_gradient(total, theta)]
+
+    def assert_parts(actual: Any, expected: list[Any], names: Any) -> None:
+        assert actual._fields == tuple(names)
+        for name, part in zip(names, actual, strict=True):
+            # The products are sums of terms of both signs.
+            scale = max(abs(value) for value in expected)
+            assert_close(part, split(expected)[name], scale=scale)
+
+    theta = [*mp_row(W.ravel()), *mp_row(b if with_bias else np.zeros(k)), *mp_row(X.ravel())]
+    target = labels if hard else probabilities
+    value, grad = ref.linear_cross_entropy_value_and_grad(
+        X, W, target, grad_output=grad_output, **options
+    )
+    if reduction == "none":
+        parts = split(theta)
+        losses = [row_loss(i, parts) if i in rows_kept else mpf(0) for i in range(n)]
+        assert_close(value, losses, scale=[1 + loss for loss in losses])
+    else:
+        assert_close(value, total(theta), scale=1 + total(theta))
+    gradient = pulled(theta)
+    assert_parts(grad, gradient, ["W", "bias", "X"])
+    assert_same(ref.linear_cross_entropy(X, W, target, **options), value)
+    some = ref.linear_cross_entropy_grad(
+        X, W, target, grad_output=grad_output, wrt=["X", "W"], **options
+    )
+    assert_parts(some, gradient, ["X", "W"])
+
+    v = {name: draw.normal(0, 1, shape) for name, shape in shapes.items()}
+    v["X"][1] = NAN
+    for names, wrt in (
+        (["W"], None),
+        (["W", "bias"], None),
+        (["W", "bias", "X"], None),
+        (["X", "bias"], ("X", "bias")),
+    ):
+        zeros = {name: np.zeros(shape) for name, shape in shapes.items()} | {"X": 0 * X}
+        still = zeros | {name: v[name] for name in names}
+        step = [h for name in shapes for h in mp_row(still[name].ravel())]
+        hvp = ref.linear_cross_entropy_hvp(
+            X,
+            W,
+            target,
+            tuple(v[name] for name in names),
+            wrt=wrt,
+            grad_output=grad_output,
+            **options,
+        )
+        assert_parts(hvp, mp_along(pulled, theta, step), names)
+
+    if z_loss == 0:
+        penalty = [exactly(l2)] * W.size + [mpf(0)] * (b.size + X.size)
+        hessian = [a - c for a, c in zip(mp_second(total, theta), penalty, strict=True)]
+        fisher = ref.linear_cross_entropy_fisher_diag(
+            X, W, target, **{name: o for name, o in options.items() if name != "l2"}
+        )
+        assert_parts(fisher, hessian, ["W", "bias"])
 
 
 def test_where_is_the_same_as_removing_the_classes() -> None:
@@ -688,6 +811,40 @@ def test_equal_logits_rank_by_index() -> None:
     assert_hand(ref.token_stats(np.zeros(5), 0).entropy, 1.6094379124341003)
     # H = log(1 + e**-40) + 40 / (1 + e**40)
     assert_hand(ref.token_stats([0.0, -40.0], 0).entropy, 1.7418252446695516e-16)
+
+
+def test_linear_cross_entropy_by_hand() -> None:
+    # Logits 0 and log 3: p = (1/4, 3/4), and the row's x is 2.
+    X, W, log3 = [[2.0]], [[0.0], [0.5 * np.log(3.0)]], np.log(3.0)
+    value, grad = ref.linear_cross_entropy_value_and_grad(X, W, [0])
+    assert_hand(value, 2 * np.log(2.0))
+    assert_hand(grad.W, [[-1.5], [1.5]])
+    assert_hand(grad.bias, [-0.75, 0.75])
+    assert_hand(grad.X, [[0.375 * log3]])
+    assert_hand(ref.linear_cross_entropy_fisher_diag(X, W, [0]).W, [[0.75], [0.75]])
+    hvp = ref.linear_cross_entropy_hvp(X, W, [0], ([[0.0], [1.0]],), l2=3.0)
+    assert_hand(hvp.W, [[-0.75], [3.75]])
+    # The penalty is 1/2 l2 |W|^2, and does not touch the bias.
+    penalized, slopes = ref.linear_cross_entropy_value_and_grad(X, W, [0], l2=8.0, bias=[5.0, 5.0])
+    assert_hand(penalized, 2 * np.log(2.0) + log3**2)
+    assert_hand(slopes.W, [[-1.5], [1.5 + 4 * log3]])
+    assert_hand(slopes.bias, [-0.75, 0.75])
+
+
+def test_linear_cross_entropy_refuses_what_it_cannot_mean() -> None:
+    X, W, y = [[2.0]], [[0.0], [1.0]], [0]
+    for call in (
+        ref.linear_cross_entropy,
+        ref.linear_cross_entropy_grad,
+        partial(ref.linear_cross_entropy_hvp, v=(W,)),
+    ):
+        with pytest.raises(ValueError, match="l2 must be 0"):
+            call(X, W, y, l2=0.5, reduction="none")
+        call(X, W, y, l2=0.0, reduction="none")
+    with pytest.raises(ValueError, match="z_loss must be 0"):
+        ref.linear_cross_entropy_fisher_diag(X, W, y, z_loss=0.1)
+    with pytest.raises(KeyError, match="X"):
+        ref.linear_cross_entropy_fisher_diag(X, W, y, wrt=["X"])
 
 
 def test_full_smoothing_forgets_the_target() -> None:
@@ -858,6 +1015,41 @@ def test_token_stats_axis(axis: int) -> None:
         for actual, expected in zip(stats, alone, strict=True):
             assert actual.shape == labels.shape
             assert actual[place] == expected
+
+
+def test_linear_cross_entropy_of_nothing() -> None:
+    X, W, y = np.full((2, 1), NAN), np.ones((3, 1)), [-100, -100]
+    value, grad = ref.linear_cross_entropy_value_and_grad(X, W, y, l2=0.5, grad_output=2.0)
+    assert_same(value, NAN)
+    assert_same(grad.W, W)  # the penalty's part alone
+    assert_same(grad.bias, np.zeros(3))
+    assert_same(grad.X, np.zeros((2, 1)))
+    assert_same(ref.linear_cross_entropy(X, W, y, l2=0.5, reduction="sum"), 0.75)
+    hvp = ref.linear_cross_entropy_hvp(X, W, y, (3 * W, np.ones(3), X), l2=0.5)
+    assert_same(hvp.W, 1.5 * W)
+    assert_same(hvp.bias, np.zeros(3))
+    assert_same(hvp.X, np.zeros((2, 1)))
+
+
+def test_linear_cross_entropy_of_nan() -> None:
+    # In a row of X: the gradients that it enters are NaN, the other rows are untouched.
+    X, W, y = [[NAN], [1.0]], [[0.0], [0.0]], [0, 0]
+    value, grad = ref.linear_cross_entropy_value_and_grad(X, W, y, reduction="none")
+    assert_same(value, [NAN, ref.cross_entropy([0.0, 0.0], 0)])
+    assert_same(grad.W, [[NAN], [NAN]])
+    assert_same(grad.X, [[NAN], [0]])
+    # In W: every row is NaN but those that are ignored.
+    hvp = ref.linear_cross_entropy_hvp(X, [[NAN], [1.0]], [-100, 0], (W, [0.0, 0.0], X))
+    grad = ref.linear_cross_entropy_grad(X, [[NAN], [1.0]], [-100, 0])
+    for part in (hvp, grad):
+        assert_same(part.X, [[0], [NAN]])
+
+
+def test_linear_cross_entropy_without_a_penalty_does_not_touch_an_infinite_weight() -> None:
+    X, W = [[1.0]], [[0.0], [-INF]]
+    value, grad = ref.linear_cross_entropy_value_and_grad(X, W, [1], wrt=["W"])
+    assert_same(value, INF)
+    assert_same(grad.W, [[1], [-1]])
 
 
 def test_sigmoid_of_what_is_not_finite() -> None:

@@ -6,6 +6,8 @@ too far ends the process; bytes around what is written hold a pattern that is ch
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -84,6 +86,80 @@ def test_masked_rows_stay_inside_their_memory(isa, dtype, guard, rng, classes):
         fg.softmax(x, where=keep, out=out)
         exact = ref.softmax(x, where=keep)
         np.testing.assert_allclose(out, exact.astype(dtype), rtol=3 * np.finfo(dtype).eps, atol=0)
+
+
+# Multiples of the lanes and of the masses that are added at once, and where the style changes.
+MASS_LENGTHS = [*range(1, 10), *range(15, 19), *range(31, 36), 47, 48, 49, *range(63, 67)]
+MASS_LENGTHS += [*range(127, 131), *range(143, 148), *range(159, 163), *range(191, 195), 209, 257]
+
+
+@functools.cache
+def mass_drawn(mass, case, kind, dtype, shape):
+    z, t, v, kw = case.draw(np.random.default_rng(shape), shape, dtype)
+    exact = mass.exact(kind, z, t, v, **kw)
+    size = None if kind == "value" else mass.size(kind, z, t, v, **kw)
+    return z, t, v, kw, exact, size
+
+
+def check_guarded(mass, kind, drawn, guards, order, at):
+    """Every operand and the result of its own between pages that nobody may touch."""
+    z, t, v, kw, exact, size = drawn
+    guards = iter(guards)
+
+    def place(a):
+        placed = next(guards).place(np.asarray(a, order=order if a.ndim > 1 else "C"), at)
+        placed.flags.writeable = False
+        return placed
+
+    z, t, v = place(z), place(t), place(v)
+    kw = {k: place(a) if isinstance(a, np.ndarray) else a for k, a in kw.items()}
+    if kind == "value":
+        actual = mass.run(kind, z, t, v, **kw)
+    else:
+        out = next(guards).place(np.full(z.shape, 7, z.dtype, order=order), at)
+        actual = mass.run(kind, z, t, v, **kw, out=out)
+        assert actual is out
+    mass.assert_good(kind, actual, exact, size, f"{z.shape} {order} {at}")
+
+
+@pytest.mark.parametrize("at", ["end", "start"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_every_row_length_with_options(isa, dtype, mass, mass_case, mass_kind, guard, order, at):
+    guards = [guard(5 * 257 * 8) for _ in range(7)]
+    for n in MASS_LENGTHS:
+        drawn = mass_drawn(mass, mass_case, mass_kind, dtype, (5, n))
+        check_guarded(mass, mass_kind, drawn, guards, order, at)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_every_number_of_rows_with_options(isa, dtype, mass, mass_case, mass_kind, guard, order):
+    guards = [guard(33 * 17 * 8) for _ in range(7)]
+    for rows in [*range(1, 10), 15, 16, 17, 31, 32, 33]:
+        drawn = mass_drawn(mass, mass_case, mass_kind, dtype, (rows, 17 if rows < 5 else 3))
+        check_guarded(mass, mass_kind, drawn, guards, order, "end")
+
+
+@pytest.mark.parametrize("n", [3, 60, 200])
+def test_strided_out_with_options_leaves_the_gaps_alone(isa, dtype, mass, mass_case, mass_kind, n):
+    if mass_kind == "value":
+        return
+    z, t, v, kw, exact, size = mass_drawn(mass, mass_case, mass_kind, dtype, (5, n))
+    whole = np.full((10, 3 * n), 7, dtype)
+    out = whole[::2, 1::3]
+    mass.run(mass_kind, z, t, v, **kw, out=out)
+    mass.assert_good(mass_kind, out, exact, size)
+    gaps = np.ones(whole.shape, bool)
+    gaps[::2, 1::3] = False
+    assert (whole[gaps] == 7).all()
+
+
+@pytest.mark.parametrize("classes", [32768, 32769])
+def test_very_long_strided_rows_with_options(isa, dtype, mass, mass_case, mass_kind, classes):
+    """Up to 32768 classes a strided class axis is a tile; beyond it is copied row by row."""
+    z, t, v, kw, exact, size = mass_drawn(mass, mass_case, mass_kind, dtype, (2, classes))
+    for order in "CF":
+        actual = mass.run(mass_kind, np.asarray(z, order=order), t, v, **kw)
+        mass.assert_good(mass_kind, actual, exact, size, order)
 
 
 @pytest.mark.parametrize("rows", [1, 17])

@@ -155,6 +155,25 @@ def test_many_python_threads_at_once(isa, rng):
         list(pool.map(work, cases))
 
 
+def test_many_python_threads_at_once_with_options(isa, mass, rng):
+    """Factors, masks and lines of masses are scratch of the call too."""
+    cases = []
+    for i in range(24):
+        case = mass.Case(i % 2 == 0, i % 3 == 0, True, 0.1, 0.01, i % 4 > 1)
+        shape = (5 + 997 * (i % 3), 7 + 61 * (i % 5))
+        z, t, v, kw = case.draw(rng, shape, [np.float32, np.float64][i % 2])
+        cases.append((z, t, v, kw, [mass.run(kind, z, t, v, **kw) for kind in mass.kinds]))
+
+    def work(case):
+        z, t, v, kw, expected = case
+        for _ in range(3):
+            for kind, result in zip(mass.kinds, expected, strict=True):
+                np.testing.assert_array_equal(mass.run(kind, z, t, v, **kw), result)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, cases))
+
+
 def test_a_switch_of_the_instruction_set_does_not_tear_a_call(rng):
     """A call takes its table once: every result is that of one instruction set."""
     from fastgrad._kernels import isa

@@ -6,6 +6,8 @@ isa             which instruction set is active; owns the C tables
 rows            the driver: layouts, blocks, threads, slabs; no mathematics
 softmax         softmax, log_softmax, logsumexp and their derivatives
 cross_entropy   the loss, its gradient, the scan of targets
+binary          sigmoid, log_sigmoid and binary cross-entropy, element by element
+stats           what language models are evaluated by: a record for every row
 csrc/           the C kernels: fastgrad.h is their contract, kernels.inc.h their spine
 
 Nothing here judges or raises for bad input: it scans and reports, and `fastgrad._arrays` decides.

@@ -29,6 +29,7 @@ def total_weight(
     ignore_index: int | None,
     weight: NDArray[Any] | None,
     sample_weight: NDArray[Any] | None,
+    where: NDArray[Any] | None = None,
 ) -> float: ...
 def plain(
     logits: object, target: object, mean: bool, with_grad: bool

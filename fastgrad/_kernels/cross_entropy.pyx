@@ -226,10 +226,11 @@ def run(
     return plan.total[0] + plan.total[1]
 
 
-def total_weight(cnp.ndarray zeros, target, ignore_index, weight, sample_weight):
+def total_weight(cnp.ndarray zeros, target, ignore_index, weight, sample_weight, where=None):
     """Sum over the rows not ignored of sample weight times the weight of the target's class.
 
-    `zeros` has one element per row and the dtype of the weights; it may have strides 0.
+    `zeros` has one element per row and the dtype of the weights; it may have strides 0.  `where`
+    has one per row too, and False leaves it out.
     """
     cdef Plan plan
     plan_elements(&plan, zeros)
@@ -241,6 +242,8 @@ def total_weight(cnp.ndarray zeros, target, ignore_index, weight, sample_weight)
             plan.target_weight = <const char *>cnp.PyArray_DATA(weight)
     if sample_weight is not None:
         plan_rowwise(&plan, SAMPLE, sample_weight, -1, 0)
+    if where is not None:
+        plan_rowwise(&plan, WHERE, where, -1, 0)
     plan.sum_values = True
     plan_run(&plan, FG_ROW_WEIGHT)
     return plan.total[0] + plan.total[1]

@@ -31,8 +31,6 @@ cdef extern from "fastgrad.h" nogil:
         double inv_temperature
         void *scratch
         int stream
-        int half
-        void *wide
     ctypedef void (*fg_kernel)(const fg_run *) noexcept nogil
     ctypedef void (*fg_elementwise)(const void *, void *, Py_ssize_t) noexcept nogil
     enum:
@@ -60,11 +58,19 @@ cdef extern from "fastgrad.h" nogil:
         FG_PULL_LOG_SOFTMAX
         FG_PUSH_LOG_SOFTMAX
         FG_PUSH_LOGSUMEXP
+        FG_SIGMOID
+        FG_LOG_SIGMOID
+        FG_PULL_SIGMOID
+        FG_PULL_SIGMOID_OF
+        FG_PULL_LOG_SIGMOID
+        FG_BINARY
+        FG_BINARY_GRAD
+        FG_BINARY_HESS
+        FG_TOKEN_STATS
         FG_KERNELS
         FG_LANES_MAX_SOFTMAX
         FG_LANES_MAX_CONTIGUOUS
         FG_LANES_MAX
-    Py_ssize_t FG_WIDE_BYTES(Py_ssize_t classes)
     ctypedef struct fg_precision:
         fg_kernel kernel[FG_KERNELS][2]
         fg_elementwise exp2, log, log1p

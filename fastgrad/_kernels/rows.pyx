@@ -10,7 +10,6 @@ kernel takes. None of these cuts changes a bit of a row's result.
 Operands of half precision lead a run to be cut into blocks: a block is widened to float32 in
 scratch, with the kind of layout that it has, the float32 kernel runs there, and what it wrote is
 narrowed.  So every kernel takes float16 and bfloat16, in the style of float32 of the same layout.
-The commonest kernels convert a contiguous class axis themselves.
 
 The sum of the values of all rows is taken over blocks of REDUCE rows, whatever the slabs and
 threads, and the blocks are added in order, in two words: the same bits for every number of threads.
@@ -34,7 +33,6 @@ cimport numpy as cnp
 
 from fastgrad._kernels.isa cimport (
     FG_BFLOAT16,
-    FG_CROSS_ENTROPY_GRAD,
     FG_FLOAT16,
     FG_LANES,
     FG_LANES_MAX,
@@ -44,7 +42,6 @@ from fastgrad._kernels.isa cimport (
     FG_NATIVE,
     FG_ROWS,
     FG_SOFTMAX,
-    FG_WIDE_BYTES,
     active,
     fg_run,
 )
@@ -68,7 +65,7 @@ cdef enum:
     KEEP_GIL_BELOW = 1 << 12      # elements: releasing it costs more than such a call
     STREAM_BYTES = 32 << 20       # larger results leave the caches anyway: store past them
     HALF = 2                      # bytes
-    BLOCK = 1 << 12               # elements widened at once: with the kernel's own scratch in L2
+    BLOCK = 1 << 14               # elements widened at once: with the kernel's own scratch in L2
     ACROSS_ROWS = 64              # where rows are contiguous: whole cache lines of each class,
     ACROSS = 1 << 17              # as far as they fit into L2, but in any case 16 rows
     ACROSS_MAX = 1 << 20          # (1 row where even those are too large)
@@ -113,8 +110,6 @@ cdef void _begin(Plan *plan, cnp.ndarray x, int axis) noexcept:
     for i in range(OPERANDS):
         plan.data[i] = NULL
         plan.copy[i].kind = FG_NATIVE
-    for i in range(FULL):
-        plan.class_step[i] = 0
     plan.dims = 0
     plan.rows = 1
     plan.sum_values = False
@@ -133,8 +128,6 @@ cdef void _begin(Plan *plan, cnp.ndarray x, int axis) noexcept:
     plan.run.smoothing = 0.0
     plan.run.z_loss = 0.0
     plan.run.stream = 0
-    plan.run.half = FG_NATIVE
-    plan.run.wide = NULL
     temperature(plan, 1.0)
 
 
@@ -312,7 +305,6 @@ cdef struct Memory:
     char *scratch
     Py_ssize_t step
     Py_ssize_t copies
-    Py_ssize_t wide
 
 
 cdef void _stretch(
@@ -347,7 +339,6 @@ cdef void _stretch(
         else:
             _factors(plan, begin, end, target, <double *>alpha, <double *>beta)
     run.scratch = scratch
-    run.wide = <char *>scratch + memory.wide
     run.x_class = plan.class_step[X]
     run.out_class = plan.class_step[OUT]
     run.g_class = plan.class_step[G]
@@ -454,8 +445,6 @@ cdef void _in_blocks(const Plan *plan, const fg_run *run, char *scratch) noexcep
         if run.sign != NULL:
             _narrow(plan, SIGN, run.sign + begin * run.sign_row, n, scratch, 0)
         begin += n
-    if run.stream:
-        plan.precision.narrow(FG_FLOAT16, NULL, 0, NULL, 0, 0, 0, 0, 1)  # a fence
 
 
 # The n rows of an operand as lines that lie in memory and in scratch alike.
@@ -507,21 +496,6 @@ cdef void _narrow(
     )
 
 
-cdef bint _converts(const Plan *plan, int kernel) noexcept:
-    """Does the kernel itself convert x and `out`?"""
-    return (
-        plan.copy[X].kind != FG_NATIVE
-        and kernel <= FG_CROSS_ENTROPY_GRAD
-        and kernel != FG_LOGSUMEXP_WEIGHTED
-        and plan.data[WHERE] == NULL
-        and plan.class_step[X] == HALF
-        and (
-            plan.data[OUT] == NULL
-            or (plan.copy[OUT].kind == plan.copy[X].kind and plan.class_step[OUT] == HALF)
-        )
-    )
-
-
 cdef Py_ssize_t _plan_blocks(Plan *plan) noexcept:
     """Decide on the size of blocks and where their copies lie; returns the bytes these take."""
     cdef Py_ssize_t classes = plan.run.classes, rows = BLOCK // classes, pitch, size, used = 0
@@ -529,8 +503,6 @@ cdef Py_ssize_t _plan_blocks(Plan *plan) noexcept:
     cdef int k, last = plan.dims - 1
     cdef bint across = False
     cdef Copy *copy
-    if plan.run.half != FG_NATIVE:
-        rows = BLOCK  # only one element per row is copied
     for k in range(FULL):
         copy = &plan.copy[k]
         if copy.kind != FG_NATIVE:
@@ -584,7 +556,11 @@ cdef void _factors(
     cdef const char *g
     cdef const real *w = <const real *>plan.target_weight
     cdef int last = plan.dims - 1, d
+    # Copies: the compiler must assume that the stores below change the plan.
+    cdef Py_ssize_t s_step = plan.step[SAMPLE][last], g_step = plan.step[UPSTREAM][last]
+    cdef bint only_drops = plan.only_drops
     cdef real factor
+    cdef int64_t y
     _seek(plan, begin, index)
     while done < end:
         n = plan.shape[last] - index[last]
@@ -599,16 +575,17 @@ cdef void _factors(
                 g += index[d] * plan.step[UPSTREAM][d]
         for i in range(n):
             factor = 1
+            y = target[k]
             if s != NULL:
-                factor = (<const real *>(s + i * plan.step[SAMPLE][last]))[0]
-            if w != NULL and target[k] >= 0 and (not plan.only_drops or w[target[k]] == 0):
-                factor *= w[target[k]]
+                factor = (<const real *>(s + i * s_step))[0]
+            if w != NULL and y >= 0 and (not only_drops or w[y] == 0):
+                factor *= w[y]
             if factor == 0:
                 target[k] = -1
             beta[k] = factor
-            alpha[k] = factor
             if g != NULL:
-                alpha[k] = factor * (<const real *>(g + i * plan.step[UPSTREAM][last]))[0]
+                factor *= (<const real *>(g + i * g_step))[0]
+            alpha[k] = factor
             k += 1
         done += n
         _next_line(plan, index)
@@ -795,15 +772,7 @@ cdef int plan_run(Plan *plan, int kernel) except -1:
     if plan.sum_values:
         value_bytes = (buffered * plan.item + 63) & ~<Py_ssize_t>63
     memory.step = plan.precision.scratch_bytes(classes, plan.style, kernel)
-    memory.step = (memory.step + 63) & ~<Py_ssize_t>63
-    if plan.half and _converts(plan, kernel):
-        plan.run.half = plan.copy[X].kind
-        plan.copy[X].kind = plan.copy[OUT].kind = FG_NATIVE
-        plan.half = plan.copy[VALUE].kind != FG_NATIVE
-    memory.wide = memory.step
-    if plan.run.half != FG_NATIVE:
-        memory.step += (FG_WIDE_BYTES(classes) + 63) & ~<Py_ssize_t>63
-    memory.copies = memory.step
+    memory.step = memory.copies = (memory.step + 63) & ~<Py_ssize_t>63
     if plan.half:
         memory.step += _plan_blocks(plan)
     block = <char *>malloc(

@@ -30,7 +30,7 @@ typedef struct {
   ptrdiff_t where_row, where_class;
   const char *weight; /* (rows, C) in: class weights, mostly with row stride 0; or NULL for 1 */
   ptrdiff_t weight_row, weight_class;
-  char *value; /* (rows) out: loss, logsumexp or dot product; or NULL where `out` is the result */
+  char *value; /* (rows) out: loss, logsumexp, dot product, record; or NULL where `out` is the result */
   ptrdiff_t value_row;
   char *sign; /* (rows) out: sign of the sum, logsumexp_weighted only; or NULL */
   ptrdiff_t sign_row;
@@ -46,9 +46,6 @@ typedef struct {
   double inv_temperature; /* 1 / temperature */
   void *scratch;          /* scratch_bytes(C, style, kernel) bytes, 64-byte aligned */
   int stream;             /* store `out` past the caches */
-  int half;   /* FG_FLOAT16 or FG_BFLOAT16 if x and out are, with contiguous classes and no `where`: only for
-                           * the kernels up to FG_CROSS_ENTROPY_GRAD but logsumexp_weighted; else FG_NATIVE */
-  void *wide; /* then FG_WIDE_BYTES(C) bytes of scratch, 64-byte aligned */
 } fg_run;
 
 typedef void (*fg_kernel)(const fg_run *run);
@@ -73,11 +70,20 @@ enum {
   FG_MASS_SOFT_GRAD,
   FG_MASS_SOFT_HVP,
   FG_MASS_SOFT_HESS_DIAG,
-  FG_ROW_WEIGHT,       /* value = beta, 0 for an ignored row */
+  FG_ROW_WEIGHT,       /* value = beta, 0 for an ignored row or where `where` is 0 */
   FG_PULL_SOFTMAX,     /* out = alpha p (g - p.g) */
   FG_PULL_LOG_SOFTMAX, /* out = alpha (g - p sum(g)) */
   FG_PUSH_LOG_SOFTMAX, /* out = alpha (g - p.g) */
   FG_PUSH_LOGSUMEXP,   /* value = alpha p.g */
+  FG_SIGMOID,          /* elementwise (binary.inc.h): out = sigmoid(x) */
+  FG_LOG_SIGMOID,      /* out = log sigmoid(x) */
+  FG_PULL_SIGMOID,     /* out = g times the derivative of sigmoid at x */
+  FG_PULL_SIGMOID_OF,  /* the same from x = sigmoid */
+  FG_PULL_LOG_SIGMOID, /* out = g sigmoid(-x) */
+  FG_BINARY,      /* value = beta loss, of target 0 or 1 or of probabilities g; weight that of the positive class */
+  FG_BINARY_GRAD, /* value = beta loss, if given; out = alpha gradient */
+  FG_BINARY_HESS, /* out = alpha second derivative, times v if given */
+  FG_TOKEN_STATS, /* value = a record for every row (stats.inc.h) */
   FG_KERNELS
 };
 
@@ -90,7 +96,7 @@ typedef struct {
   ptrdiff_t (*count_unfit)(const void *x, ptrdiff_t n, double high);          /* of x not in [0, high] */
   /* Half precision, for float only (half.inc.h): `lines` lines of n elements `step` bytes apart, to or from
    * contiguous lines of float, `pitch` of them apart.  widen may write, and narrow read, up to the next whole vector
-   * of a line of float.  Streamed stores are ordered by one more call, of no lines. */
+   * of a line of float. */
   void (*widen)(int kind, const char *from, ptrdiff_t line, ptrdiff_t step, ptrdiff_t lines, ptrdiff_t n, float *to,
                 ptrdiff_t pitch);
   void (*narrow)(int kind, const float *from, ptrdiff_t pitch, char *to, ptrdiff_t line, ptrdiff_t step,
@@ -108,8 +114,6 @@ typedef struct {
 #define FG_LANES_MAX_CONTIGUOUS 144
 /* Other layouts up to this one: one group of lanes is then a tile of at most 2 MiB, the size of an L2. */
 #define FG_LANES_MAX 32768
-
-#define FG_WIDE_BYTES(C) (64 * (C) * 4 + 512) /* 64 short rows, or four long ones with a vector to spare */
 
 extern const fg_precision FG_HIDDEN fg_f32_baseline, fg_f64_baseline;
 #if FG_X86

@@ -1,13 +1,15 @@
 /* The spine: every kernel for one instruction set (FG_ISA) and one precision (FG_DOUBLE). */
 #include "exp.inc.h"
 #include "tile.inc.h"
-#if !FG_DOUBLE
-#include "half.inc.h"
-#endif
 #include "softmax.inc.h"
 #include "weighted.inc.h"
 #include "pull.inc.h"
 #include "mass.inc.h"
+#include "binary.inc.h"
+#include "stats.inc.h"
+#if !FG_DOUBLE
+#include "half.inc.h"
+#endif
 
 FG_KERNEL void FG_NAME(exp2_each)(const void *x, void *out, ptrdiff_t n) {
   for (ptrdiff_t i = 0; i + LANES <= n; i += LANES) vstore((T *)out + i, vexp2(vload((const T *)x + i)));
@@ -25,6 +27,7 @@ FG_KERNEL void FG_NAME(log1p_each)(const void *x, void *out, ptrdiff_t n) {
 FG_KERNEL ptrdiff_t FG_NAME(scratch_bytes)(ptrdiff_t classes, int style, int kernel) {
   const ptrdiff_t size = (ptrdiff_t)sizeof(T);
   if (kernel >= FG_MASS && kernel <= FG_MASS_SOFT_HESS_DIAG) return mass_scratch(classes, style);
+  if (kernel == FG_TOKEN_STATS) return padded(classes) * size;
   if (style == FG_ROWS) return (3 * padded(classes) + 128 / size) * size; /* two lines of terms, one packed */
   const ptrdiff_t groups = tile_groups(classes, 1);
   return (groups < 2 ? 2 : groups) * classes * LANES * size; /* the pull_* kernels need two tiles of one group */
@@ -69,11 +72,12 @@ FG_KERNEL ptrdiff_t FG_NAME(count_unfit)(const void *x_, ptrdiff_t n, double hig
 }
 
 #define BOTH(kernel) {FG_NAME(kernel##_rows), FG_NAME(kernel##_lanes)}
+#define EITHER(kernel) {FG_NAME(kernel), FG_NAME(kernel)}
 const fg_precision FG_JOIN2(fg, FG_SUFFIX) = {
     .kernel = {[FG_SOFTMAX] = BOTH(softmax),
                [FG_LOG_SOFTMAX] = BOTH(log_softmax),
                [FG_LOGSUMEXP] = BOTH(logsumexp),
-               [FG_LOGSUMEXP_WEIGHTED] = {FG_NAME(logsumexp_weighted), FG_NAME(logsumexp_weighted)},
+               [FG_LOGSUMEXP_WEIGHTED] = EITHER(logsumexp_weighted),
                [FG_CROSS_ENTROPY] = BOTH(cross_entropy),
                [FG_CROSS_ENTROPY_GRAD] = BOTH(cross_entropy_grad),
                [FG_MASS] = BOTH(mass),
@@ -84,11 +88,20 @@ const fg_precision FG_JOIN2(fg, FG_SUFFIX) = {
                [FG_MASS_SOFT_GRAD] = BOTH(mass_soft_grad),
                [FG_MASS_SOFT_HVP] = BOTH(mass_soft_hvp),
                [FG_MASS_SOFT_HESS_DIAG] = BOTH(mass_soft_hess_diag),
-               [FG_ROW_WEIGHT] = {FG_NAME(row_weight), FG_NAME(row_weight)},
+               [FG_ROW_WEIGHT] = EITHER(row_weight),
                [FG_PULL_SOFTMAX] = BOTH(pull_softmax),
                [FG_PULL_LOG_SOFTMAX] = BOTH(pull_log_softmax),
                [FG_PUSH_LOG_SOFTMAX] = BOTH(push_log_softmax),
-               [FG_PUSH_LOGSUMEXP] = BOTH(push_logsumexp)},
+               [FG_PUSH_LOGSUMEXP] = BOTH(push_logsumexp),
+               [FG_SIGMOID] = EITHER(sigmoid),
+               [FG_LOG_SIGMOID] = EITHER(log_sigmoid),
+               [FG_PULL_SIGMOID] = EITHER(pull_sigmoid),
+               [FG_PULL_SIGMOID_OF] = EITHER(pull_sigmoid_of),
+               [FG_PULL_LOG_SIGMOID] = EITHER(pull_log_sigmoid),
+               [FG_BINARY] = EITHER(binary),
+               [FG_BINARY_GRAD] = EITHER(binary_grad),
+               [FG_BINARY_HESS] = EITHER(binary_hess),
+               [FG_TOKEN_STATS] = EITHER(token_stats)},
     .exp2 = FG_NAME(exp2_each),
     .log = FG_NAME(log_each),
     .log1p = FG_NAME(log1p_each),

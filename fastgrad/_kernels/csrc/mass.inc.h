@@ -111,48 +111,71 @@ FG_INLINE V mass_apply(const int op, V term, V mass, V v, const MassMap *map, co
 
 /* ---- rows ------------------------------------------------------------------------------------------------ */
 
+/* The first n lanes; n >= LANES, where the compiler knows that, costs nothing. */
 FG_INLINE V vload_some(const T *p, ptrdiff_t n, V fill) { return n >= LANES ? vload(p) : vload_n(p, n, fill); }
-FG_INLINE void vstore_some(T *p, V a, ptrdiff_t n) {
-  if (n >= LANES)
-    vstore(p, a);
-  else
-    vstore_n(p, a, n);
-}
 
 FG_INLINE V class_mass(const int soft, V w, V t, V hard, V spread) {
   return w * (soft ? vmla(t, hard, spread) : spread);
 }
 
-/* others and gap over a whole line; x lies `top` below its maximum.  Two masses are added before they are widened: with
- * terms >= 0 that costs less than one rounding. */
-FG_INLINE void mass_line(const int op, const int soft, const T *x, const T *t, const T *w, ptrdiff_t n, ptrdiff_t left,
-                         T top_, T hard_, T spread_, Masses *m) {
-  const V top = vset(top_), hard = vset(hard_), spread = vset(spread_), zero = vset(0);
-  int64_t index[LANES];
-  for (int i = 0; i < LANES; i++) index[i] = i;
-  VI class = viload_wide(index);
-  const VI hole = viset((I)left);
-  Wide others = wide_start(), gap = wide_start();
-  for (ptrdiff_t c = 0; c < n; c += 2 * LANES) {
-    V sum = zero, gaps = zero;
-    for (int k = 0; k < 2; k++) {
-      const ptrdiff_t here = n - c - k * LANES;
-      if (here > 0) {
-        const T *const xk = x + c + k * LANES;
-        const V tk = soft ? vload_some(t + c + k * LANES, here, zero) : zero;
-        const V mass = class_mass(soft, vload_some(w + c + k * LANES, here, zero), tk, hard, spread);
-        sum += vdrop(vieq(class, hole), mass);
-        if (op == MASS_VALUE || op == MASS_GRAD)
-          gaps += vdrop(veq(mass, zero), mass * (top - vload_some(xk, here, top)));
-      }
-      class += viset(LANES);
-    }
-    wide_add(&others, sum);
-    if (op == MASS_VALUE || op == MASS_GRAD) wide_add(&gap, gaps);
+#define MASS_BLOCK 4 /* masses added before they are widened: terms >= 0, so little more than one rounding */
+
+/* Adds m and m (x_max - x) of the n <= LANES classes from c on; x lies `top` below its maximum. */
+FG_INLINE void mass_add(const int soft, const int has_gap, const int careful, const T *x, const T *t, const T *w,
+                        ptrdiff_t c, ptrdiff_t n, V top, V hard, V spread, V *sum, V *gaps) {
+  const V zero = vset(0);
+  const V mass = class_mass(soft, vload_some(w + c, n, zero), soft ? vload_some(t + c, n, zero) : zero, hard, spread);
+  *sum += mass;
+  if (has_gap) {
+    const V term = mass * (top - vload_some(x + c, n, top));
+    *gaps += careful ? vdrop(veq(mass, zero), term) : term;
   }
+}
+
+/* Part of a line. */
+FG_INLINE void mass_span(const int soft, const int has_gap, const int careful, const T *x, const T *t, const T *w,
+                         ptrdiff_t from, ptrdiff_t to, V top, V hard, V spread, Wide *others, Wide *gap,
+                         const T *ahead) {
+  V sum = vset(0), gaps = vset(0);
+  ptrdiff_t c = from;
+  for (; c + MASS_BLOCK * LANES <= to; c += MASS_BLOCK * LANES) {
+#pragma GCC unroll 4
+    for (int k = 0; k < MASS_BLOCK; k++) {
+      mass_add(soft, has_gap, careful, x, t, w, c + k * LANES, LANES, top, hard, spread, &sum, &gaps);
+      if (soft) FG_PREFETCH(ahead + c + k * LANES);
+    }
+    wide_add(others, sum);
+    if (has_gap) wide_add(gap, gaps);
+    sum = gaps = vset(0);
+  }
+  for (; c + LANES <= to; c += LANES)
+    mass_add(soft, has_gap, careful, x, t, w, c, LANES, top, hard, spread, &sum, &gaps);
+  if (c < to) mass_add(soft, has_gap, careful, x, t, w, c, to - c, top, hard, spread, &sum, &gaps);
+  wide_add(others, sum);
+  if (has_gap) wide_add(gap, gaps);
+}
+
+/* others and gap over a whole line but its class `left`, which has no gap. */
+FG_INLINE void mass_line(const int soft, const int has_gap, const int careful, const T *x, const T *t, const T *w,
+                         ptrdiff_t n, ptrdiff_t left, T top_, T hard_, T spread_, const T *ahead, Masses *m) {
+  const V top = vset(top_), hard = vset(hard_), spread = vset(spread_), zero = vset(0);
+  Wide others = wide_start(), gap = wide_start();
+  const ptrdiff_t hole = left < 0 ? n : left - left % LANES, next = hole + LANES < n ? hole + LANES : n;
+  mass_span(soft, has_gap, careful, x, t, w, 0, hole, top, hard, spread, &others, &gap, ahead);
+  m->held = zero;
+  if (hole < n) {
+    T x_line[LANES], t_line[LANES], w_line[LANES];
+    const ptrdiff_t here = next - hole;
+    vstore(x_line, vload_some(x + hole, here, top));
+    vstore(t_line, soft ? vload_some(t + hole, here, zero) : zero);
+    vstore(w_line, vload_some(w + hole, here, zero));
+    m->held = class_mass(soft, vset(w_line[left - hole]), vset(t_line[left - hole]), hard, spread);
+    w_line[left - hole] = 0;
+    mass_span(soft, has_gap, careful, x_line, t_line, w_line, 0, LANES, top, hard, spread, &others, &gap, t_line);
+  }
+  mass_span(soft, has_gap, careful, x, t, w, next, n, top, hard, spread, &others, &gap, ahead);
   m->others = wide_lanes(others);
   m->gap = wide_lanes(gap);
-  m->held = left < 0 ? zero : class_mass(soft, vset(w[left < 0 ? 0 : left]), soft ? vset(t[left]) : zero, hard, spread);
 }
 
 FG_INLINE void add_to(V2 *sum, V v) {
@@ -161,14 +184,33 @@ FG_INLINE void add_to(V2 *sum, V v) {
 }
 
 /* sum of term (v - v_max) over a line, in two words. */
-FG_INLINE V2 line_dot(const T *terms, const T *v, ptrdiff_t n, V v_left) {
+FG_INLINE V2 line_dot(const T *terms, const T *v, ptrdiff_t n, V v_left, const T *ahead) {
   V2 s = {vset(0), vset(0)};
   for (ptrdiff_t c = 0; c < n; c += LANES) {
     const V e = vload_some(terms + c, n - c, vset(0)), d = vload_some(v + c, n - c, v_left) - v_left, ed = e * d;
     const V2 t = two_sum(s.h, ed);
     s = (V2){t.h, s.l + (t.l + vfma(e, d, -ed))};
+    FG_PREFETCH(ahead + c);
   }
   return total2(s);
+}
+
+/* The lines that the last pass over a row reads; masses come with the factor F. */
+typedef struct {
+  const T *terms, *w, *t, *v;
+  V hard, spread;
+  int has_mass;
+} MassLine;
+
+FG_INLINE V mass_out(const int op, const int soft, const MassLine *line, ptrdiff_t c, ptrdiff_t n, const MassMap *map,
+                     const Masses *m) {
+  const V zero = vset(0);
+  V mass = zero;
+  if (op == MASS_GRAD && (soft || line->has_mass))
+    mass = class_mass(soft, vload_some(line->w + c, n, zero), soft ? vload_some(line->t + c, n, zero) : zero,
+                      line->hard, line->spread);
+  const V v = op == MASS_HVP ? vload_some(line->v + c, n, zero) : zero;
+  return mass_apply(op, vload_some(line->terms + c, n, zero), mass, v, map, m);
 }
 
 FG_INLINE void mass_rows(const int op, const int soft, const fg_run *run) {
@@ -220,13 +262,19 @@ FG_INLINE void mass_rows(const int op, const int soft, const fg_run *run) {
       for (ptrdiff_t c = 0; c < n; c++) packed[c] = x[c] - s->frame.shift[0];
       d = packed;
     }
-    const T *const ahead = r + 1 < run->rows && !drop ? at(run->x, (r + 1) * run->x_row) : d;
-    s->rest = sum_lanes(exp_row(op != MASS_VALUE, d, n, left, &s->frame, base, terms, ahead, d, sizeof(T)));
+    const ptrdiff_t next = r + 1 < run->rows ? r + 1 : r; /* its operands are prefetched */
+    const T *const place = flat && op != MASS_VALUE && !run->stream ? (const T *)out : d;
+    s->rest =
+        sum_lanes(exp_row(op != MASS_VALUE, d, n, left, &s->frame, base, terms, at(run->x, next * run->x_row), place));
 
     const T d_top = (finite ? top : 0) - s->frame.shift[0];
-    if (soft || spread != 0)
-      mass_line(op, soft, d, t, w, n, left, d_top, hard, spread, &m);
-    else
+    const int has_gap = op == MASS_VALUE || op == MASS_GRAD;
+    const T *const t_next = soft ? at(run->g, next * run->g_row) : NULL;
+    if (soft || spread != 0) {
+      mass_line(soft, has_gap, 0, d, t, w, n, left, d_top, hard, spread, t_next, &m);
+      if (has_gap && FG_UNLIKELY(m.gap.h[0] != m.gap.h[0])) /* 0 * inf, most likely */
+        mass_line(soft, has_gap, 1, d, t, w, n, left, d_top, hard, spread, t_next, &m);
+    } else
       m.others = m.gap = (V2){zero, zero}, m.held = zero;
     const ptrdiff_t y = soft ? -1 : run->target[r];
     const T y_mass = soft ? 0 : hard * w[y];
@@ -251,21 +299,28 @@ FG_INLINE void mass_rows(const int op, const int soft, const fg_run *run) {
     if (op == MASS_HVP) {
       v = line_of(run->v + r * run->v_row, run->v_class, drop, run->where_class, n, v_line);
       m.v_left = vset(left < 0 ? 0 : v[left]);
-      m.dot = mul2(line_dot(terms, v, n, m.v_left), reciprocal2(add2(s->rest, term_left(s, base))));
+      m.dot = mul2(line_dot(terms, v, n, m.v_left, at(run->v, next * run->v_row)),
+                   reciprocal2(add2(s->rest, term_left(s, base))));
     }
     const MassMap map = mass_map(op, &m, run, factor, base, inv_t);
     const V f_hard = vset(hard) * factor.h, f_spread = vset(spread) * factor.h;
     T *const to = flat ? (T *)out : terms;
     const T y_term = soft ? 0 : terms[y];
-    for (ptrdiff_t c = 0; c < n; c += LANES) {
-      const ptrdiff_t here = n - c;
-      V mass = zero;
-      if (op == MASS_GRAD && (soft || spread != 0))
-        mass = class_mass(soft, vload_some(w + c, here, zero), soft ? vload_some(t + c, here, zero) : zero, f_hard,
-                          f_spread);
-      const V vc = op == MASS_HVP ? vload_some(v + c, here, zero) : zero;
-      vstore_some(to + c, mass_apply(op, vload_some(terms + c, here, zero), mass, vc, &map, &m), here);
+    const int stream = flat && run->stream;
+    const MassLine line = {terms, w, t, v, f_hard, f_spread, spread != 0};
+    /* Streamed stores want whole lines: the first, short step goes up to the next 64-byte boundary. */
+    const ptrdiff_t gap = stream ? (ptrdiff_t)((64 - ((uintptr_t)to & 63)) & 63) / (ptrdiff_t)sizeof(T) : 0;
+    ptrdiff_t c = 0;
+    for (const ptrdiff_t head = gap < n ? gap : n; c < head;) {
+      const ptrdiff_t here = head - c < LANES ? head - c : LANES;
+      vstore_n(to + c, mass_out(op, soft, &line, c, here, &map, &m), here);
+      c += here;
     }
+    if (stream)
+      for (; c + LANES <= n; c += LANES) vstream(to + c, mass_out(op, soft, &line, c, LANES, &map, &m));
+    else
+      for (; c + LANES <= n; c += LANES) vstore(to + c, mass_out(op, soft, &line, c, LANES, &map, &m));
+    if (c < n) vstore_n(to + c, mass_out(op, soft, &line, c, n - c, &map, &m), n - c);
     if (op == MASS_GRAD && !soft) {
       const V mass = vset(w[y]) * (f_hard + f_spread);
       to[y] = mass_apply(op, vset(y_term), mass, zero, &map, &m)[0];
@@ -275,6 +330,7 @@ FG_INLINE void mass_rows(const int op, const int soft, const fg_run *run) {
       for (ptrdiff_t c = 0; c < n; c++)
         *(T *)(out + c * run->out_class) = drop && !drop[c * run->where_class] ? 0 : to[c];
   }
+  if (run->stream) vfence();
 }
 
 /* ---- lanes ----------------------------------------------------------------------------------------------- */
@@ -338,19 +394,21 @@ FG_INLINE void mass_lanes(const int op, const int soft, const fg_run *run) {
     Sum sum = sum_start();
     Wide others = wide_start(), gap = wide_start();
     V2 dot = {zero, zero};
+    const int has_gap = op == MASS_VALUE || op == MASS_GRAD;
     m.held = zero;
     class = viset(0);
     for (ptrdiff_t c = 0; c < n;) {
-      const ptrdiff_t end = c + SUM_BLOCK < n ? c + SUM_BLOCK : n;
+      const ptrdiff_t end = c + MASS_BLOCK < n ? c + MASS_BLOCK : n;
+      V masses = zero, gaps = zero;
       for (; c < end; c++, class += viset(1)) {
         const V xc = vload(x + c * LANES);
         const M is_left = vieq(left, class);
         V mass = class_mass(soft, vset(w[c]), soft ? vload(t + c * LANES) : zero, hard, spread);
         if (!soft) mass += vsel(vieq(target, class), hard * vset(w[c]), zero);
         if (drop) mass *= vload(keep + c * LANES);
-        wide_add(&others, vdrop(is_left, mass));
+        masses += vdrop(is_left, mass);
         m.held = vsel(is_left, mass, m.held);
-        if (op == MASS_VALUE || op == MASS_GRAD) wide_add(&gap, vdrop(veq(mass, zero), mass * (s->max - xc)));
+        if (has_gap) gaps += vdrop(veq(mass, zero), mass * (s->max - xc));
         const V e = sum_add(&sum, 1, exp_term(vsel(is_left, low, xc - s->frame.shift), &s->frame, base));
         if (op != MASS_VALUE) vstore(x + c * LANES, e);
         if (op == MASS_HVP) {
@@ -359,6 +417,8 @@ FG_INLINE void mass_lanes(const int op, const int soft, const fg_run *run) {
           dot = (V2){t2.h, dot.l + (t2.l + vfma(e, d, -ed))};
         }
       }
+      wide_add(&others, masses);
+      if (has_gap) wide_add(&gap, gaps);
       sum_flush(&sum);
     }
     s->rest = sum_value(sum);
@@ -409,8 +469,10 @@ FG_INLINE ptrdiff_t mass_scratch(ptrdiff_t classes, int style) {
 }
 
 FG_KERNEL void FG_NAME(row_weight)(const fg_run *run) {
-  for (ptrdiff_t r = 0; r < run->rows; r++)
-    *(T *)(run->value + r * run->value_row) = run->target[r] < 0 ? 0 : *at(run->beta, r * run->beta_row);
+  for (ptrdiff_t r = 0; r < run->rows; r++) {
+    const int gone = run->target[r] < 0 || (run->where && !run->where[r * run->where_row]);
+    *(T *)(run->value + r * run->value_row) = gone ? 0 : *at(run->beta, r * run->beta_row);
+  }
 }
 
 #define MASS_KERNEL(name, op, soft)                                                    \

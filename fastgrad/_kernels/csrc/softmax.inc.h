@@ -138,43 +138,42 @@ FG_INLINE int has_nan(const char *x, ptrdiff_t step, ptrdiff_t n) {
 }
 
 FG_INLINE void exp_span(const int keep, const T *d, ptrdiff_t from, ptrdiff_t to, const Frame *frame, Base base,
-                        Sum *sum, T *terms, const char *ahead, const char *place, ptrdiff_t item) {
+                        Sum *sum, T *terms, const T *ahead, const T *place) {
   ptrdiff_t c = from;
   for (; c + SUM_BLOCK * LANES <= to; c += SUM_BLOCK * LANES) {
 #pragma GCC unroll 8
     for (int k = 0; k < SUM_BLOCK; k++) {
       const V e = sum_add(sum, 0, exp_term(vload(d + c + k * LANES), frame, base));
       if (keep) vstore(terms + c + k * LANES, e);
-      FG_PREFETCH(ahead + (c + k * LANES) * item);
-      FG_PREFETCH(place + (c + k * LANES) * item);
+      FG_PREFETCH(ahead + c + k * LANES);
+      FG_PREFETCH(place + c + k * LANES);
     }
     sum_flush(sum);
   }
   for (; c < to; c += LANES) {
     const V e = sum_add(sum, 0, exp_term(vload(d + c), frame, base));
     if (keep) vstore(terms + c, e);
-    FG_PREFETCH(ahead + c * item);
-    FG_PREFETCH(place + c * item);
+    FG_PREFETCH(ahead + c);
+    FG_PREFETCH(place + c);
   }
   sum_flush(sum);
 }
 
 /* Pass 2 over one row; the term `left` (or none: -1) is left out.  `terms` has room for a whole last vector;
- * `ahead`, the row to be read next, and `place`, where this row will be stored, are prefetched: elements of `item`
- * bytes. */
+ * `ahead`, the row to be read next, and `place`, where this row will be stored, are prefetched. */
 FG_INLINE Sum exp_row(const int keep, const T *d, ptrdiff_t n, ptrdiff_t left, const Frame *frame, Base base, T *terms,
-                      const void *ahead, const void *place, ptrdiff_t item) {
+                      const T *ahead, const T *place) {
   const V low = vset((T)-__builtin_inf());
   const ptrdiff_t whole = n - n % LANES, hole = left < 0 ? n : left - left % LANES;
   Sum sum = sum_start();
-  exp_span(keep, d, 0, hole < whole ? hole : whole, frame, base, &sum, terms, ahead, place, item);
+  exp_span(keep, d, 0, hole < whole ? hole : whole, frame, base, &sum, terms, ahead, place);
   if (hole < whole) {
     T lane[LANES];
     vstore(lane, vload(d + hole));
     lane[left - hole] = (T)-__builtin_inf();
     const V e = sum_add(&sum, 0, exp_term(vload(lane), frame, base));
     if (keep) vstore(terms + hole, e);
-    exp_span(keep, d, hole + LANES, whole, frame, base, &sum, terms, ahead, place, item);
+    exp_span(keep, d, hole + LANES, whole, frame, base, &sum, terms, ahead, place);
   }
   if (whole < n) {
     V x = vload_n(d + whole, n - whole, low);
@@ -298,28 +297,6 @@ FG_INLINE void pending_add(Pending *p, ptrdiff_t r, const State *s, T nan) {
   p->nan[k] = nan;
 }
 
-/* Pass 1 over a row of x; one of half precision is widened to `wide`. */
-FG_INLINE T first_pass(const fg_run *run, const char *x, T *wide) {
-#if !FG_DOUBLE
-  if (run->half) return widen_row(run->half, x, run->classes, wide);
-#else
-  (void)wide;
-#endif
-  return row_max((const T *)x, run->classes);
-}
-
-/* Pass 3 over a row, fused with the first one over a later row, whose maximum is returned. */
-FG_INLINE T last_pass(const int kind, const fg_run *run, const T *from, Map m, V factor, char *out, const char *later,
-                      T *wide) {
-#if !FG_DOUBLE
-  if (run->half) return map_row_half(kind, run, from, m, factor, out, later, wide);
-#else
-  (void)wide;
-#endif
-  return run->stream ? map_row(kind, from, run->classes, m, factor, (T *)out, (const T *)later, 1)
-                     : map_row(kind, from, run->classes, m, factor, (T *)out, (const T *)later, 0);
-}
-
 FG_INLINE void rows_as(const int op, const fg_run *run) {
   const int kind = op == LOG_SOFTMAX ? MAP_LOG : MAP_SCALE2, has_out = op != LOGSUMEXP && op != XENT;
   const ptrdiff_t n = run->classes, rows = run->rows, room = padded(n) + 64 / (ptrdiff_t)sizeof(T);
@@ -327,13 +304,9 @@ FG_INLINE void rows_as(const int op, const fg_run *run) {
   const V2 scale = scale_of(run);
   const V inv_t = vset((T)run->inv_temperature);
   T *const lines = (T *)run->scratch, *const packed = lines + 2 * room;
-  const ptrdiff_t item = run->half ? 2 : (ptrdiff_t)sizeof(T);
-  const int direct = run->x_class == item && !run->where;
-  const int flat = run->out_class == item;
+  const int direct = run->x_class == (ptrdiff_t)sizeof(T) && !run->where;
+  const int flat = run->out_class == (ptrdiff_t)sizeof(T);
   const ptrdiff_t lag = direct && flat && n * (ptrdiff_t)sizeof(T) <= LAG_BYTES;
-  /* Of half precision, rows r - lag to r + 1 + lag are there as T. */
-  T *const wide = (T *)run->wide;
-  const ptrdiff_t ring = lag ? 3 : 1;
 
   T max[2] = {0, 0}; /* of rows r and r + lag, known before their turn when x is read directly */
   Map map[2];
@@ -341,12 +314,10 @@ FG_INLINE void rows_as(const int op, const fg_run *run) {
   memset(&pending, 0, sizeof pending);
   const T *from[2] = {NULL, NULL}; /* what row r & 1 is mapped from, or NULL if it is done */
   if (direct)
-    for (ptrdiff_t r = 0; r <= lag && r < rows; r++)
-      max[r & 1] = first_pass(run, run->x + r * run->x_row, wide + (r & ring) * room);
+    for (ptrdiff_t r = 0; r <= lag && r < rows; r++) max[r & 1] = row_max(at(run->x, r * run->x_row), n);
 
   for (ptrdiff_t r = 0; r < rows + lag; r++) {
-    const char *const later = direct && r + 1 + lag < rows ? run->x + (r + 1 + lag) * run->x_row : NULL;
-    T *const later_wide = wide + ((r + 1 + lag) & ring) * room;
+    const T *const later = direct && r + 1 + lag < rows ? at(run->x, (r + 1 + lag) * run->x_row) : NULL;
     if (r < rows) {
       char *const out = run->out + r * run->out_row;
       char *const value = run->value + r * run->value_row;
@@ -354,10 +325,10 @@ FG_INLINE void rows_as(const int op, const fg_run *run) {
       if (has_target(op) && run->target[r] < 0) {
         if (run->value) *(T *)value = 0;
         if (op == XENT_GRAD)
-          for (ptrdiff_t c = 0; c < n; c++) memset(out + c * run->out_class, 0, (size_t)item);
+          for (ptrdiff_t c = 0; c < n; c++) *(T *)(out + c * run->out_class) = 0;
       } else {
-        int empty = 0;
-        const T *const x = run->half ? wide + (r & ring) * room : row_line(run, r, packed, &empty);
+        int empty;
+        const T *const x = row_line(run, r, packed, &empty);
         const T top = direct ? max[r & 1] : row_max(x, n);
         const int finite = top - top == 0;
         const ptrdiff_t left = has_target(op) ? run->target[r] : leaves_out(op) && finite ? row_find(x, n, top) : -1;
@@ -374,11 +345,10 @@ FG_INLINE void rows_as(const int op, const fg_run *run) {
           d = packed;
         }
         /* Streamed stores want whole lines: the terms then lie at the offset of `out` from a 64-byte boundary. */
-        const ptrdiff_t offset = run->stream ? (ptrdiff_t)((uintptr_t)out / (size_t)item % (64 / sizeof(T))) : 0;
+        const ptrdiff_t offset = run->stream ? ((uintptr_t)out & 63) / sizeof(T) : 0;
         T *const terms = keeps_terms(op) ? lines + (lag ? r & 1 : 0) * room + offset : NULL;
-        const void *const place = keeps_terms(op) && flat && !run->stream ? (const void *)out : d;
-        const void *const ahead = later ? (const void *)later : d;
-        s.rest = sum_lanes(exp_row(keeps_terms(op), d, n, left, &s.frame, base, terms, ahead, place, item));
+        const T *const place = keeps_terms(op) && flat && !run->stream ? (const T *)out : d;
+        s.rest = sum_lanes(exp_row(keeps_terms(op), d, n, left, &s.frame, base, terms, later ? later : d, place));
         if (left < 0 || x[left] < top) s.rest = add_low(s.rest, s.max, &s.frame, base);
         if (has_value(op) && run->value) {
           const int nan = op == LOGSUMEXP && !finite && has_nan((const char *)x, sizeof(T), n);
@@ -404,13 +374,14 @@ FG_INLINE void rows_as(const int op, const fg_run *run) {
       if (!flat) {
         map_row(kind, f, n, m, inv_t, packed, NULL, 0);
         for (ptrdiff_t c = 0; c < n; c++) *(T *)(out + c * run->out_class) = packed[c];
-        if (later) max[(r + 1 + lag) & 1] = first_pass(run, later, later_wide);
+        if (later) max[(r + 1 + lag) & 1] = row_max(later, n);
       } else {
-        const T top = last_pass(kind, run, f, m, inv_t, out, later, later_wide);
+        const T top = run->stream ? map_row(kind, f, n, m, inv_t, (T *)out, later, 1)
+                                  : map_row(kind, f, n, m, inv_t, (T *)out, later, 0);
         if (later) max[(r + 1 + lag) & 1] = top;
       }
     } else if (later) {
-      max[(r + 1 + lag) & 1] = first_pass(run, later, later_wide);
+      max[(r + 1 + lag) & 1] = row_max(later, n);
     }
   }
   pending_flush(op, &pending, run, base, inv_t);
@@ -536,17 +507,7 @@ FG_INLINE void lanes_value(const int op, const fg_run *run, ptrdiff_t first, ptr
 }
 
 FG_INLINE void lanes_load(const fg_run *run, ptrdiff_t first, ptrdiff_t rows, T *tile, T *empty) {
-  const char *const x = run->x + first * run->x_row;
-#if !FG_DOUBLE
-  if (run->half) {
-    const ptrdiff_t n = run->classes;
-    const int joined = run->x_row == 2 * n;
-    FG_NAME(widen)(run->half, x, run->x_row, 2, joined ? 1 : rows, joined ? rows * n : n, (T *)run->wide, n);
-    pack((const char *)run->wide, n * (ptrdiff_t)sizeof(T), sizeof(T), rows, n, tile);
-    return;
-  }
-#endif
-  pack(x, run->x_row, run->x_class, rows, run->classes, tile);
+  pack(run->x + first * run->x_row, run->x_row, run->x_class, rows, run->classes, tile);
   if (run->where) {
     const char *const w = run->where + first * run->where_row;
     FG_NAME(mask_tile)(w, run->where_row, run->where_class, rows, run->classes, (T)-__builtin_inf(), tile, empty);
@@ -556,19 +517,8 @@ FG_INLINE void lanes_load(const fg_run *run, ptrdiff_t first, ptrdiff_t rows, T 
 FG_INLINE void lanes_store(const int op, const fg_run *run, ptrdiff_t first, ptrdiff_t rows, const T *tile,
                            const Map *map) {
   const int kind = op == LOG_SOFTMAX ? MAP_LOG : op == XENT_GRAD ? MAP_TARGET : MAP_SCALE2;
-  const T inv_t = (T)run->inv_temperature;
-  char *const out = run->out + first * run->out_row;
-#if !FG_DOUBLE
-  if (run->half) {
-    const ptrdiff_t n = run->classes;
-    const int joined = run->out_row == 2 * n;
-    unpack_as(kind, tile, map, inv_t, (char *)run->wide, n * (ptrdiff_t)sizeof(T), sizeof(T), rows, n, 0);
-    FG_NAME(narrow)(run->half, (const T *)run->wide, n, out, run->out_row, 2, joined ? 1 : rows, joined ? rows * n : n,
-                    run->stream);
-    return;
-  }
-#endif
-  unpack_as(kind, tile, map, inv_t, out, run->out_row, run->out_class, rows, run->classes, run->stream);
+  unpack_as(kind, tile, map, (T)run->inv_temperature, run->out + first * run->out_row, run->out_row, run->out_class,
+            rows, run->classes, run->stream);
 }
 
 FG_INLINE void lanes_as(const int op, const fg_run *run) {
@@ -583,8 +533,7 @@ FG_INLINE void lanes_as(const int op, const fg_run *run) {
   const int side = op == SOFTMAX ? SIDE : 2;
   /* Transposing a group keeps other ports busy than its arithmetic does: do them side by side.  Where
    * neighbouring rows are contiguous, memory wants several groups of one class at a time instead. */
-  const int by_group =
-      run->half || (run->x_class == (ptrdiff_t)sizeof(T) && (!has_out || run->out_class == (ptrdiff_t)sizeof(T)));
+  const int by_group = run->x_class == (ptrdiff_t)sizeof(T) && (!has_out || run->out_class == (ptrdiff_t)sizeof(T));
 
   /* Streamed stores want `out` aligned: where neighbouring rows are contiguous, a first, short tile sees to that. */
   const uintptr_t apart = (uintptr_t)run->out & 63;

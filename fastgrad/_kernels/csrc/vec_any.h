@@ -71,9 +71,18 @@ FG_INLINE V vsel(M m, V a, V b) { return (V)(((VI)a & m) | ((VI)b & ~m)); }
 FG_INLINE VI visel(M m, VI a, VI b) { return (a & m) | (b & ~m); }
 FG_INLINE M vtruth(int yes) { return viset(-(I)yes); }
 FG_INLINE V vdrop(M m, V a) { return (V)((VI)a & ~m); }
+#if FG_X86 && FG_DOUBLE /* SSE2 compares no 64-bit integers, and GCC 12 crashes on masks that it may fold into one */
+FG_INLINE M vlt(V a, V b) { return (M)_mm_cmplt_pd(a, b); }
+FG_INLINE M veq(V a, V b) { return (M)_mm_cmpeq_pd(a, b); }
+FG_INLINE M vieq(VI a, VI b) {
+  const __m128i same = _mm_cmpeq_epi32((__m128i)a, (__m128i)b);
+  return (M)_mm_and_si128(same, _mm_shuffle_epi32(same, 0xb1));
+}
+#else
 FG_INLINE M vlt(V a, V b) { return (M)(a < b); }
 FG_INLINE M veq(V a, V b) { return (M)(a == b); }
 FG_INLINE M vieq(VI a, VI b) { return (M)(a == b); }
+#endif
 FG_INLINE V vabs(V a) { return (V)((VI)a & ~(VI)(-vset(0))); }
 FG_INLINE V vmax(V a, V b) { return vsel(vlt(b, a), a, b); }
 
