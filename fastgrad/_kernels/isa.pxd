@@ -31,12 +31,14 @@ cdef extern from "fastgrad.h" nogil:
         double inv_temperature
         void *scratch
         int stream
+        int half
     ctypedef void (*fg_kernel)(const fg_run *) noexcept nogil
     ctypedef void (*fg_elementwise)(const void *, void *, Py_ssize_t) noexcept nogil
     enum:
         FG_NATIVE
         FG_FLOAT16
         FG_BFLOAT16
+        FG_KINDS
         FG_ROWS
         FG_LANES
         FG_SOFTMAX
@@ -72,7 +74,7 @@ cdef extern from "fastgrad.h" nogil:
         FG_LANES_MAX_CONTIGUOUS
         FG_LANES_MAX
     ctypedef struct fg_precision:
-        fg_kernel kernel[FG_KERNELS][2]
+        fg_kernel kernel[FG_KINDS][FG_KERNELS][2]
         fg_elementwise exp2, log, log1p
         Py_ssize_t (*scratch_bytes)(Py_ssize_t, int, int) noexcept nogil
         void (*total)(const void *, Py_ssize_t, double *) noexcept nogil
@@ -86,6 +88,7 @@ cdef extern from "fastgrad.h" nogil:
             int kind, const float *src, Py_ssize_t pitch, char *to, Py_ssize_t line,
             Py_ssize_t step, Py_ssize_t lines, Py_ssize_t n, int stream
         ) noexcept nogil
+        void (*fence)() noexcept nogil
     ctypedef struct fg_table:
         const char *name
         const fg_precision *f32
