@@ -56,9 +56,10 @@ def token_stats(
 
     Parameters
     ----------
-    logits : array_like, float32 or float64, shape (..., C, ...)
-        Scores, any strides, the classes along `axis`.  Integers and bools become float64.  A
-        memory map is read in place.
+    logits : array_like of floats, shape (..., C, ...)
+        Scores, any strides, the classes along `axis`.  float16 and bfloat16 (of `ml_dtypes`) are
+        read natively and computed in float32, the results rounded once; integers and bools become
+        float64.  A memory map is read in place.
     target : array_like of int or bool
         Class indices in [0, C), or `ignore_index`, with the shape of `logits` without `axis`.
     axis : int, default -1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -431,6 +432,55 @@ def test_integer_targets_of_two_bytes_are_no_halves(half, rng):
         assert fg.cross_entropy(x, y.astype(kind)) == fg.cross_entropy(x, y)
         wide = up(x).astype(float)
         assert fg.cross_entropy(wide, y.astype(kind)) == fg.cross_entropy(wide, y)
+
+
+# ---- token_stats --------------------------------------------------------------------------------
+
+
+def assert_same_stats(x: np.ndarray, y: np.ndarray, wide: np.ndarray, axis: int = -1) -> None:
+    actual, wanted = fg.token_stats(x, y, axis=axis), fg.token_stats(wide, y, axis=axis)
+    for name, a, b in zip(actual._fields, actual, wanted, strict=True):
+        assert_same(a, rounded(b, x.dtype) if b.dtype == np.float32 else b, (name, x.shape))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_token_stats(isa, half, rng, layout):
+    """Every place of the target and of the maximum around the width of a vector; special rows."""
+    for shape in [*SHAPES, (40, 33), (40, 16), (3, 100003)]:
+        x = rng.normal(0, 3, shape).astype(half)
+        y = np.arange(shape[0]) % shape[1]
+        x[np.arange(shape[0]), rng.permutation(y)] = 9
+        if shape[0] > 30:
+            x[0, -1], x[1, 0], x[2], x[3, -1] = np.nan, np.inf, -np.inf, -np.inf
+            x[4] *= half.type(1e-6)
+            x[5] += half.type(3e4)  # subtracted before anything else
+        y[6::7] = -100
+        lay = LAYOUTS[layout]
+        assert_same_stats(lay(x), y, lay(up(x)))
+
+
+def test_token_stats_along_any_axis(isa, half, rng):
+    for axis in range(3):
+        shape = [5, 7, 150]
+        x = rng.normal(0, 3, shape).astype(half)
+        y = rng.integers(0, shape.pop(axis), shape)
+        assert_same_stats(x, y, up(x), axis)
+    row = rng.normal(size=9).astype(half)
+    assert_same_stats(row, np.asarray(4), up(row))
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_token_stats_converts_nothing_in_python(half, rng, order, tmp_path):
+    """Of a memory map of 16 MiB, nothing but the results is allocated."""
+    shape = (2048, 4096) if order == "C" else (4096, 2048)
+    rng.normal(0, 3, shape).astype(half).tofile(tmp_path / "logits")
+    x = np.memmap(tmp_path / "logits", half, "r", shape=(2048, 4096), order=order)
+    y = rng.integers(0, 4096, 2048)
+    tracemalloc.start()
+    fg.token_stats(x, y)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2048 * 128  # bytes for each row
 
 
 # ---- special values -----------------------------------------------------------------------------
