@@ -275,20 +275,22 @@ def test_rows_with_options_do_not_depend_on_their_neighbours(
     isa, dtype, mass, mass_case, mass_kind, classes, layout
 ):
     def run(pick):
-        arrays = (np.asarray(a[pick], order=layout if a.ndim > 1 else "C") for a in (z, t, v))
-        return mass.run(mass_kind, *arrays, **rows_of(kw, pick))
+        return mass.run(mass_kind, x[pick], target[pick], u[pick], **rows_of(kw, pick))
 
     z, t, v, kw = mass_case.draw(np.random.default_rng(classes), (70, classes), dtype)
+    x, target, u = (np.asarray(a, order=layout) for a in (z, t, v))
     whole = run(np.s_[:])
     for begin, end in [(0, 1), (1, 18), (15, 70), (69, 70)]:
         assert bits(run(np.s_[begin:end])) == bits(whole[begin:end]), (begin, end)
     order = np.random.default_rng(5).permutation(70)
-    assert bits(run(order)) == bits(whole[order])
+    x, target, u = (np.asarray(a[order], order=layout) for a in (z, t, v))
+    shuffled = mass.run(mass_kind, x, target, u, **rows_of(kw, order))
+    assert bits(shuffled) == bits(whole[order])
+    x, target, u = (np.asarray(a, order=layout) for a in (z, t, v))
     assert len({bits(run(np.s_[:])) for _ in range(3)}) == 1
     if mass_kind != "value":
         out = np.full_like(z, 9, order=layout)
-        x = np.asarray(z, order=layout)
-        mass.run(mass_kind, x, t, v, **kw, out=out)
+        mass.run(mass_kind, x, target, u, **kw, out=out)
         assert bits(out) == bits(whole)
 
 

@@ -684,6 +684,8 @@ SPECIAL = [
     [(-1, -INF)],
     [(0, INF), (1, NAN)],
     [(0, INF), (-1, -INF)],
+    [(0, -INF), (-1, NAN)],
+    [(0, -INF), (1, NAN)],
     [(ALL, -INF)],
     [(ALL, -INF), (2, 1.0)],
     [(ALL, INF)],

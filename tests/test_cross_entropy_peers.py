@@ -26,7 +26,9 @@ TIGHT = {"rtol": 1e-10, "atol": 1e-12}
 def name_of(i):
     sample = SAMPLES[i]
     kind = "soft" if np.shape(sample["input"]) == np.shape(sample["target"]) else "hard"
-    return f"{i}-{kind}-{'x'.join(map(str, np.shape(sample['input'])))}-{'+'.join(sample['options'])}"
+    return (
+        f"{i}-{kind}-{'x'.join(map(str, np.shape(sample['input'])))}-{'+'.join(sample['options'])}"
+    )
 
 
 @pytest.mark.parametrize("number", range(len(SAMPLES)), ids=name_of)
@@ -164,7 +166,7 @@ def test_where_the_rules_of_pytorch_differ():
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("classes", [3, 10, 150])
 def test_the_multinomial_loss_of_scikit_learn(rng, weighted, classes):
-    """Its private class: loss, gradient and diagonal of the Hessian by row, times sample weights."""
+    """Its private class: loss, gradient and diagonal of the Hessian, times sample weights."""
     from sklearn._loss import HalfMultinomialLoss
 
     x = rng.normal(0, 3, (40, classes))

@@ -168,7 +168,11 @@ def test_zero_strides_with_options(isa, dtype, rng, mass, mass_kind, stretched):
     w = np.broadcast_to(dtype([0.5]), (20,))
     y = np.broadcast_to(np.where(keep.any(1), keep.argmax(1), 0)[:1, :1], (3, 4))
     g = None if mass_kind == "value" else np.broadcast_to(dtype([[-2.0]]), (3, 4))
-    for target, mask in ((np.where(keep, t, 0).astype(dtype), keep), (y, keep[:1, :, :1]), (y, None)):
+    for target, mask in (
+        (np.where(keep, t, 0).astype(dtype), keep),
+        (y, keep[:1, :, :1]),
+        (y, None),
+    ):
         kw = {"axis": 1, "weight": w, "sample_weight": s, "where": mask, "label_smoothing": 0.1}
         kw |= {} if g is None else {"grad_output": g}
         mass.check(mass_kind, mass.run(mass_kind, z, target, v, **kw), z, target, v, **kw)

@@ -68,7 +68,8 @@ FG_INLINE V mass_value(const Masses *m, const fg_run *run, Base base, V inv_t) {
   const V square = (lse.h + lse.l) * (lse.h + lse.l);
   V v = vfma(total, log.h, m->gap.h) + vmla(total, log.l, m->gap.l);
   if (run->z_loss != 0) v = vfma(vset((T)run->z_loss), square, v);
-  v = vsel(veq(m->gap.h, vset((T)__builtin_inf())), m->gap.h, v); /* whose tail may be NaN */
+  /* There the tail is NaN whatever the row holds; the logarithm is if the row is. */
+  v = vsel(veq(m->gap.h, vset((T)__builtin_inf())), m->gap.h + (log.h + log.l), v);
   return vsel(m->state.finite, v, vset((T)__builtin_nan("")));
 }
 
