@@ -81,9 +81,8 @@ FG_KERNEL void FG_NAME(logsumexp_weighted)(const fg_run *run) {
       value = sign == 0 ? (T)-__builtin_inf() : (m.h + (m.l + log.l))[0];
       if (sign != sign) value = sign;
     } else {
-      const T sum = max == (T)-__builtin_inf() && !odd
-                        ? (first_nan(FG_NATIVE, x, n) >= 0 ? (T)__builtin_nan("") : 0)
-                        : weighted_infinite(x, b, n, max);
+      const T sum = max == (T)-__builtin_inf() && !odd ? (first_nan(FG_NATIVE, x, n) >= 0 ? (T)__builtin_nan("") : 0)
+                                                       : weighted_infinite(x, b, n, max);
       sign = sum > 0 ? (T)1 : sum < 0 ? (T)-1 : sum;
       value = sum == 0 ? (T)-__builtin_inf() : sum < 0 ? -sum : sum;
     }
