@@ -56,9 +56,10 @@ def token_stats(
 
     Parameters
     ----------
-    logits : array_like, float32 or float64, shape (..., C, ...)
-        Scores, any strides, the classes along `axis`.  Integers and bools become float64.  A
-        memory map is read in place.
+    logits : array_like of floats, shape (..., C, ...)
+        Scores, any strides, the classes along `axis`.  float16 and bfloat16 (of `ml_dtypes`) are
+        read natively and computed in float32, the results rounded once; integers and bools become
+        float64.  A memory map is read in place.
     target : array_like of int or bool
         Class indices in [0, C), or `ignore_index`, with the shape of `logits` without `axis`.
     axis : int, default -1
@@ -139,9 +140,7 @@ def token_stats(
     ignored = _arrays.check_ignore_index(ignore_index)
     _arrays.check_range(y, classes, ignored)
     record = np.empty(y.shape, _record(_arrays.computed(z.dtype)))
-    if record.size and _arrays.is_half(z.dtype):
-        _widened(z, y, i, ignored, record)
-    elif record.size:
+    if record.size:
         _kernels.token_stats(z, y, i, ignored, record)
 
     def field(name: str) -> Any:
@@ -152,23 +151,6 @@ def token_stats(
     return TokenStats(
         field("nll"), field("logsumexp"), field("argmax"), rank == 0, field("entropy"), rank
     )
-
-
-_WIDENED = 1 << 18
-"""Elements of half precision that are float32 at a time."""
-
-
-def _widened(z: Any, y: Any, axis: int, ignored: int | None, record: Any) -> None:
-    """Half precision, a few rows at a time: the kernel's records do not fit the driver's blocks."""
-    lines = np.moveaxis(z, axis, -1)
-    if z.ndim == 1:
-        lines, y, record = lines[None], y[None], record[None]
-    step = max(1, _WIDENED // lines.shape[-1])
-    for lead in np.ndindex(lines.shape[:-2]):
-        for first in range(0, lines.shape[-2], step):
-            rows = slice(first, first + step)
-            part = lines[lead][rows].astype(np.float32, order="C")
-            _kernels.token_stats(part, y[lead][rows], 1, ignored, record[lead][rows])
 
 
 def _record(dtype: np.dtype[Any]) -> np.dtype[Any]:

@@ -122,6 +122,17 @@ def test_out_changes_no_bit(isa, dtype, elementwise_op, rng, classes, layout):
     assert bits(out) == bits(elementwise_op.run(x, -1, *inputs))
 
 
+@pytest.mark.parametrize("classes", [10, 250])
+def test_strides_of_out_change_no_bit(isa, dtype, elementwise_op, rng, classes):
+    """Derivatives keep probabilities in `out`, and the kernels choose their style by layout."""
+    x = rng.normal(0, 3, (70, classes)).astype(dtype)
+    inputs = elementwise_op.inputs(rng, x, -1)
+    wanted = elementwise_op.run(x, -1, *inputs)
+    for out in (np.full((70, 2 * classes), 9, dtype)[:, ::2], np.full(x.shape[::-1], 9, dtype).T):
+        elementwise_op.run(x, -1, *inputs, out=out)
+        assert bits(out) == bits(wanted)
+
+
 STREAM_BYTES = 32 << 20  # from here on results are stored past the caches
 
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -449,6 +450,21 @@ def test_no_classes_of_a_hinge(raises_exactly):
     raises_exactly(
         ValueError, message, fg.multiclass_hinge, np.zeros((0, 2)), np.zeros(2, int), axis=0
     )
+def test_out_for_halves(raises_exactly):
+    """bfloat16 is known by its name; NumPy has no name for it."""
+    for half, module in ((np.float16, "np"), (ml_dtypes.bfloat16, "ml_dtypes")):
+        name = np.dtype(half).name
+        message = (
+            f"out must have the dtype of the result, {name}; it has float64. "
+            f"Use np.empty((2, 3), {module}.{name})."
+        )
+        raises_exactly(TypeError, message, fg.softmax, X.astype(half), out=OUT)
+
+
+def test_other_types_of_ml_dtypes(raises_exactly):
+    x = X.astype(ml_dtypes.float8_e4m3)
+    message = f"x {RAGGED.format('float8_e4m3')}"
+    raises_exactly(TypeError, message, fg.softmax, x)
 
 
 def test_derivative_that_does_not_exist(raises_exactly):

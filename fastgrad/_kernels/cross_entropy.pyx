@@ -138,7 +138,10 @@ def first_unfit(cnp.ndarray a, double high):
             data = cnp.PyArray_DATA(line)
             n = cnp.PyArray_SIZE(line)
             bad += _count_unfit_half(data, n, top) if half else p.count_unfit(data, n, high)
-    return int(np.argmin((a >= 0) & (a <= high))) if bad else -1
+    if bad == 0:
+        return -1
+    bits = a.view(np.uint16) if half else None
+    return int(np.argmin((bits <= top) | (bits == 0x8000) if half else (a >= 0) & (a <= high)))
 
 
 cdef Py_ssize_t _count_unfit_half(const void *x, Py_ssize_t n, uint16_t top) noexcept nogil:

@@ -34,12 +34,14 @@ cdef extern from "fastgrad.h" nogil:
         double inv_temperature
         void *scratch
         int stream
+        int half
     ctypedef void (*fg_kernel)(const fg_run *) noexcept nogil
     ctypedef void (*fg_elementwise)(const void *, void *, Py_ssize_t) noexcept nogil
     enum:
         FG_NATIVE
         FG_FLOAT16
         FG_BFLOAT16
+        FG_KINDS
         FG_ROWS
         FG_LANES
         FG_SOFTMAX
@@ -128,7 +130,7 @@ cdef extern from "fastgrad.h" nogil:
         void *out
     ctypedef void (*fg_segment_kernel)(fg_segment *) noexcept nogil
     ctypedef struct fg_precision:
-        fg_kernel kernel[FG_KERNELS][2]
+        fg_kernel kernel[FG_KINDS][FG_KERNELS][2]
         fg_elementwise exp2, log, log1p
         Py_ssize_t (*scratch_bytes)(Py_ssize_t, int, int) noexcept nogil
         void (*total)(const void *, Py_ssize_t, double *) noexcept nogil
@@ -155,6 +157,7 @@ cdef extern from "fastgrad.h" nogil:
         fg_segment_kernel leave_one_out, leave_one_out_pull
         void (*row_squares)(const void *, Py_ssize_t, Py_ssize_t, void *) noexcept nogil
         void (*prototype_logits)(const fg_pairs *) noexcept nogil
+        void (*fence)() noexcept nogil
     ctypedef struct fg_table:
         const char *name
         const fg_precision *f32

@@ -7,9 +7,10 @@ merged where all operands allow it.  Rows are numbered in that order and cut int
 cut into one stretch per thread, a stretch into runs of equally spaced rows, which is what a C
 kernel takes. None of these cuts changes a bit of a row's result.
 
-Operands of half precision lead a run to be cut into blocks: a block is widened to float32 in
-scratch, with the kind of layout that it has, the float32 kernel runs there, and what it wrote is
-narrowed.  So every kernel takes float16 and bfloat16, in the style of float32 of the same layout.
+The commonest kernels read and write flat rows of half precision themselves (_reads).  For all
+others such operands lead a run to be cut into blocks: a block is widened to float32 in scratch,
+with the kind of layout that it has, the float32 kernel runs there, and what it wrote is narrowed.
+So every kernel takes float16 and bfloat16, in the style of float32 of the same layout.
 
 The sum of the values of all rows is taken over blocks of REDUCE rows, whatever the slabs and
 threads, and the blocks are added in order, in two words: the same bits for every number of threads.
@@ -131,6 +132,7 @@ cdef void _begin(Plan *plan, cnp.ndarray x, int axis) noexcept:
     plan.run.squared = 0
     plan.run.per_class = 0
     plan.run.stream = 0
+    plan.run.half = FG_NATIVE
     temperature(plan, 1.0)
 
 
@@ -448,6 +450,8 @@ cdef void _in_blocks(const Plan *plan, const fg_run *run, char *scratch) noexcep
         if run.sign != NULL:
             _narrow(plan, SIGN, run.sign + begin * run.sign_row, n, scratch, 0)
         begin += n
+    if run.stream:
+        plan.precision.fence()
 
 
 # The n rows of an operand as lines that lie in memory and in scratch alike.
@@ -499,6 +503,17 @@ cdef void _narrow(
     )
 
 
+cdef int _reads(const Plan *plan, int kernel) noexcept:
+    """The half precision that the kernel reads and writes itself, or FG_NATIVE."""
+    cdef int kind = plan.copy[X].kind
+    if plan.class_step[X] != HALF or plan.data[WHERE] != NULL:
+        return FG_NATIVE
+    if plan.data[OUT] != NULL:
+        if plan.copy[OUT].kind != kind or plan.class_step[OUT] != HALF:
+            return FG_NATIVE
+    return FG_NATIVE if plan.precision.kernel[kind][kernel][plan.style] == NULL else kind
+
+
 cdef Py_ssize_t _plan_blocks(Plan *plan) noexcept:
     """Decide on the size of blocks and where their copies lie; returns the bytes these take."""
     cdef Py_ssize_t classes = plan.run.classes, rows = BLOCK // classes, pitch, size, used = 0
@@ -506,6 +521,8 @@ cdef Py_ssize_t _plan_blocks(Plan *plan) noexcept:
     cdef int k, last = plan.dims - 1
     cdef bint across = False
     cdef Copy *copy
+    if plan.run.half != FG_NATIVE:
+        rows = BLOCK  # of one element each
     for k in range(FULL):
         copy = &plan.copy[k]
         if copy.kind != FG_NATIVE:
@@ -762,10 +779,14 @@ cdef int plan_run(Plan *plan, int kernel) except -1:
         plan.style = FG_LANES if classes <= limit else FG_ROWS
     else:
         plan.style = FG_LANES if classes <= FG_LANES_MAX else FG_ROWS
-    plan.kernel = plan.precision.kernel[kernel][plan.style]
     plan.total[0] = plan.total[1] = 0.0
     item = plan.item if plan.copy[OUT].kind == FG_NATIVE else HALF
     plan.run.stream = plan.data[OUT] != NULL and elements * item >= STREAM_BYTES
+    plan.run.half = _reads(plan, kernel)
+    plan.kernel = plan.precision.kernel[plan.run.half][kernel][plan.style]
+    if plan.run.half != FG_NATIVE:
+        plan.copy[X].kind = plan.copy[OUT].kind = FG_NATIVE  # there is nothing to copy
+        plan.half = plan.copy[VALUE].kind != FG_NATIVE
     if elements >= 2 * ELEMENTS_PER_THREAD:
         threads = <int>min(_allowed(), min(plan.rows, elements // ELEMENTS_PER_THREAD))
     if weighs or (plan.data[TARGET] != NULL and not _target_in_place(plan)):

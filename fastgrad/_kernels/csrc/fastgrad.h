@@ -49,6 +49,7 @@ typedef struct {
   double inv_temperature; /* 1 / temperature */
   void *scratch;          /* scratch_bytes(C, style, kernel) bytes, 64-byte aligned */
   int stream;             /* store `out` past the caches */
+  int half;               /* how x and `out` lie in memory; if not FG_NATIVE, flat and without `where` */
 } fg_run;
 
 typedef void (*fg_kernel)(const fg_run *run);
@@ -56,7 +57,7 @@ typedef void (*fg_elementwise)(const void *x, void *out, ptrdiff_t n);
 
 enum { FG_ROWS, FG_LANES, FG_STYLES };
 
-enum { FG_NATIVE, FG_FLOAT16, FG_BFLOAT16 }; /* how an operand of a float kernel lies in memory */
+enum { FG_NATIVE, FG_FLOAT16, FG_BFLOAT16, FG_KINDS }; /* how an operand of a float kernel lies in memory */
 
 enum {
   FG_SOFTMAX,            /* out = alpha softmax(x) */
@@ -155,15 +156,15 @@ typedef struct {
 typedef void (*fg_segment_kernel)(fg_segment *segment);
 
 typedef struct {
-  fg_kernel kernel[FG_KERNELS][FG_STYLES];
-  fg_elementwise exp2, log, log1p; /* the building blocks, for the accuracy tests */
+  fg_kernel kernel[FG_KINDS][FG_KERNELS][FG_STYLES]; /* NULL: the driver must widen, and narrow the result */
+  fg_elementwise exp2, log, log1p;                   /* the building blocks, for the accuracy tests */
   ptrdiff_t (*scratch_bytes)(ptrdiff_t classes, int style, int kernel);
   void (*total)(const void *x, ptrdiff_t n, double sum[2]);                   /* head and tail */
   ptrdiff_t (*count_outside)(const int64_t *x, ptrdiff_t n, int64_t classes); /* of x not in [0, classes) */
   ptrdiff_t (*count_unfit)(const void *x, ptrdiff_t n, double high);          /* of x not in [0, high] */
   /* Half precision, for float only (half.inc.h): `lines` lines of n elements `step` bytes apart, to or from
    * contiguous lines of float, `pitch` of them apart.  widen may write, and narrow read, up to the next whole vector
-   * of a line of float. */
+   * of a line of float.  `fence` orders the streamed stores of narrow. */
   void (*widen)(int kind, const char *from, ptrdiff_t line, ptrdiff_t step, ptrdiff_t lines, ptrdiff_t n, float *to,
                 ptrdiff_t pitch);
   void (*narrow)(int kind, const float *from, ptrdiff_t pitch, char *to, ptrdiff_t line, ptrdiff_t step,
@@ -178,6 +179,7 @@ typedef struct {
   fg_segment_kernel centroid_hinge, centroid_hinge_hvp, class_moments, leave_one_out, leave_one_out_pull;
   void (*row_squares)(const void *x, ptrdiff_t rows, ptrdiff_t features, void *out);
   void (*prototype_logits)(const fg_pairs *pairs);
+  void (*fence)(void);
 } fg_precision;
 
 typedef struct {

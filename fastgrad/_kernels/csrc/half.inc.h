@@ -1,15 +1,111 @@
-/* Half precision in memory, float in every kernel.
+/* Half precision in memory, T in every register.
  *
- * The driver widens a block of rows that fits into the caches, runs a float kernel on it and narrows the result: so a
- * result has the bits of the float one, rounded once.  A line may begin and end anywhere; what lies around it is
- * neither read nor written.
+ * A line is T (FG_NATIVE) or, for the float kernels, float16 or bfloat16: `kind` says which, and is a constant
+ * wherever it matters.  The kernels that fg_precision lists under a kind read and write it themselves; for all others
+ * the driver widens a block of rows that fits into the caches, runs the float kernel there and narrows the result.
+ * Either way a result has the bits of the float one, rounded once.
  */
+FG_INLINE ptrdiff_t size_of(const int kind) { return kind == FG_NATIVE ? (ptrdiff_t)sizeof(T) : 2; }
+
+#if !FG_DOUBLE && !defined(FG_MASKS_HALVES)
+/* n < LANES halves, of at most 8.  A loop would become a call of memcpy. */
+FG_INLINE void copy_halves(uint16_t *to, const uint16_t *from, ptrdiff_t n) {
+  const ptrdiff_t four = n & 4, six = n & 6;
+  if (n & 4) memcpy(to, from, 8);
+  if (n & 2) memcpy(to + four, from + four, 4);
+  if (n & 1) to[six] = from[six];
+}
+FG_INLINE V vwiden_n(const int kind, const uint16_t *p, ptrdiff_t n, V fill) {
+  uint16_t lane[LANES] = {0};
+  T wide[LANES];
+  copy_halves(lane, p, n);
+  vstore(wide, vwiden(kind, lane));
+  return vload_n(wide, n, fill);
+}
+FG_INLINE void vnarrow_n(const int kind, uint16_t *p, ptrdiff_t n, V v) {
+  uint16_t lane[LANES];
+  vnarrow(kind, lane, v);
+  copy_halves(p, lane, n);
+}
+#endif
+
+FG_INLINE const void *line_at(const int kind, const void *line, ptrdiff_t c) {
+  return (const char *)line + c * size_of(kind);
+}
+
+/* The elements of a line from c on: LANES of them, or the first n <= LANES. */
+FG_INLINE V line_load(const int kind, const void *line, ptrdiff_t c) {
+  (void)kind; /* of a double kernel it is FG_NATIVE */
+#if !FG_DOUBLE
+  if (kind != FG_NATIVE) return vwiden(kind, (const uint16_t *)line + c);
+#endif
+  return vload((const T *)line + c);
+}
+
+FG_INLINE V line_load_n(const int kind, const void *line, ptrdiff_t c, ptrdiff_t n, V fill) {
+  if (n >= LANES) return line_load(kind, line, c);
+#if !FG_DOUBLE
+  if (kind != FG_NATIVE) return vwiden_n(kind, (const uint16_t *)line + c, n, fill);
+#endif
+  return vload_n((const T *)line + c, n, fill);
+}
+
+FG_INLINE T line_get(const int kind, const void *line, ptrdiff_t c) {
+  return kind == FG_NATIVE ? ((const T *)line)[c] : line_load_n(kind, line, c, 1, vset(0))[0];
+}
+
+FG_INLINE void line_store_n(const int kind, void *line, ptrdiff_t c, ptrdiff_t n, V v) {
+  (void)kind;
+#if !FG_DOUBLE
+  if (kind != FG_NATIVE) {
+    if (n >= LANES)
+      vnarrow(kind, (uint16_t *)line + c, v);
+    else
+      vnarrow_n(kind, (uint16_t *)line + c, n, v);
+    return;
+  }
+#endif
+  vstore_n((T *)line + c, v, n);
+}
+
+/* What a streamed store writes at once: a vector in memory. */
+FG_INLINE ptrdiff_t line_step(const int kind) { return kind == FG_NATIVE ? LANES : 2 * LANES; }
+
+/* line_step elements, of which the second LANES are `b`. */
+FG_INLINE void line_store(const int kind, void *line, ptrdiff_t c, V a, V b, const int stream) {
+  (void)kind;
+  (void)b;
+#if !FG_DOUBLE
+  uint16_t *const half = (uint16_t *)line + c;
+  if (kind != FG_NATIVE && stream) {
+    vnarrow2_stream(kind, half, a, b);
+    return;
+  }
+  if (kind != FG_NATIVE) {
+    vnarrow(kind, half, a);
+    vnarrow(kind, half + LANES, b);
+    return;
+  }
+#endif
+  if (stream)
+    vstream((T *)line + c, a);
+  else
+    vstore((T *)line + c, a);
+}
+
+/* Elements of a line up to the next 64-byte boundary, at most n. */
+FG_INLINE ptrdiff_t line_head(const int kind, const void *line, ptrdiff_t n) {
+  const ptrdiff_t gap = (ptrdiff_t)((64 - ((uintptr_t)line & 63)) & 63) / size_of(kind);
+  return gap < n ? gap : n;
+}
+
+#if !FG_DOUBLE
 FG_INLINE void widen_lines(const int kind, const char *from, ptrdiff_t line, ptrdiff_t step, ptrdiff_t lines,
                            ptrdiff_t n, float *to, ptrdiff_t pitch) {
   for (ptrdiff_t l = 0; l < lines; l++, from += line, to += pitch) {
     ptrdiff_t i = 0;
     if (step == 2)
-      for (; i + LANES <= n; i += LANES) vstore(to + i, vwiden(kind, (const uint16_t *)from + i));
+      for (; i + LANES <= n; i += LANES) vstore(to + i, line_load(kind, from, i));
     for (; i < n; i += LANES) {
       uint16_t lane[LANES] = {0};
       for (int k = 0; k < LANES && i + k < n; k++) lane[k] = *(const uint16_t *)(from + (i + k) * step);
@@ -21,27 +117,25 @@ FG_INLINE void widen_lines(const int kind, const char *from, ptrdiff_t line, ptr
 FG_INLINE void narrow_lines(const int kind, const float *from, ptrdiff_t pitch, char *to, ptrdiff_t line,
                             ptrdiff_t step, ptrdiff_t lines, ptrdiff_t n, int stream) {
   for (ptrdiff_t l = 0; l < lines; l++, from += pitch, to += line) {
-    uint16_t *const flat = (uint16_t *)to;
-    uint16_t lane[LANES];
     ptrdiff_t i = 0;
     if (step == 2) {
       if (stream) {
-        const ptrdiff_t gap = (ptrdiff_t)(-(uintptr_t)to & (sizeof(V) - 1)) / 2, head = gap < n ? gap : n;
+        const ptrdiff_t head = line_head(kind, to, n);
         while (i < head) {
-          vnarrow(kind, lane, vload(from + i));
-          for (int k = 0; k < LANES && i < head; k++) flat[i++] = lane[k];
+          const ptrdiff_t here = head - i < LANES ? head - i : LANES;
+          line_store_n(kind, to, i, here, vload(from + i));
+          i += here;
         }
-        for (; i + 2 * LANES <= n; i += 2 * LANES)
-          vnarrow2_stream(kind, flat + i, vload(from + i), vload(from + i + LANES));
+        for (; i + 2 * LANES <= n; i += 2 * LANES) line_store(kind, to, i, vload(from + i), vload(from + i + LANES), 1);
       }
-      for (; i + LANES <= n; i += LANES) vnarrow(kind, flat + i, vload(from + i));
+      for (; i + LANES <= n; i += LANES) vnarrow(kind, (uint16_t *)to + i, vload(from + i));
     }
     for (; i < n; i += LANES) {
+      uint16_t lane[LANES];
       vnarrow(kind, lane, vload(from + i));
       for (int k = 0; k < LANES && i + k < n; k++) *(uint16_t *)(to + (i + k) * step) = lane[k];
     }
   }
-  if (stream) vfence();
 }
 
 FG_KERNEL void FG_NAME(widen)(int kind, const char *from, ptrdiff_t line, ptrdiff_t step, ptrdiff_t lines, ptrdiff_t n,
@@ -59,3 +153,13 @@ FG_KERNEL void FG_NAME(narrow)(int kind, const float *from, ptrdiff_t pitch, cha
   else
     narrow_lines(FG_BFLOAT16, from, pitch, to, line, step, lines, n, stream);
 }
+
+FG_KERNEL void FG_NAME(fence)(void) { vfence(); }
+
+/* The kernels for the two halves beside one for T. */
+#define OF_HALVES(name, of_float16, of_bfloat16)                        \
+  FG_KERNEL void FG_NAME(name##_f16)(const fg_run *run) { of_float16; } \
+  FG_KERNEL void FG_NAME(name##_bf16)(const fg_run *run) { of_bfloat16; }
+#else
+#define OF_HALVES(name, of_float16, of_bfloat16)
+#endif

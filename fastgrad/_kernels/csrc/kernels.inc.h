@@ -1,6 +1,7 @@
 /* The spine: every kernel for one instruction set (FG_ISA) and one precision (FG_DOUBLE). */
 #include "exp.inc.h"
 #include "tile.inc.h"
+#include "half.inc.h"
 #include "softmax.inc.h"
 #include "weighted.inc.h"
 #include "pull.inc.h"
@@ -9,9 +10,6 @@
 #include "hinge.inc.h"
 #include "stats.inc.h"
 #include "segments.inc.h"
-#if !FG_DOUBLE
-#include "half.inc.h"
-#endif
 #include "centroids.inc.h"
 
 FG_KERNEL void FG_NAME(exp2_each)(const void *x, void *out, ptrdiff_t n) {
@@ -33,7 +31,8 @@ FG_KERNEL ptrdiff_t FG_NAME(scratch_bytes)(ptrdiff_t classes, int style, int ker
   if (kernel == FG_TOKEN_STATS) return padded(classes) * size;
   if (style == FG_ROWS) return (3 * padded(classes) + 128 / size) * size; /* two lines of terms, one packed */
   const ptrdiff_t groups = tile_groups(classes, 1);
-  return (groups < 2 ? 2 : groups) * classes * LANES * size; /* the pull_* kernels need two tiles of one group */
+  const ptrdiff_t tiles = (groups < 2 ? 2 : groups) * classes * LANES; /* the pull_* kernels need two of one group */
+  return (tiles + (classes <= FG_LANES_MAX_CONTIGUOUS ? SIDE * LANES * classes + LANES : 0)) * size; /* `wide` */
 }
 
 FG_KERNEL void FG_NAME(total)(const void *x_, ptrdiff_t n, double sum[2]) {
@@ -76,46 +75,61 @@ FG_KERNEL ptrdiff_t FG_NAME(count_unfit)(const void *x_, ptrdiff_t n, double hig
 
 #define BOTH(kernel) {FG_NAME(kernel##_rows), FG_NAME(kernel##_lanes)}
 #define EITHER(kernel) {FG_NAME(kernel), FG_NAME(kernel)}
+#define HALF(kernel, half) {FG_NAME(kernel##_rows_##half), FG_NAME(kernel##_lanes)}
+#define HALVES(half)                                         \
+  {[FG_SOFTMAX] = HALF(softmax, half),                       \
+   [FG_LOG_SOFTMAX] = HALF(log_softmax, half),               \
+   [FG_LOGSUMEXP] = HALF(logsumexp, half),                   \
+   [FG_CROSS_ENTROPY] = HALF(cross_entropy, half),           \
+   [FG_CROSS_ENTROPY_GRAD] = HALF(cross_entropy_grad, half), \
+   [FG_TOKEN_STATS] = EITHER(token_stats_##half)}
 const fg_precision FG_JOIN2(fg, FG_SUFFIX) = {
-    .kernel = {[FG_SOFTMAX] = BOTH(softmax),
-               [FG_LOG_SOFTMAX] = BOTH(log_softmax),
-               [FG_LOGSUMEXP] = BOTH(logsumexp),
-               [FG_LOGSUMEXP_WEIGHTED] = EITHER(logsumexp_weighted),
-               [FG_CROSS_ENTROPY] = BOTH(cross_entropy),
-               [FG_CROSS_ENTROPY_GRAD] = BOTH(cross_entropy_grad),
-               [FG_MASS] = BOTH(mass),
-               [FG_MASS_GRAD] = BOTH(mass_grad),
-               [FG_MASS_HVP] = BOTH(mass_hvp),
-               [FG_MASS_HESS_DIAG] = BOTH(mass_hess_diag),
-               [FG_MASS_SOFT] = BOTH(mass_soft),
-               [FG_MASS_SOFT_GRAD] = BOTH(mass_soft_grad),
-               [FG_MASS_SOFT_HVP] = BOTH(mass_soft_hvp),
-               [FG_MASS_SOFT_HESS_DIAG] = BOTH(mass_soft_hess_diag),
-               [FG_ROW_WEIGHT] = EITHER(row_weight),
-               [FG_PULL_SOFTMAX] = BOTH(pull_softmax),
-               [FG_PULL_LOG_SOFTMAX] = BOTH(pull_log_softmax),
-               [FG_PUSH_LOG_SOFTMAX] = BOTH(push_log_softmax),
-               [FG_PUSH_LOGSUMEXP] = BOTH(push_logsumexp),
-               [FG_SIGMOID] = EITHER(sigmoid),
-               [FG_LOG_SIGMOID] = EITHER(log_sigmoid),
-               [FG_PULL_SIGMOID] = EITHER(pull_sigmoid),
-               [FG_PULL_SIGMOID_OF] = EITHER(pull_sigmoid_of),
-               [FG_PULL_LOG_SIGMOID] = EITHER(pull_log_sigmoid),
-               [FG_BINARY] = EITHER(binary),
-               [FG_BINARY_GRAD] = EITHER(binary_grad),
-               [FG_BINARY_HESS] = EITHER(binary_hess),
-               [FG_TOKEN_STATS] = EITHER(token_stats),
-               [FG_HINGE] = EITHER(hinge),
-               [FG_HINGE_GRAD] = EITHER(hinge_grad),
-               [FG_HINGE_HESS] = EITHER(hinge_hess),
-               [FG_CRAMMER_SINGER] = BOTH(crammer_singer),
-               [FG_CRAMMER_SINGER_GRAD] = BOTH(crammer_singer_grad),
-               [FG_CRAMMER_SINGER_HVP] = BOTH(crammer_singer_hvp),
-               [FG_CRAMMER_SINGER_HESS_DIAG] = BOTH(crammer_singer_hess_diag),
-               [FG_WESTON_WATKINS] = BOTH(weston_watkins),
-               [FG_WESTON_WATKINS_GRAD] = BOTH(weston_watkins_grad),
-               [FG_WESTON_WATKINS_HVP] = BOTH(weston_watkins_hvp),
-               [FG_WESTON_WATKINS_HESS_DIAG] = BOTH(weston_watkins_hess_diag)},
+#if !FG_DOUBLE
+    .kernel[FG_FLOAT16] = HALVES(f16),
+    .kernel[FG_BFLOAT16] = HALVES(bf16),
+    .widen = FG_NAME(widen),
+    .narrow = FG_NAME(narrow),
+    .fence = FG_NAME(fence),
+#endif
+    .kernel[FG_NATIVE] = {[FG_SOFTMAX] = BOTH(softmax),
+                          [FG_LOG_SOFTMAX] = BOTH(log_softmax),
+                          [FG_LOGSUMEXP] = BOTH(logsumexp),
+                          [FG_LOGSUMEXP_WEIGHTED] = EITHER(logsumexp_weighted),
+                          [FG_CROSS_ENTROPY] = BOTH(cross_entropy),
+                          [FG_CROSS_ENTROPY_GRAD] = BOTH(cross_entropy_grad),
+                          [FG_MASS] = BOTH(mass),
+                          [FG_MASS_GRAD] = BOTH(mass_grad),
+                          [FG_MASS_HVP] = BOTH(mass_hvp),
+                          [FG_MASS_HESS_DIAG] = BOTH(mass_hess_diag),
+                          [FG_MASS_SOFT] = BOTH(mass_soft),
+                          [FG_MASS_SOFT_GRAD] = BOTH(mass_soft_grad),
+                          [FG_MASS_SOFT_HVP] = BOTH(mass_soft_hvp),
+                          [FG_MASS_SOFT_HESS_DIAG] = BOTH(mass_soft_hess_diag),
+                          [FG_ROW_WEIGHT] = EITHER(row_weight),
+                          [FG_PULL_SOFTMAX] = BOTH(pull_softmax),
+                          [FG_PULL_LOG_SOFTMAX] = BOTH(pull_log_softmax),
+                          [FG_PUSH_LOG_SOFTMAX] = BOTH(push_log_softmax),
+                          [FG_PUSH_LOGSUMEXP] = BOTH(push_logsumexp),
+                          [FG_SIGMOID] = EITHER(sigmoid),
+                          [FG_LOG_SIGMOID] = EITHER(log_sigmoid),
+                          [FG_PULL_SIGMOID] = EITHER(pull_sigmoid),
+                          [FG_PULL_SIGMOID_OF] = EITHER(pull_sigmoid_of),
+                          [FG_PULL_LOG_SIGMOID] = EITHER(pull_log_sigmoid),
+                          [FG_BINARY] = EITHER(binary),
+                          [FG_BINARY_GRAD] = EITHER(binary_grad),
+                          [FG_BINARY_HESS] = EITHER(binary_hess),
+                          [FG_TOKEN_STATS] = EITHER(token_stats),
+                          [FG_HINGE] = EITHER(hinge),
+                          [FG_HINGE_GRAD] = EITHER(hinge_grad),
+                          [FG_HINGE_HESS] = EITHER(hinge_hess),
+                          [FG_CRAMMER_SINGER] = BOTH(crammer_singer),
+                          [FG_CRAMMER_SINGER_GRAD] = BOTH(crammer_singer_grad),
+                          [FG_CRAMMER_SINGER_HVP] = BOTH(crammer_singer_hvp),
+                          [FG_CRAMMER_SINGER_HESS_DIAG] = BOTH(crammer_singer_hess_diag),
+                          [FG_WESTON_WATKINS] = BOTH(weston_watkins),
+                          [FG_WESTON_WATKINS_GRAD] = BOTH(weston_watkins_grad),
+                          [FG_WESTON_WATKINS_HVP] = BOTH(weston_watkins_hvp),
+                          [FG_WESTON_WATKINS_HESS_DIAG] = BOTH(weston_watkins_hess_diag)},
     .exp2 = FG_NAME(exp2_each),
     .log = FG_NAME(log_each),
     .log1p = FG_NAME(log1p_each),
@@ -128,10 +142,6 @@ const fg_precision FG_JOIN2(fg, FG_SUFFIX) = {
     .segment_gather = FG_NAME(segment_gather),
     .segment_spread = FG_NAME(segment_spread),
     .segment_extreme = FG_NAME(segment_extreme),
-#if !FG_DOUBLE
-    .widen = FG_NAME(widen),
-    .narrow = FG_NAME(narrow),
-#endif
     .segment_scratch = FG_NAME(segment_scratch),
     .centroid_hinge = FG_NAME(centroid_hinge),
     .centroid_hinge_hvp = FG_NAME(centroid_hinge_hvp),

@@ -113,7 +113,7 @@ FG_INLINE V mass_apply(const int op, V term, V mass, V v, const MassMap *map, co
 /* ---- rows ------------------------------------------------------------------------------------------------ */
 
 /* The first n lanes; n >= LANES, where the compiler knows that, costs nothing. */
-FG_INLINE V vload_some(const T *p, ptrdiff_t n, V fill) { return n >= LANES ? vload(p) : vload_n(p, n, fill); }
+FG_INLINE V vload_some(const T *p, ptrdiff_t n, V fill) { return line_load_n(FG_NATIVE, p, 0, n, fill); }
 
 FG_INLINE V class_mass(const int soft, V w, V t, V hard, V spread) {
   return w * (soft ? vmla(t, hard, spread) : spread);
@@ -229,7 +229,7 @@ FG_INLINE void mass_rows(const int op, const int soft, const fg_run *run) {
     char *const out = run->out + r * run->out_row, *const value = run->value + r * run->value_row;
     const char *const drop = run->where ? run->where + r * run->where_row : NULL;
     int empty = run->target && run->target[r] < 0;
-    const T *const x = empty ? NULL : row_line(run, r, packed, &empty);
+    const T *const x = empty ? NULL : row_line(FG_NATIVE, run, r, packed, &empty);
     if (empty) {
       if (run->value) *(T *)value = 0;
       if (op != MASS_VALUE)
@@ -248,9 +248,9 @@ FG_INLINE void mass_rows(const int op, const int soft, const fg_run *run) {
       }
       w = some_w;
     }
-    const T spread = (T)(run->smoothing / (double)kept), top = row_max(x, n);
+    const T spread = (T)(run->smoothing / (double)kept), top = row_max(FG_NATIVE, x, n);
     const int finite = top - top == 0;
-    const ptrdiff_t left = finite ? row_find(x, n, top) : -1;
+    const ptrdiff_t left = finite ? row_find(FG_NATIVE, x, n, top) : -1;
     Masses m;
     State *const s = &m.state;
     s->top = vset(top);
@@ -265,8 +265,8 @@ FG_INLINE void mass_rows(const int op, const int soft, const fg_run *run) {
     }
     const ptrdiff_t next = r + 1 < run->rows ? r + 1 : r; /* its operands are prefetched */
     const T *const place = flat && op != MASS_VALUE && !run->stream ? (const T *)out : d;
-    s->rest =
-        sum_lanes(exp_row(op != MASS_VALUE, d, n, left, &s->frame, base, terms, at(run->x, next * run->x_row), place));
+    s->rest = sum_lanes(
+        exp_row(op != MASS_VALUE, FG_NATIVE, d, n, left, &s->frame, base, terms, run->x + next * run->x_row, place));
 
     const T d_top = (finite ? top : 0) - s->frame.shift[0];
     const int has_gap = op == MASS_VALUE || op == MASS_GRAD;

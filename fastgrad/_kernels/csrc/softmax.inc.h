@@ -103,80 +103,84 @@ FG_INLINE V finish_value(const int op, const State *s, Base base, V inv_t) {
 /* Rows up to this size lag: their two lines of terms then still fit in L1 or a corner of L2. */
 #define LAG_BYTES ((ptrdiff_t)64 << 10)
 
-FG_INLINE T row_max(const T *x, ptrdiff_t n) {
+FG_INLINE T row_max(const int in, const void *x, ptrdiff_t n) {
   const V low = vset((T)-__builtin_inf());
   V a = low, b = low;
   ptrdiff_t c = 0;
   for (; c + 2 * LANES <= n; c += 2 * LANES) {
-    a = vmax(vload(x + c), a);
-    b = vmax(vload(x + c + LANES), b);
+    a = vmax(line_load(in, x, c), a);
+    b = vmax(line_load(in, x, c + LANES), b);
   }
-  for (; c + LANES <= n; c += LANES) a = vmax(vload(x + c), a);
-  if (c < n) b = vmax(vload_n(x + c, n - c, low), b);
+  for (; c + LANES <= n; c += LANES) a = vmax(line_load(in, x, c), a);
+  if (c < n) b = vmax(line_load_n(in, x, c, n - c, low), b);
   return vreduce_max(vmax(a, b));
 }
 
-FG_INLINE ptrdiff_t row_find(const T *x, ptrdiff_t n, T value) {
+FG_INLINE ptrdiff_t row_find(const int in, const void *x, ptrdiff_t n, T value) {
   const V v = vset(value);
   ptrdiff_t c = 0;
   for (; c + LANES <= n; c += LANES) {
-    M hit = veq(vload(x + c), v);
+    M hit = veq(line_load(in, x, c), v);
     if (vany(hit)) return c + vfirst_true(hit);
   }
   for (; c < n; c++)
-    if (x[c] == value) return c;
+    if (line_get(in, x, c) == value) return c;
   return -1;
 }
 
-FG_INLINE int has_nan(const char *x, ptrdiff_t step, ptrdiff_t n) {
-  int nan = 0;
+/* The first NaN of a line, or -1. */
+FG_INLINE ptrdiff_t first_nan(const int in, const void *x, ptrdiff_t n) {
   for (ptrdiff_t c = 0; c < n; c++) {
-    T v = *(const T *)(x + c * step);
-    nan |= v != v;
+    const T v = line_get(in, x, c);
+    if (v != v) return c;
   }
-  return nan;
+  return -1;
 }
 
-FG_INLINE void exp_span(const int keep, const T *d, ptrdiff_t from, ptrdiff_t to, const Frame *frame, Base base,
-                        Sum *sum, T *terms, const T *ahead, const T *place) {
+/* d = x - shift at the LANES classes from c on; a line of T has had its shift subtracted. */
+FG_INLINE V shifted(const int in, V x, const Frame *frame) { return in == FG_NATIVE ? x : x - frame->shift; }
+
+FG_INLINE void exp_span(const int keep, const int in, const void *d, ptrdiff_t from, ptrdiff_t to, const Frame *frame,
+                        Base base, Sum *sum, T *terms, const void *ahead, const void *place) {
   ptrdiff_t c = from;
   for (; c + SUM_BLOCK * LANES <= to; c += SUM_BLOCK * LANES) {
 #pragma GCC unroll 8
     for (int k = 0; k < SUM_BLOCK; k++) {
-      const V e = sum_add(sum, 0, exp_term(vload(d + c + k * LANES), frame, base));
+      const V v = shifted(in, line_load(in, d, c + k * LANES), frame);
+      const V e = sum_add(sum, 0, exp_term(v, frame, base));
       if (keep) vstore(terms + c + k * LANES, e);
-      FG_PREFETCH(ahead + c + k * LANES);
-      FG_PREFETCH(place + c + k * LANES);
+      FG_PREFETCH(line_at(in, ahead, c + k * LANES));
+      FG_PREFETCH(line_at(in, place, c + k * LANES));
     }
     sum_flush(sum);
   }
   for (; c < to; c += LANES) {
-    const V e = sum_add(sum, 0, exp_term(vload(d + c), frame, base));
+    const V e = sum_add(sum, 0, exp_term(shifted(in, line_load(in, d, c), frame), frame, base));
     if (keep) vstore(terms + c, e);
-    FG_PREFETCH(ahead + c);
-    FG_PREFETCH(place + c);
+    FG_PREFETCH(line_at(in, ahead, c));
+    FG_PREFETCH(line_at(in, place, c));
   }
   sum_flush(sum);
 }
 
 /* Pass 2 over one row; the term `left` (or none: -1) is left out.  `terms` has room for a whole last vector;
  * `ahead`, the row to be read next, and `place`, where this row will be stored, are prefetched. */
-FG_INLINE Sum exp_row(const int keep, const T *d, ptrdiff_t n, ptrdiff_t left, const Frame *frame, Base base, T *terms,
-                      const T *ahead, const T *place) {
+FG_INLINE Sum exp_row(const int keep, const int in, const void *d, ptrdiff_t n, ptrdiff_t left, const Frame *frame,
+                      Base base, T *terms, const void *ahead, const void *place) {
   const V low = vset((T)-__builtin_inf());
   const ptrdiff_t whole = n - n % LANES, hole = left < 0 ? n : left - left % LANES;
   Sum sum = sum_start();
-  exp_span(keep, d, 0, hole < whole ? hole : whole, frame, base, &sum, terms, ahead, place);
+  exp_span(keep, in, d, 0, hole < whole ? hole : whole, frame, base, &sum, terms, ahead, place);
   if (hole < whole) {
     T lane[LANES];
-    vstore(lane, vload(d + hole));
+    vstore(lane, shifted(in, line_load(in, d, hole), frame));
     lane[left - hole] = (T)-__builtin_inf();
     const V e = sum_add(&sum, 0, exp_term(vload(lane), frame, base));
     if (keep) vstore(terms + hole, e);
-    exp_span(keep, d, hole + LANES, whole, frame, base, &sum, terms, ahead, place);
+    exp_span(keep, in, d, hole + LANES, whole, frame, base, &sum, terms, ahead, place);
   }
   if (whole < n) {
-    V x = vload_n(d + whole, n - whole, low);
+    V x = shifted(in, line_load_n(in, d, whole, n - whole, low), frame);
     if (hole == whole) {
       T lane[LANES];
       vstore(lane, x);
@@ -189,56 +193,52 @@ FG_INLINE Sum exp_row(const int keep, const T *d, ptrdiff_t n, ptrdiff_t left, c
   return sum;
 }
 
-/* Pass 3 over one row, from `from` (terms or x) to `to`, fused with pass 1 of a later row. */
-FG_INLINE T map_row(const int kind, const T *from, ptrdiff_t n, Map m, V factor, T *to, const T *later,
-                    const int stream) {
+/* Pass 3 over one row, from `from` (terms or x) to `to`, fused with pass 1 of a later row if there is one (`joined`);
+ * returns its maximum.  `later` and `to` are lines of the kind `half`. */
+FG_INLINE T map_row(const int kind, const int in, const int half, const int joined, const int stream, const void *from,
+                    ptrdiff_t n, Map m, V factor, void *to, const void *later) {
   const V low = vset((T)-__builtin_inf());
-  V max = low;
+  const ptrdiff_t step = line_step(half);
+  V max = low, max2 = low;
   ptrdiff_t c = 0;
-  if (stream) { /* up to the next 64-byte boundary */
-    const ptrdiff_t gap = (ptrdiff_t)((64 - ((uintptr_t)to & 63)) & 63) / (ptrdiff_t)sizeof(T);
-    const ptrdiff_t head = gap < n ? gap : n;
-    while (c < head) {
+  if (stream)
+    for (const ptrdiff_t head = line_head(half, to, n); c < head;) {
       const ptrdiff_t k = head - c < LANES ? head - c : LANES;
-      T lane[LANES];
-      for (ptrdiff_t i = 0; i < k; i++) lane[i] = from[c + i];
-      if (later)
-        for (ptrdiff_t i = 0; i < k; i++) max = vmax(vset(later[c + i]), max);
-      for (ptrdiff_t i = k; i < LANES; i++) lane[i] = 0;
-      vstore(lane, map_apply(kind, vload(lane), m, factor));
-      for (ptrdiff_t i = 0; i < k; i++) to[c + i] = lane[i];
+      if (joined) max = vmax(line_load_n(half, later, c, k, low), max);
+      line_store_n(half, to, c, k, map_apply(kind, line_load_n(in, from, c, k, low), m, factor));
       c += k;
     }
+  for (; c + step <= n; c += step) {
+    const V y = map_apply(kind, line_load(in, from, c), m, factor);
+    const V z = step > LANES ? map_apply(kind, line_load(in, from, c + LANES), m, factor) : y;
+    if (joined) max = vmax(line_load(half, later, c), max);
+    if (joined && step > LANES) max2 = vmax(line_load(half, later, c + LANES), max2);
+    line_store(half, to, c, y, z, stream);
   }
-  if (later)
-    for (; c + LANES <= n; c += LANES) {
-      const V y = map_apply(kind, vload(from + c), m, factor);
-      max = vmax(vload(later + c), max);
-      if (stream)
-        vstream(to + c, y);
-      else
-        vstore(to + c, y);
-    }
-  else
-    for (; c + LANES <= n; c += LANES) {
-      const V y = map_apply(kind, vload(from + c), m, factor);
-      if (stream)
-        vstream(to + c, y);
-      else
-        vstore(to + c, y);
-    }
-  if (c < n) {
-    if (later) max = vmax(vload_n(later + c, n - c, low), max);
-    vstore_n(to + c, map_apply(kind, vload_n(from + c, n - c, low), m, factor), n - c);
+  for (ptrdiff_t k; c < n; c += k) {
+    k = n - c < LANES ? n - c : LANES;
+    if (joined) max = vmax(line_load_n(half, later, c, k, low), max);
+    line_store_n(half, to, c, k, map_apply(kind, line_load_n(in, from, c, k, low), m, factor));
   }
-  return later ? vreduce_max(max) : 0;
+  return joined ? vreduce_max(vmax(max, max2)) : 0;
+}
+
+/* map_row and its two choices that are made for every row; without a later row the result means nothing. */
+FG_INLINE T last_pass(const int kind, const int in, const int half, const fg_run *run, const void *from, Map m,
+                      V factor, void *to, const void *later) {
+  const ptrdiff_t n = run->classes;
+  if (run->stream)
+    return later ? map_row(kind, in, half, 1, 1, from, n, m, factor, to, later)
+                 : map_row(kind, in, half, 0, 1, from, n, m, factor, to, NULL);
+  return later ? map_row(kind, in, half, 1, 0, from, n, m, factor, to, later)
+               : map_row(kind, in, half, 0, 0, from, n, m, factor, to, NULL);
 }
 
 /* One row as a contiguous line: x itself where it is one and nothing is masked, a packed copy otherwise. */
-FG_INLINE const T *row_line(const fg_run *run, ptrdiff_t r, T *packed, int *empty) {
+FG_INLINE const void *row_line(const int half, const fg_run *run, ptrdiff_t r, T *packed, int *empty) {
   const char *x = run->x + r * run->x_row;
   *empty = 0;
-  if (run->x_class == (ptrdiff_t)sizeof(T) && !run->where) return (const T *)x;
+  if (half != FG_NATIVE || (run->x_class == (ptrdiff_t)sizeof(T) && !run->where)) return x;
   for (ptrdiff_t c = 0; c < run->classes; c++) packed[c] = *at(x, c * run->x_class);
   if (run->where) {
     const char *w = run->where + r * run->where_row;
@@ -297,27 +297,30 @@ FG_INLINE void pending_add(Pending *p, ptrdiff_t r, const State *s, T nan) {
   p->nan[k] = nan;
 }
 
-FG_INLINE void rows_as(const int op, const fg_run *run) {
+/* x and `out` lie in memory as `half` says; if that is not FG_NATIVE, both are flat and nothing is masked. */
+FG_INLINE void rows_as(const int op, const int half, const fg_run *run) {
   const int kind = op == LOG_SOFTMAX ? MAP_LOG : MAP_SCALE2, has_out = op != LOGSUMEXP && op != XENT;
+  const int in = op == LOG_SOFTMAX ? half : FG_NATIVE; /* of what pass 3 reads */
   const ptrdiff_t n = run->classes, rows = run->rows, room = padded(n) + 64 / (ptrdiff_t)sizeof(T);
   const Base base = base_of(run);
   const V2 scale = scale_of(run);
   const V inv_t = vset((T)run->inv_temperature);
   T *const lines = (T *)run->scratch, *const packed = lines + 2 * room;
-  const int direct = run->x_class == (ptrdiff_t)sizeof(T) && !run->where;
-  const int flat = run->out_class == (ptrdiff_t)sizeof(T);
+  const ptrdiff_t size = size_of(half);
+  const int direct = half != FG_NATIVE || (run->x_class == size && !run->where);
+  const int flat = half != FG_NATIVE || run->out_class == size;
   const ptrdiff_t lag = direct && flat && n * (ptrdiff_t)sizeof(T) <= LAG_BYTES;
 
   T max[2] = {0, 0}; /* of rows r and r + lag, known before their turn when x is read directly */
   Map map[2];
   Pending pending;
   memset(&pending, 0, sizeof pending);
-  const T *from[2] = {NULL, NULL}; /* what row r & 1 is mapped from, or NULL if it is done */
+  const void *from[2] = {NULL, NULL}; /* what row r & 1 is mapped from, or NULL if it is done */
   if (direct)
-    for (ptrdiff_t r = 0; r <= lag && r < rows; r++) max[r & 1] = row_max(at(run->x, r * run->x_row), n);
+    for (ptrdiff_t r = 0; r <= lag && r < rows; r++) max[r & 1] = row_max(half, run->x + r * run->x_row, n);
 
   for (ptrdiff_t r = 0; r < rows + lag; r++) {
-    const T *const later = direct && r + 1 + lag < rows ? at(run->x, (r + 1 + lag) * run->x_row) : NULL;
+    const void *const later = direct && r + 1 + lag < rows ? run->x + (r + 1 + lag) * run->x_row : NULL;
     if (r < rows) {
       char *const out = run->out + r * run->out_row;
       char *const value = run->value + r * run->value_row;
@@ -325,33 +328,38 @@ FG_INLINE void rows_as(const int op, const fg_run *run) {
       if (has_target(op) && run->target[r] < 0) {
         if (run->value) *(T *)value = 0;
         if (op == XENT_GRAD)
-          for (ptrdiff_t c = 0; c < n; c++) *(T *)(out + c * run->out_class) = 0;
+          for (ptrdiff_t c = 0; c < n; c++) memset(out + c * run->out_class, 0, (size_t)size);
       } else {
         int empty;
-        const T *const x = row_line(run, r, packed, &empty);
-        const T top = direct ? max[r & 1] : row_max(x, n);
+        const void *const x = row_line(half, run, r, packed, &empty);
+        const T top = direct ? max[r & 1] : row_max(half, x, n);
         const int finite = top - top == 0;
-        const ptrdiff_t left = has_target(op) ? run->target[r] : leaves_out(op) && finite ? row_find(x, n, top) : -1;
+        ptrdiff_t left = -1;
+        if (has_target(op))
+          left = run->target[r];
+        else if (leaves_out(op) && finite)
+          left = row_find(half, x, n, top);
+        const T x_left = left < 0 ? 0 : line_get(half, x, left);
         State s;
         s.top = vset(top);
         s.max = vset(finite ? top : 0);
-        s.x_left = vset(left < 0 ? 0 : x[left]);
+        s.x_left = vset(x_left);
         s.finite = vtruth(finite);
         s.gone = vtruth(empty);
         s.frame = frame_of(s.max, base);
-        const T *d = x;
-        if (FG_UNLIKELY(s.frame.shift[0] != 0)) {
-          for (ptrdiff_t c = 0; c < n; c++) packed[c] = x[c] - s.frame.shift[0];
+        const void *d = x;
+        if (half == FG_NATIVE && FG_UNLIKELY(s.frame.shift[0] != 0)) {
+          for (ptrdiff_t c = 0; c < n; c++) packed[c] = ((const T *)x)[c] - s.frame.shift[0];
           d = packed;
         }
         /* Streamed stores want whole lines: the terms then lie at the offset of `out` from a 64-byte boundary. */
-        const ptrdiff_t offset = run->stream ? ((uintptr_t)out & 63) / sizeof(T) : 0;
+        const uintptr_t offset = run->stream ? ((uintptr_t)out & 63) / (size_t)size % (64 / sizeof(T)) : 0;
         T *const terms = keeps_terms(op) ? lines + (lag ? r & 1 : 0) * room + offset : NULL;
-        const T *const place = keeps_terms(op) && flat && !run->stream ? (const T *)out : d;
-        s.rest = sum_lanes(exp_row(keeps_terms(op), d, n, left, &s.frame, base, terms, later ? later : d, place));
-        if (left < 0 || x[left] < top) s.rest = add_low(s.rest, s.max, &s.frame, base);
+        const void *const place = keeps_terms(op) && flat && !run->stream ? out : d, *const ahead = later ? later : d;
+        s.rest = sum_lanes(exp_row(keeps_terms(op), half, d, n, left, &s.frame, base, terms, ahead, place));
+        if (left < 0 || x_left < top) s.rest = add_low(s.rest, s.max, &s.frame, base);
         if (has_value(op) && run->value) {
-          const int nan = op == LOGSUMEXP && !finite && has_nan((const char *)x, sizeof(T), n);
+          const int nan = op == LOGSUMEXP && !finite && first_nan(half, x, n) >= 0;
           pending_add(&pending, r, &s, nan ? (T)__builtin_nan("") : 0);
           if (pending.count == LANES) pending_flush(op, &pending, run, base, inv_t);
         }
@@ -362,26 +370,25 @@ FG_INLINE void rows_as(const int op, const fg_run *run) {
           map[r & 1] = finish_map(op, &s, factor, base);
           if (op == XENT_GRAD) terms[left] = map[r & 1].patch[0];
         }
-        if (has_out) from[r & 1] = op == LOG_SOFTMAX ? x : terms;
+        if (has_out) from[r & 1] = op == LOG_SOFTMAX ? x : (const void *)terms;
         if (op == LOG_SOFTMAX && x == packed) map[r & 1].a = map[r & 1].a - s.frame.shift; /* shifted in place */
       }
     }
     const ptrdiff_t done = r - lag;
     if (has_out && done >= 0 && from[done & 1]) {
       char *const out = run->out + done * run->out_row;
-      const T *const f = from[done & 1];
+      const void *const f = from[done & 1];
       const Map m = map[done & 1];
       if (!flat) {
-        map_row(kind, f, n, m, inv_t, packed, NULL, 0);
+        map_row(kind, in, FG_NATIVE, 0, 0, f, n, m, inv_t, packed, NULL);
         for (ptrdiff_t c = 0; c < n; c++) *(T *)(out + c * run->out_class) = packed[c];
-        if (later) max[(r + 1 + lag) & 1] = row_max(later, n);
+        if (later) max[(r + 1 + lag) & 1] = row_max(half, later, n);
       } else {
-        const T top = run->stream ? map_row(kind, f, n, m, inv_t, (T *)out, later, 1)
-                                  : map_row(kind, f, n, m, inv_t, (T *)out, later, 0);
+        const T top = last_pass(kind, in, half, run, f, m, inv_t, out, later);
         if (later) max[(r + 1 + lag) & 1] = top;
       }
     } else if (later) {
-      max[(r + 1 + lag) & 1] = row_max(later, n);
+      max[(r + 1 + lag) & 1] = row_max(half, later, n);
     }
   }
   pending_flush(op, &pending, run, base, inv_t);
@@ -480,6 +487,15 @@ FG_INLINE Map lanes_map(const int op, const fg_run *run, ptrdiff_t first, ptrdif
   return map;
 }
 
+FG_INLINE int has_nan(const char *x, ptrdiff_t step, ptrdiff_t n) {
+  int nan = 0;
+  for (ptrdiff_t c = 0; c < n; c++) {
+    T v = *(const T *)(x + c * step);
+    nan |= v != v;
+  }
+  return nan;
+}
+
 FG_INLINE void lanes_value(const int op, const fg_run *run, ptrdiff_t first, ptrdiff_t rows, const State *s,
                            const T *tile, Base base, V inv_t) {
   V v = finish_value(op, s, base, inv_t);
@@ -506,8 +522,21 @@ FG_INLINE void lanes_value(const int op, const fg_run *run, ptrdiff_t first, ptr
   }
 }
 
-FG_INLINE void lanes_load(const fg_run *run, ptrdiff_t first, ptrdiff_t rows, T *tile, T *empty) {
-  pack(run->x + first * run->x_row, run->x_row, run->x_class, rows, run->classes, tile);
+/* Halves go through `wide`, flat rows of T. */
+FG_INLINE void lanes_load(const fg_run *run, ptrdiff_t first, ptrdiff_t rows, T *tile, T *empty, T *wide) {
+  const char *const x = run->x + first * run->x_row;
+#if !FG_DOUBLE
+  if (run->half != FG_NATIVE) {
+    const ptrdiff_t n = run->classes;
+    const int joined = run->x_row == 2 * n;
+    FG_NAME(widen)(run->half, x, run->x_row, 2, joined ? 1 : rows, joined ? rows * n : n, wide, n);
+    pack((const char *)wide, n * (ptrdiff_t)sizeof(T), sizeof(T), rows, n, tile);
+    return;
+  }
+#else
+  (void)wide;
+#endif
+  pack(x, run->x_row, run->x_class, rows, run->classes, tile);
   if (run->where) {
     const char *const w = run->where + first * run->where_row;
     FG_NAME(mask_tile)(w, run->where_row, run->where_class, rows, run->classes, (T)-__builtin_inf(), tile, empty);
@@ -515,10 +544,22 @@ FG_INLINE void lanes_load(const fg_run *run, ptrdiff_t first, ptrdiff_t rows, T 
 }
 
 FG_INLINE void lanes_store(const int op, const fg_run *run, ptrdiff_t first, ptrdiff_t rows, const T *tile,
-                           const Map *map) {
+                           const Map *map, T *wide) {
   const int kind = op == LOG_SOFTMAX ? MAP_LOG : op == XENT_GRAD ? MAP_TARGET : MAP_SCALE2;
-  unpack_as(kind, tile, map, (T)run->inv_temperature, run->out + first * run->out_row, run->out_row, run->out_class,
-            rows, run->classes, run->stream);
+  const T inv_t = (T)run->inv_temperature;
+  char *const out = run->out + first * run->out_row;
+#if !FG_DOUBLE
+  if (run->half != FG_NATIVE) {
+    const ptrdiff_t n = run->classes;
+    const int joined = run->out_row == 2 * n;
+    unpack_as(kind, tile, map, inv_t, (char *)wide, n * (ptrdiff_t)sizeof(T), sizeof(T), rows, n, 0);
+    FG_NAME(narrow)(run->half, wide, n, out, run->out_row, 2, joined ? 1 : rows, joined ? rows * n : n, run->stream);
+    return;
+  }
+#else
+  (void)wide;
+#endif
+  unpack_as(kind, tile, map, inv_t, out, run->out_row, run->out_class, rows, run->classes, run->stream);
 }
 
 FG_INLINE void lanes_as(const int op, const fg_run *run) {
@@ -527,13 +568,14 @@ FG_INLINE void lanes_as(const int op, const fg_run *run) {
   const Base base = base_of(run);
   const V2 scale = scale_of(run);
   const V inv_t = vset((T)run->inv_temperature);
-  T *const tile = (T *)run->scratch;
+  T *const tile = (T *)run->scratch, *const wide = tile + most * n * LANES;
   T empty[GROUPS_MAX * LANES];
   Map map[GROUPS_MAX];
   const int side = op == SOFTMAX ? SIDE : 2;
   /* Transposing a group keeps other ports busy than its arithmetic does: do them side by side.  Where
    * neighbouring rows are contiguous, memory wants several groups of one class at a time instead. */
-  const int by_group = run->x_class == (ptrdiff_t)sizeof(T) && (!has_out || run->out_class == (ptrdiff_t)sizeof(T));
+  const int by_group = run->half != FG_NATIVE ||
+                       (run->x_class == (ptrdiff_t)sizeof(T) && (!has_out || run->out_class == (ptrdiff_t)sizeof(T)));
 
   /* Streamed stores want `out` aligned: where neighbouring rows are contiguous, a first, short tile sees to that. */
   const uintptr_t apart = (uintptr_t)run->out & 63;
@@ -543,14 +585,14 @@ FG_INLINE void lanes_as(const int op, const fg_run *run) {
     rows = first == 0 && head ? head : most * LANES;
     if (rows > run->rows - first) rows = run->rows - first;
     const ptrdiff_t groups = (rows + LANES - 1) / LANES;
-    if (!by_group) lanes_load(run, first, rows, tile, empty);
+    if (!by_group) lanes_load(run, first, rows, tile, empty, wide);
     for (ptrdiff_t g = 0, several; g < groups; g += several) {
       const ptrdiff_t from = first + g * LANES, left = rows - g * LANES;
       several = g + side <= groups ? side : 1;
       const ptrdiff_t together = left < several * LANES ? left : several * LANES;
       T *const mine = tile + g * n * LANES, *const mask = empty + g * LANES;
       Group group[4];
-      if (by_group) lanes_load(run, from, together, mine, mask);
+      if (by_group) lanes_load(run, from, together, mine, mask, wide);
       if (several == side)
         lanes_exp(op, side, run, from, left, mine, run->where ? mask : NULL, base, group);
       else
@@ -565,20 +607,19 @@ FG_INLINE void lanes_as(const int op, const fg_run *run) {
         if (has_out)
           map[g + u] = lanes_map(op, run, from + u * LANES, here, &group[u], mine + u * n * LANES, scale, base);
       }
-      if (has_out && by_group) lanes_store(op, run, from, together, mine, map + g);
+      if (has_out && by_group) lanes_store(op, run, from, together, mine, map + g, wide);
     }
-    if (has_out && !by_group) lanes_store(op, run, first, rows, tile, map);
+    if (has_out && !by_group) lanes_store(op, run, first, rows, tile, map, wide);
   }
   if (run->stream) vfence();
 }
 
-FG_KERNEL void FG_NAME(softmax_rows)(const fg_run *run) { rows_as(SOFTMAX, run); }
-FG_KERNEL void FG_NAME(softmax_lanes)(const fg_run *run) { lanes_as(SOFTMAX, run); }
-FG_KERNEL void FG_NAME(log_softmax_rows)(const fg_run *run) { rows_as(LOG_SOFTMAX, run); }
-FG_KERNEL void FG_NAME(log_softmax_lanes)(const fg_run *run) { lanes_as(LOG_SOFTMAX, run); }
-FG_KERNEL void FG_NAME(logsumexp_rows)(const fg_run *run) { rows_as(LOGSUMEXP, run); }
-FG_KERNEL void FG_NAME(logsumexp_lanes)(const fg_run *run) { lanes_as(LOGSUMEXP, run); }
-FG_KERNEL void FG_NAME(cross_entropy_rows)(const fg_run *run) { rows_as(XENT, run); }
-FG_KERNEL void FG_NAME(cross_entropy_lanes)(const fg_run *run) { lanes_as(XENT, run); }
-FG_KERNEL void FG_NAME(cross_entropy_grad_rows)(const fg_run *run) { rows_as(XENT_GRAD, run); }
-FG_KERNEL void FG_NAME(cross_entropy_grad_lanes)(const fg_run *run) { lanes_as(XENT_GRAD, run); }
+#define SOFTMAX_KERNEL(name, op)                                                          \
+  FG_KERNEL void FG_NAME(name##_rows)(const fg_run *run) { rows_as(op, FG_NATIVE, run); } \
+  OF_HALVES(name##_rows, rows_as(op, FG_FLOAT16, run), rows_as(op, FG_BFLOAT16, run))     \
+  FG_KERNEL void FG_NAME(name##_lanes)(const fg_run *run) { lanes_as(op, run); }
+SOFTMAX_KERNEL(softmax, SOFTMAX)
+SOFTMAX_KERNEL(log_softmax, LOG_SOFTMAX)
+SOFTMAX_KERNEL(logsumexp, LOGSUMEXP)
+SOFTMAX_KERNEL(cross_entropy, XENT)
+SOFTMAX_KERNEL(cross_entropy_grad, XENT_GRAD)

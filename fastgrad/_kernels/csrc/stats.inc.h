@@ -17,11 +17,12 @@ typedef struct {
 #define FAR_BELOW ((T)(FG_DOUBLE ? -1000 : -200))
 
 /* Joins n logits to the maximum and counts those on one side of y; y is the row's own or -inf. */
-FG_INLINE V stats_scan(const int below, const T *x, ptrdiff_t n, V y, V max, VI *count) {
+FG_INLINE V stats_scan(const int below, const int half, const void *x, ptrdiff_t n, V y, V max, VI *count) {
   V a = max, b = max;
   VI more = viset(0);
   for (ptrdiff_t c = 0; c < n; c += 2 * LANES) {
-    const V u = vload_some(x + c, n - c, y), v = n - c > LANES ? vload_some(x + c + LANES, n - c - LANES, y) : y;
+    const V u = line_load_n(half, x, c, n - c, y);
+    const V v = n - c > LANES ? line_load_n(half, x, c + LANES, n - c - LANES, y) : y;
     a = vmax(u, a);
     b = vmax(v, b);
     *count += visel(below ? vlt(u, y) : vlt(y, u), viset(1), viset(0));
@@ -37,54 +38,50 @@ FG_INLINE V stats_term(V x, V max, const Frame *frame, Base base, Sum *sum) {
 }
 
 /* R and -D over n neighbouring logits.  Few terms of D are added before they are widened: all have one sign. */
-FG_INLINE void stats_sum(const T *x, ptrdiff_t n, V max, const Frame *frame, Base base, Sum *sum, Wide *d,
-                         const T *ahead) {
+FG_INLINE void stats_sum(const int half, const void *x, ptrdiff_t n, V max, const Frame *frame, Base base, Sum *sum,
+                         Wide *d, const void *ahead) {
   const V low = vset((T)-__builtin_inf());
   ptrdiff_t c = 0;
   for (; c + SUM_BLOCK * LANES <= n; c += SUM_BLOCK * LANES) {
-    for (int half = 0; half < 2; half++) {
-      V part = vset(0);
+    for (int part = 0; part < 2; part++) {
+      V sums = vset(0);
 #pragma GCC unroll 8
-      for (int k = half * SUM_BLOCK / 2; k < (half + 1) * SUM_BLOCK / 2; k++) {
-        part += stats_term(vload(x + c + k * LANES), max, frame, base, sum);
-        FG_PREFETCH(ahead + c + k * LANES);
+      for (int k = part * SUM_BLOCK / 2; k < (part + 1) * SUM_BLOCK / 2; k++) {
+        sums += stats_term(line_load(half, x, c + k * LANES), max, frame, base, sum);
+        FG_PREFETCH(line_at(half, ahead, c + k * LANES));
       }
-      wide_add(d, part);
+      wide_add(d, sums);
     }
     sum_flush(sum);
   }
   for (; c < n; c += LANES) {
-    wide_add(d, stats_term(vload_some(x + c, n - c, low), max, frame, base, sum));
-    FG_PREFETCH(ahead + c);
+    wide_add(d, stats_term(line_load_n(half, x, c, n - c, low), max, frame, base, sum));
+    FG_PREFETCH(line_at(half, ahead, c));
   }
   sum_flush(sum);
 }
 
-FG_INLINE ptrdiff_t first_nan(const T *x, ptrdiff_t n) {
-  for (ptrdiff_t c = 0; c < n; c++)
-    if (x[c] != x[c]) return c;
-  return -1;
-}
-
-FG_KERNEL void FG_NAME(token_stats)(const fg_run *run) {
+/* x lies in memory as `half` says; if that is not FG_NATIVE, it is flat. */
+FG_INLINE void stats_as(const int half, const fg_run *run) {
   const ptrdiff_t n = run->classes;
   const Base base = base_of(run);
   const V low = vset((T)-__builtin_inf()), inv_t = vset((T)run->inv_temperature);
   const T nan = (T)__builtin_nan("");
   T *const packed = (T *)run->scratch;
-  const int direct = run->x_class == (ptrdiff_t)sizeof(T);
+  const int direct = half != FG_NATIVE || run->x_class == (ptrdiff_t)sizeof(T);
   for (ptrdiff_t r = 0; r < run->rows; r++) {
     int empty;
-    const T *const x = row_line(run, r, packed, &empty);
-    const T *const ahead = direct && r + 1 < run->rows ? at(run->x, (r + 1) * run->x_row) : x;
+    const void *const x = row_line(half, run, r, packed, &empty);
+    const void *const ahead = direct && r + 1 < run->rows ? run->x + (r + 1) * run->x_row : x;
     const ptrdiff_t y = run->target[r];
+    const V own = vset(y < 0 ? 0 : line_get(half, x, y));
     VI below = viset(0), above = viset(0);
     V max = low;
     if (y >= 0) {
-      max = stats_scan(1, x, y, vset(x[y]), vset(x[y]), &below);
-      max = stats_scan(0, x + y + 1, n - y - 1, vset(x[y]), max, &above);
+      max = stats_scan(1, half, x, y, own, own, &below);
+      max = stats_scan(0, half, line_at(half, x, y + 1), n - y - 1, own, max, &above);
     } else {
-      max = stats_scan(0, x, n, low, max, &above);
+      max = stats_scan(0, half, x, n, low, max, &above);
     }
     I fewer[LANES], more[LANES];
     memcpy(fewer, &below, sizeof fewer);
@@ -95,7 +92,7 @@ FG_KERNEL void FG_NAME(token_stats)(const fg_run *run) {
     const int finite = top - top == 0;
     V2 sum = {vset(nan), vset(nan)};
     if (finite) {
-      stats.argmax = row_find(x, n, top);
+      stats.argmax = row_find(half, x, n, top);
       const ptrdiff_t first = y < 0 || stats.argmax < y ? stats.argmax : y, last = stats.argmax < y ? y : stats.argmax;
       State s;
       s.top = s.max = vset(top);
@@ -104,16 +101,18 @@ FG_KERNEL void FG_NAME(token_stats)(const fg_run *run) {
       s.frame = frame_of(s.max, base);
       Sum rest = sum_start();
       Wide d = wide_start();
-      stats_sum(x, first, s.max, &s.frame, base, &rest, &d, ahead);
-      if (first < last) stats_sum(x + first + 1, last - first - 1, s.max, &s.frame, base, &rest, &d, ahead + first + 1);
-      stats_sum(x + last + 1, n - last - 1, s.max, &s.frame, base, &rest, &d, ahead + last + 1);
+      for (ptrdiff_t c = 0; c <= n;) { /* between the holes */
+        const ptrdiff_t to = c <= first ? first : c <= last ? last : n;
+        stats_sum(half, line_at(half, x, c), to - c, s.max, &s.frame, base, &rest, &d, line_at(half, ahead, c));
+        c = to + 1;
+      }
 
       const V2 others = sum_lanes(rest), e_max = term2(exp_term(s.max - s.frame.shift, &s.frame, base));
       const int apart = y >= 0 && y != stats.argmax;
       V2 e_y = {vset(0), vset(0)}, gaps = wide_lanes(d);
       if (apart) {
-        e_y = term2(exp_term(vset(x[y]) - s.frame.shift, &s.frame, base));
-        gaps = add2(gaps, (V2){e_y.h * vmax(vset(FAR_BELOW), vset(x[y]) - s.max), vset(0)});
+        e_y = term2(exp_term(own - s.frame.shift, &s.frame, base));
+        gaps = add2(gaps, (V2){e_y.h * vmax(vset(FAR_BELOW), own - s.max), vset(0)});
       }
       s.rest = add2(others, e_y);
       s.x_left = s.max;
@@ -122,14 +121,14 @@ FG_KERNEL void FG_NAME(token_stats)(const fg_run *run) {
       stats.logsumexp = finish_value(LOGSUMEXP, &s, base, inv_t)[0];
       stats.entropy = ((log.h - mean.h) + (log.l - mean.l))[0];
       if (y >= 0) {
-        s.x_left = vset(x[y]);
+        s.x_left = own;
         s.rest = apart ? add2(others, e_max) : others;
         stats.nll = finish_value(XENT, &s, base, inv_t)[0];
       }
     }
     if (FG_UNLIKELY(sum.h[0] != sum.h[0])) { /* no finite maximum, or a NaN beside it */
-      const ptrdiff_t bad = first_nan(x, n);
-      stats.argmax = bad < 0 ? row_find(x, n, top) : bad;
+      const ptrdiff_t bad = first_nan(half, x, n);
+      stats.argmax = bad < 0 ? row_find(half, x, n, top) : bad;
       stats.logsumexp = bad < 0 ? top : nan;
       stats.entropy = nan;
       if (y >= 0) stats.nll = nan;
@@ -139,3 +138,6 @@ FG_KERNEL void FG_NAME(token_stats)(const fg_run *run) {
     *(TokenStats *)(run->value + r * run->value_row) = stats;
   }
 }
+
+FG_KERNEL void FG_NAME(token_stats)(const fg_run *run) { stats_as(FG_NATIVE, run); }
+OF_HALVES(token_stats, stats_as(FG_FLOAT16, run), stats_as(FG_BFLOAT16, run))

@@ -17,6 +17,7 @@
  *   Wide wide_*          float only: LANES sums in double; wide_split gives them back as head + tail
  *   vwiden               float only: LANES halves of a kind (FG_FLOAT16, FG_BFLOAT16) from p; exact, subnormals too
  *   vnarrow              to p, rounded once to nearest, ties to even; NaN becomes a quiet NaN
+ *   vwiden_n vnarrow_n   the first n halves, n < LANES, as vload_n; by default in half.inc.h
  *   vnarrow2_stream      2 LANES halves past the caches, to an address that is a multiple of the vector's size
  */
 #define LANES (16 / (int)sizeof(T))

@@ -141,10 +141,14 @@ FG_INLINE void wide_split(const Wide *w, V *h, V *l) {
 #define FG_DOUBLE_TO_HALF(d) _mm512_cvtpd_ps((__m512d)(d))
 FG_INLINE double wide_total(const Wide *w) { return _mm512_reduce_add_pd(_mm512_add_pd(w->a, w->b)); }
 
-FG_INLINE V vwiden(const int kind, const uint16_t *p) {
-  const __m256i h = _mm256_loadu_si256((const __m256i *)p);
+FG_INLINE V v_widen(const int kind, __m256i h) {
   if (kind == FG_FLOAT16) return (V)_mm512_cvtph_ps(h);
   return (V)_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16);
+}
+FG_INLINE V vwiden(const int kind, const uint16_t *p) { return v_widen(kind, _mm256_loadu_si256((const __m256i *)p)); }
+#define FG_MASKS_HALVES
+FG_INLINE V vwiden_n(const int kind, const uint16_t *p, ptrdiff_t n, V fill) {
+  return vsel(v_first(n), v_widen(kind, _mm256_maskz_loadu_epi16(v_first(n), p)), fill);
 }
 FG_INLINE __m256i v_narrow(const int kind, V v) {
   if (kind == FG_FLOAT16) return _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -156,6 +160,9 @@ FG_INLINE __m256i v_narrow(const int kind, V v) {
   return _mm512_cvtepi32_epi16(_mm512_srli_epi32(r, 16));
 }
 FG_INLINE void vnarrow(const int kind, uint16_t *p, V v) { _mm256_storeu_si256((__m256i *)p, v_narrow(kind, v)); }
+FG_INLINE void vnarrow_n(const int kind, uint16_t *p, ptrdiff_t n, V v) {
+  _mm256_mask_storeu_epi16(p, v_first(n), v_narrow(kind, v));
+}
 FG_INLINE void vnarrow2_stream(const int kind, uint16_t *p, V a, V b) {
   const __m256i low = v_narrow(kind, a), high = v_narrow(kind, b);
   _mm512_stream_si512((__m512i *)p, _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1));

@@ -35,7 +35,7 @@ FG_KERNEL void FG_NAME(logsumexp_weighted)(const fg_run *run) {
     }
     for (ptrdiff_t c = n; c < room; c++) x[c] = (T)-__builtin_inf(), b[c] = 0;
 
-    const T max = row_max(x, n);
+    const T max = row_max(FG_NATIVE, x, n);
     const int finite = max - max == 0 && !odd;
     T value, sign;
     V2 total = {zero, zero};
@@ -43,7 +43,7 @@ FG_KERNEL void FG_NAME(logsumexp_weighted)(const fg_run *run) {
     if (finite) {
       int k = 0;
       const T scale = largest > (T)0x1p-20 && largest < (T)0x1p20 ? 1 : power_of_two_above(largest, &k);
-      const ptrdiff_t t = row_find(x, n, max);
+      const ptrdiff_t t = row_find(FG_NATIVE, x, n, max);
       for (ptrdiff_t c = 0; c < n; c++) b[c] *= scale;
       const T b_t = b[t];
       b[t] = b_t - 1;
@@ -81,9 +81,8 @@ FG_KERNEL void FG_NAME(logsumexp_weighted)(const fg_run *run) {
       value = sign == 0 ? (T)-__builtin_inf() : (m.h + (m.l + log.l))[0];
       if (sign != sign) value = sign;
     } else {
-      const T sum = max == (T)-__builtin_inf() && !odd
-                        ? (has_nan((const char *)x, sizeof(T), n) ? (T)__builtin_nan("") : 0)
-                        : weighted_infinite(x, b, n, max);
+      const T sum = max == (T)-__builtin_inf() && !odd ? (first_nan(FG_NATIVE, x, n) >= 0 ? (T)__builtin_nan("") : 0)
+                                                       : weighted_infinite(x, b, n, max);
       sign = sum > 0 ? (T)1 : sum < 0 ? (T)-1 : sum;
       value = sum == 0 ? (T)-__builtin_inf() : sum < 0 ? -sum : sum;
     }
