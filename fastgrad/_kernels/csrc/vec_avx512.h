@@ -138,6 +138,10 @@ FG_INLINE void wide_split(const Wide *w, V *h, V *l) {
 }
 FG_INLINE double wide_total(const Wide *w) { return _mm512_reduce_add_pd(_mm512_add_pd(w->a, w->b)); }
 
+typedef double VW __attribute__((vector_size(64)));
+/* GCC 12 makes two 32-byte halves of __builtin_convertvector. */
+FG_INLINE VW vwload(const float *p) { return (VW)_mm512_cvtps_pd(_mm256_loadu_ps(p)); }
+
 FG_INLINE V vwiden(const int kind, const uint16_t *p) {
   const __m256i h = _mm256_loadu_si256((const __m256i *)p);
   if (kind == FG_FLOAT16) return (V)_mm512_cvtph_ps(h);
