@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import numpy as np
@@ -253,7 +254,7 @@ class _Rows:
         self.dtype = self.whole.dtype
         self.computed = _arrays.computed(self.dtype)
         self.trailing = self.whole.shape[len(plan.shape) :]
-        self.columns = int(np.prod(self.trailing, dtype=np.int64))
+        self.columns = math.prod(self.trailing)
         self.reduced = (*plan.shape[:-1], plan.num_segments, *self.trailing)
 
     def flat(self, a: Any) -> Any:
@@ -300,7 +301,8 @@ def _add_up(
     """Sums or means of x (B, N, d) into out (B, K, d)."""
     items, rows, columns = x.shape
     in_order = plan._ids is None
-    table = _kernels.prefers_table(
+    # Consecutive rows of one column have a way of their own, whatever the segments' number.
+    table = not (in_order and columns == 1) and _kernels.prefers_table(
         items, rows, plan.num_segments, columns, out.itemsize, "order" in vars(plan) or in_order
     )
     _kernels.reduce(
@@ -441,8 +443,9 @@ class SegmentSum(_Additive):
     Notes
     -----
     Float32 and half precision are added in float64, float64 in two words [1]_, and rounded once.
-    Rows are added in their original order, so the bits depend neither on threads nor on whether a
-    plan is given.  NaN and infinities stay in their segment and column.
+    Rows are added in their original order, so the bits depend neither on threads nor on whether ids
+    or their plan are given.  (One column of consecutive segments, by lengths or offsets, is added
+    in an order of its own.)  NaN and infinities stay in their segment and column.
 
     Derivatives: ``vjp(data, segments, g)`` and ``jvp(data, segments, v)``.  Trailing axes that
     cannot be merged are copied.

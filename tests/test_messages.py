@@ -450,6 +450,8 @@ def test_no_classes_of_a_hinge(raises_exactly):
     raises_exactly(
         ValueError, message, fg.multiclass_hinge, np.zeros((0, 2)), np.zeros(2, int), axis=0
     )
+
+
 def test_out_for_halves(raises_exactly):
     """bfloat16 is known by its name; NumPy has no name for it."""
     for half, module in ((np.float16, "np"), (ml_dtypes.bfloat16, "ml_dtypes")):

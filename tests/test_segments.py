@@ -219,6 +219,23 @@ def test_a_small_segment_after_a_huge_one(dtype):
     assert fg.segment_sum(x, [0, 0, 1, 1])[1] == 8
 
 
+@pytest.mark.parametrize("name", ["sum", "mean"])
+def test_every_length_of_consecutive_rows(isa, dtype, rng, assert_ulps, name):
+    """One column: past what has one accumulator; and infinities in what has many."""
+    lengths = [*range(150), 1000, 5000]
+    x = rng.normal(size=sum(lengths)).astype(dtype)
+    x[-5000:-4000:100] = INF
+    ids = np.repeat(np.arange(len(lengths)), lengths)
+    exact = twin(name)(x, ids)
+    scale = twin(name)(np.abs(x.astype(np.float64)), ids)
+    for a in (x, np.repeat(x, 2)[::2]):
+        actual = function(name)(a, fg.Segments.from_lengths(lengths))
+        assert_ulps(actual, exact, 1, scale)
+    x[-1] = -INF
+    last = function(name)(x, fg.Segments.from_lengths(lengths))[-1]
+    assert np.isnan(last)
+
+
 def test_sums_that_cancel(dtype):
     """1 survives in what is wider than the data."""
     big = 2.0**40 if dtype == np.float32 else 2.0**80

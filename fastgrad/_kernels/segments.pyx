@@ -8,7 +8,7 @@ reduced by one thread in the order of its rows, so that no choice made here (pat
 of columns) changes a bit.
 """
 from cython.parallel cimport prange
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 cimport numpy as cnp
@@ -41,6 +41,8 @@ from fastgrad._kernels.rows cimport UNSIGNED, integer_type, widen
 
 cdef extern from "platform.h" nogil:
     void FG_PREFETCH(const void *)
+cdef extern from "threads.h" nogil:
+    void *fg_table_of(size_t size)
 
 cnp.import_array()
 
@@ -67,7 +69,7 @@ cdef Ids _ids(cnp.ndarray ids, ignore_index):
     a.ignoring = ignore_index is not None
     a.ignore = ignore_index if a.ignoring else 0
     if a.type == UNSIGNED + 8 and a.ignore == 0x7fffffffffffffff:
-        a.ignoring = False  # widening makes this of every id beyond int64, and those are errors
+        a.ignoring = False  # widening makes this of ids beyond int64, and those are errors
     a.direct = a.type == 8 and not a.ignoring
     return a
 
@@ -366,9 +368,9 @@ def prefers_table(
     cdef Py_ssize_t block, table
     block = _columns_at_once(items, segments, columns, size, 1)
     table = 8 * segments * _pitch(block, size)
-    if table <= TABLE_BLOCK:
-        return not is_sorted or columns > 1
-    return not is_sorted and columns * size <= LINE and table <= TABLE_FAR
+    return table <= TABLE_BLOCK or (
+        not is_sorted and columns * size <= LINE and table <= TABLE_FAR
+    )
 
 
 cdef int _threads(Py_ssize_t elements):
@@ -397,7 +399,7 @@ cdef int _add_unit(
     run.columns = min(u.block, u.columns - c)
     run.pitch = _pitch(run.columns, u.x.size)
     run.far = segments * run.pitch * 8 > TABLE_NEAR
-    run.table = <double *>calloc(max(segments * run.pitch, 1), 8)
+    run.table = <double *>fg_table_of(segments * run.pitch * 8)
     if not u.x.plain:
         most = max(1, min(<Py_ssize_t>CHUNK, (1 << 15) // run.columns))
         scratch = <char *>malloc(u.x.size * (most * run.columns + 16))
@@ -641,8 +643,8 @@ def extreme(
     cnp.ndarray x, bint least, const int64_t[::1] offsets, const int64_t[::1] order,
     cnp.ndarray out, int64_t[:, :, ::1] place,
 ):
-    """Largest or smallest rows of x (B, N, d) into `out` (B, K, d), contiguous, of the type computed
-    in, and their positions in the item into `place`, if given; what empty segments have stays.
+    """Largest or smallest rows of x (B, N, d) into `out` (B, K, d), contiguous, of the type
+    computed in, and their positions in the item into `place`, if given; empty segments stay.
 
     Without `order` rows lie in the order of segments.
     """

@@ -1,7 +1,7 @@
 /* Sums over segments, their extremes, and what spreads a row per segment over the rows.
  *
  * A column of a segment has one accumulator, which takes the rows in their original order: a double for float,
- * two words for double.  So both ways to a sum give the same bits:
+ * two words for double.  So both ways to a sum of rows with ids give the same bits:
  *
  *   add     rows as they come, into a table with the accumulators of every segment
  *   gather  segment after segment, its rows by their positions, into registers
@@ -11,7 +11,7 @@
  */
 #define STEP (FG_DOUBLE ? LANES : LANES / 2) /* columns of an accumulator of one vector */
 #define GATHERED 4                           /* such accumulators that gather keeps */
-#define ROWS_AHEAD 12                        /* rows between a prefetch and its use */
+#define ROWS_AHEAD 16                        /* rows between a prefetch and its use */
 
 #if FG_DOUBLE
 typedef V2 Acc;
@@ -33,16 +33,12 @@ FG_INLINE void acc_store(double *p, ptrdiff_t pitch, Acc a) {
   vstore(p + pitch / 2, a.l);
 }
 #else
-typedef float Part __attribute__((vector_size(2 * LANES)));
-typedef double Acc __attribute__((vector_size(4 * LANES)));
+typedef VW Part;
+typedef VW Acc;
 FG_INLINE Acc acc_zero(void) { return (Acc){0}; }
-FG_INLINE Part part_load(const T *p) {
-  Part r;
-  memcpy(&r, p, sizeof r);
-  return r;
-}
-FG_INLINE void acc_add(Acc *a, Part x) { *a += __builtin_convertvector(x, Acc); }
-FG_INLINE void acc_add_times(Acc *a, Part x, T w) { *a += __builtin_convertvector(x, Acc) * (double)w; }
+FG_INLINE Part part_load(const T *p) { return vwload(p); }
+FG_INLINE void acc_add(Acc *a, Part x) { *a += x; }
+FG_INLINE void acc_add_times(Acc *a, Part x, T w) { *a += x * (double)w; }
 FG_INLINE Acc acc_load(const double *p, ptrdiff_t pitch) {
   (void)pitch;
   Acc r;
@@ -220,27 +216,58 @@ FG_INLINE void gather_columns(const fg_segments *run, const int weighs, ptrdiff_
   }
 }
 
-/* One column, LINES segments at a time: each waits for its own additions only. */
+/* One column of consecutive segments.  Long ones have accumulators for LINES * STEP positions, which are added up in
+ * the end: one accumulator would wait for each of its additions.  Of the others, LINES wait side by side. */
 #define LINES 4
+FG_INLINE Acc1 line_long(const T *x, ptrdiff_t n) {
+  Acc v[LINES];
+  for (int k = 0; k < LINES; k++) v[k] = acc_zero();
+  ptrdiff_t i = 0;
+  for (; i + LINES * STEP <= n; i += LINES * STEP) {
+#pragma GCC unroll 4
+    for (int k = 0; k < LINES; k++) acc_add(&v[k], part_load(x + i + k * STEP));
+  }
+  Acc1 rest = {0, 0};
+  for (; i < n; i++) acc1_add(&rest, 0, x[i], 1);
+#if FG_DOUBLE
+  const V2 all = total2(add2(add2(v[0], v[1]), add2(v[2], v[3])));
+  const double s = rest.h + all.h[0], t = s - rest.h;
+  return (Acc1){s, ((rest.h - (s - t)) + (all.h[0] - t)) + (rest.l + all.l[0])};
+#else
+  const Acc all = (v[0] + v[1]) + (v[2] + v[3]);
+  for (int k = 0; k < STEP; k++) rest.h += all[k];
+  return rest;
+#endif
+}
+
+FG_INLINE int is_long(const fg_segments *run, ptrdiff_t n) {
+  return n >= 2 * LINES * STEP && !run->order && !run->weight && run->x_row == (ptrdiff_t)sizeof(T);
+}
+
 FG_INLINE void gather_lines(const fg_segments *run, const int weighs, ptrdiff_t s, int lines) {
   Acc1 v[LINES];
   ptrdiff_t at[LINES], end[LINES], common = PTRDIFF_MAX;
   for (int k = 0; k < lines; k++) {
     v[k] = (Acc1){0, 0};
     at[k] = (ptrdiff_t)run->offsets[s + k], end[k] = (ptrdiff_t)run->offsets[s + k + 1];
+    if (is_long(run, end[k] - at[k])) {
+      v[k] = line_long((const T *)run->x + at[k], end[k] - at[k]);
+      if (v[k].h - v[k].h == 0 && v[k].l == v[k].l)
+        at[k] = end[k];
+      else
+        v[k] = (Acc1){0, 0}; /* inf - inf in a tail: one by one it is told from NaN */
+    }
     common = common < end[k] - at[k] ? common : end[k] - at[k];
   }
-  if (lines == LINES)
-    for (ptrdiff_t i = 0; i < common; i++) {
+  if (lines < LINES) common = 0;
+  for (ptrdiff_t i = 0; i < common; i++) {
 #pragma GCC unroll 4
-      for (int k = 0; k < LINES; k++) {
-        const ptrdiff_t r = row_at(run, at[k] + i);
-        const T w = weighs ? ((const T *)run->weight)[r] : 1;
-        if (!weighs || w != 0) acc1_add(&v[k], weighs, *(const T *)(run->x + r * run->x_row), w);
-      }
+    for (int k = 0; k < LINES; k++) {
+      const ptrdiff_t r = row_at(run, at[k] + i);
+      const T w = weighs ? ((const T *)run->weight)[r] : 1;
+      if (!weighs || w != 0) acc1_add(&v[k], weighs, *(const T *)(run->x + r * run->x_row), w);
     }
-  else
-    common = 0;
+  }
   for (int k = 0; k < lines; k++) {
     for (ptrdiff_t i = at[k] + common; i < end[k]; i++) {
       const ptrdiff_t r = row_at(run, i);
@@ -248,14 +275,14 @@ FG_INLINE void gather_lines(const fg_segments *run, const int weighs, ptrdiff_t 
       if (!weighs || w != 0) acc1_add(&v[k], weighs, *(const T *)(run->x + r * run->x_row), w);
     }
     double a[2];
-    acc1_store(a, 2, v[k]);
+    acc1_store(a, run->pitch, v[k]);
     finish_row(run, s + k, a, 1, (T *)(run->out + (s + k) * run->out_row));
   }
 }
 
 FG_INLINE void gather_as(const fg_segments *run, const int weighs, ptrdiff_t first, ptrdiff_t last) {
   const ptrdiff_t limit = (ptrdiff_t)run->offsets[last];
-  if (run->columns == 1 && run->pitch == 2) {
+  if (run->columns == 1) {
     for (ptrdiff_t s = first; s < last; s += LINES)
       gather_lines(run, weighs, s, last - s < LINES ? (int)(last - s) : LINES);
     return;

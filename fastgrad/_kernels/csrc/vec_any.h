@@ -15,6 +15,7 @@
  *   vexponent            the low bits of t moved into the exponent field: a power of two, or +0
  *   vgather4 vscatter4   four neighbouring elements of LANES rows, `step` bytes apart, as one vector each
  *   Wide wide_*          float only: LANES sums in double; wide_split gives them back as head + tail
+ *   VW vwload            float only: LANES / 2 doubles, loaded from as many floats
  *   vwiden               float only: LANES halves of a kind (FG_FLOAT16, FG_BFLOAT16) from p; exact, subnormals too
  *   vnarrow              to p, rounded once to nearest, ties to even; NaN becomes a quiet NaN
  *   vwiden_n vnarrow_n   the first n halves, n < LANES, as vload_n; by default in half.inc.h
@@ -181,6 +182,9 @@ FG_INLINE double wide_total(const Wide *w) {
   const VD s = w->part[0] + w->part[1];
   return s[0] + s[1];
 }
+
+typedef VD VW;
+FG_INLINE VW vwload(const float *p) { return (VW){p[0], p[1]}; }
 
 typedef uint16_t VH __attribute__((vector_size(8)));
 typedef uint32_t VU __attribute__((vector_size(16)));

@@ -140,6 +140,9 @@ FG_INLINE double wide_total(const Wide *w) {
   return t[0] + t[1];
 }
 
+typedef double VW __attribute__((vector_size(32)));
+FG_INLINE VW vwload(const float *p) { return (VW)_mm256_cvtps_pd(_mm_loadu_ps(p)); }
+
 FG_INLINE V vwiden(const int kind, const uint16_t *p) {
   const __m128i h = _mm_loadu_si128((const __m128i *)p);
   if (kind == FG_FLOAT16) return (V)_mm256_cvtph_ps(h);
