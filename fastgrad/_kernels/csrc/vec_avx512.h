@@ -141,16 +141,11 @@ FG_INLINE void wide_split(const Wide *w, V *h, V *l) {
 #define FG_DOUBLE_TO_HALF(d) _mm512_cvtpd_ps((__m512d)(d))
 FG_INLINE double wide_total(const Wide *w) { return _mm512_reduce_add_pd(_mm512_add_pd(w->a, w->b)); }
 
-<<<<<<< HEAD
-FG_INLINE V v_widen(const int kind, __m256i h) {
-=======
 typedef double VW __attribute__((vector_size(64)));
 /* GCC 12 makes two 32-byte halves of __builtin_convertvector. */
 FG_INLINE VW vwload(const float *p) { return (VW)_mm512_cvtps_pd(_mm256_loadu_ps(p)); }
 
-FG_INLINE V vwiden(const int kind, const uint16_t *p) {
-  const __m256i h = _mm256_loadu_si256((const __m256i *)p);
->>>>>>> seg
+FG_INLINE V v_widen(const int kind, __m256i h) {
   if (kind == FG_FLOAT16) return (V)_mm512_cvtph_ps(h);
   return (V)_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16);
 }
