@@ -229,8 +229,8 @@ FG_INLINE V rival_max(const T *x, ptrdiff_t n, V max, M *number) {
 
 /* The first class other than y with this score. */
 FG_INLINE ptrdiff_t rival_find(const T *x, ptrdiff_t n, ptrdiff_t y, T score) {
-  const ptrdiff_t before = row_find(x, y, score);
-  return before >= 0 ? before : y + 1 + row_find(x + y + 1, n - y - 1, score);
+  const ptrdiff_t before = row_find(FG_NATIVE, x, y, score);
+  return before >= 0 ? before : y + 1 + row_find(FG_NATIVE, x + y + 1, n - y - 1, score);
 }
 
 FG_INLINE void margin_rows(const int op, const int every, const int squared, const fg_run *run) {
@@ -250,7 +250,7 @@ FG_INLINE void margin_rows(const int op, const int every, const int squared, con
     T *const to = detour ? line + ((uintptr_t)out & 63) / sizeof(T) : flat ? (T *)out : line;
     const ptrdiff_t y = run->target[r];
     int empty = y < 0;
-    const T *const x = empty ? NULL : row_line(run, r, packed, &empty);
+    const T *const x = empty ? NULL : row_line(FG_NATIVE, run, r, packed, &empty);
     T total = 0;
     if (empty) {
       if (has_out) row_fill(flat ? (T *)out : line, n, 0, stream);
@@ -399,7 +399,7 @@ FG_INLINE void margin_lanes(const int op, const int every, const int squared, co
   for (ptrdiff_t first = 0, rows; first < run->rows; first += rows) {
     rows = first == 0 && head ? head : most * LANES;
     if (rows > run->rows - first) rows = run->rows - first;
-    lanes_load(run, first, rows, tile, empty);
+    lanes_load(run, first, rows, tile, empty, NULL);
     if (op == MARGIN_HVP) pack(run->v + first * run->v_row, run->v_row, run->v_class, rows, n, v);
     for (ptrdiff_t g = 0; g * LANES < rows; g++) {
       const ptrdiff_t left = rows - g * LANES;
