@@ -48,7 +48,7 @@ cnp.import_array()
 
 cdef enum:
     CHUNK = 512      # rows widened at once
-    COPIES = 4        # of a small table of counters, so that neighbours of one segment need not wait
+    COPIES = 4        # of a small table of counters: neighbours of one segment then do not wait
     SMALL = 1 << 10   # segments of such a table
     LARGE = 1 << 12   # segments whose counters leave L1: prefetch them
 
@@ -695,7 +695,7 @@ def extreme(
 #   long                 one by one, packed: style `rows`
 
 cdef enum:
-    GROUP = 32         # series of a tile
+    GROUP = 64         # series of a tile
     FEW = 16           # columns from which on those of one segment are a tile
     TILE = 1 << 14     # elements of a tile of such columns
     SCRATCH = 1 << 20  # bytes that the lanes kernels need for short rows
@@ -744,34 +744,38 @@ cdef inline Py_ssize_t _position(const Series *u, Py_ssize_t b, Py_ssize_t i) no
 
 cdef void _take(
     const Series *u, const char *p, Py_ssize_t row, Py_ssize_t b, Py_ssize_t s, word *to,
-    Py_ssize_t step, Py_ssize_t room, word fill,
+    Py_ssize_t room, word fill,
 ) noexcept nogil:
-    """One column of a segment from p on, spaced by `step`, and `fill` up to `room` elements."""
+    """One column of a segment from p on, and `fill` up to `room` elements."""
     cdef Py_ssize_t begin = u.offsets[s], n = u.offsets[s + 1] - begin, i
-    if u.order == NULL:
-        p += begin * row
+    if u.order != NULL:
         for i in range(n):
-            to[i * step] = (<const word *>(p + i * row))[0]
+            to[i] = (<const word *>(p + (u.order[begin + i] - b * u.n) * row))[0]
+    elif row == u.size:
+        memcpy(to, p + begin * row, n * u.size)
     else:
         for i in range(n):
-            to[i * step] = (<const word *>(p + (u.order[begin + i] - b * u.n) * row))[0]
+            to[i] = (<const word *>(p + (begin + i) * row))[0]
     for i in range(n, room):
-        to[i * step] = fill
+        to[i] = fill
 
 
 cdef void _put(
-    const Series *u, const word *line, Py_ssize_t step, Py_ssize_t b, Py_ssize_t s, Py_ssize_t c
+    const Series *u, const word *line, Py_ssize_t b, Py_ssize_t s, Py_ssize_t c
 ) noexcept nogil:
     """A column of a segment of `out`."""
     cdef Py_ssize_t begin = u.offsets[s], n = u.offsets[s + 1] - begin, i
     cdef word *to = <word *>u.out + b * u.n * u.columns + c
+    if u.order == NULL and u.columns == 1:
+        memcpy(to + begin, line, n * u.size)
+        return
     for i in range(n):
-        to[_position(u, b, begin + i) * u.columns] = line[i * step]
+        to[_position(u, b, begin + i) * u.columns] = line[i]
 
 
 cdef void _take_any(
     const Series *u, bint is_g, Py_ssize_t b, Py_ssize_t s, Py_ssize_t c, char *to,
-    Py_ssize_t step, Py_ssize_t room,
+    Py_ssize_t room,
 ) noexcept nogil:
     cdef const char *p = u.x + b * u.x_item + c * u.x_column
     cdef Py_ssize_t row = u.x_row
@@ -781,21 +785,21 @@ cdef void _take_any(
         p = u.g + b * u.g_item + c * u.g_column
         row = u.g_row
     if u.size == 4:
-        _take(u, p, row, b, s, <int32_t *>to, step, room, <int32_t>(0xff800000 if scores else 0))
+        _take(u, p, row, b, s, <int32_t *>to, room, <int32_t>(0xff800000 if scores else 0))
     else:
         _take(
-            u, p, row, b, s, <int64_t *>to, step, room,
+            u, p, row, b, s, <int64_t *>to, room,
             <int64_t>(0xfff0000000000000 if scores else 0),
         )
 
 
 cdef void _put_any(
-    const Series *u, const char *line, Py_ssize_t step, Py_ssize_t b, Py_ssize_t s, Py_ssize_t c
+    const Series *u, const char *line, Py_ssize_t b, Py_ssize_t s, Py_ssize_t c
 ) noexcept nogil:
     if u.size == 4:
-        _put(u, <const int32_t *>line, step, b, s, c)
+        _put(u, <const int32_t *>line, b, s, c)
     else:
-        _put(u, <const int64_t *>line, step, b, s, c)
+        _put(u, <const int64_t *>line, b, s, c)
 
 
 cdef fg_run _run_of(const Series *u, const Tile *t) noexcept nogil:
@@ -818,28 +822,24 @@ cdef fg_run _run_of(const Series *u, const Tile *t) noexcept nogil:
 cdef void _flush(const Series *u, Tile *t) noexcept nogil:
     """Compute the series side by side in the tile, and put them where they belong."""
     cdef fg_run run = _run_of(u, t)
-    cdef Py_ssize_t k, at, step = GROUP * u.size
+    cdef Py_ssize_t k, at, line = t.longest * u.size
     if t.count == 0:
         return
     run.rows = t.count
     run.classes = t.longest
-    run.x_row = run.out_row = run.g_row = u.size
-    run.x_class = run.out_class = run.g_class = step
+    run.x_row = run.out_row = run.g_row = line
+    run.x_class = run.out_class = run.g_class = u.size
     for k in range(t.count):
-        _take_any(
-            u, False, t.item[k], t.segment[k], t.column[k], t.x + k * u.size, GROUP, t.longest
-        )
+        _take_any(u, False, t.item[k], t.segment[k], t.column[k], t.x + k * line, t.longest)
         if u.g != NULL:
-            _take_any(
-                u, True, t.item[k], t.segment[k], t.column[k], t.g + k * u.size, GROUP, t.longest
-            )
+            _take_any(u, True, t.item[k], t.segment[k], t.column[k], t.g + k * line, t.longest)
         if u.alpha != NULL:
             at = (t.segment[k] * u.columns + t.column[k]) * u.size
             memcpy(t.alpha + k * u.size, u.alpha + at, u.size)
     u.precision.kernel[u.kernel][FG_LANES](&run)
     for k in range(t.count):
         if u.out != NULL:
-            _put_any(u, t.out + k * u.size, GROUP, t.item[k], t.segment[k], t.column[k])
+            _put_any(u, t.out + k * line, t.item[k], t.segment[k], t.column[k])
         if u.value != NULL:
             at = (t.segment[k] * u.columns + t.column[k]) * u.size
             memcpy(u.value + at, t.value + k * u.size, u.size)
@@ -861,11 +861,11 @@ cdef void _one_by_one(
         if in_order and u.x_row == u.size:
             run.x = u.x + b * u.x_item + c * u.x_column + u.offsets[s] * u.size
         else:
-            _take_any(u, False, b, s, c, t.x, 1, n)
+            _take_any(u, False, b, s, c, t.x, n)
         if u.g != NULL and in_order and u.g_row == u.size:
             run.g = u.g + b * u.g_item + c * u.g_column + u.offsets[s] * u.size
         elif u.g != NULL:
-            _take_any(u, True, b, s, c, t.g, 1, n)
+            _take_any(u, True, b, s, c, t.g, n)
         if u.out != NULL and in_order and u.columns == 1:
             run.out = u.out + u.offsets[s] * u.size
         if u.value != NULL:
@@ -874,7 +874,7 @@ cdef void _one_by_one(
             run.alpha = u.alpha + at
         u.precision.kernel[u.kernel][FG_ROWS](&run)
         if u.out != NULL and not (in_order and u.columns == 1):
-            _put_any(u, t.out, 1, b, s, c)
+            _put_any(u, t.out, b, s, c)
 
 
 cdef void _side_by_side(
