@@ -836,7 +836,7 @@ cdef void _flush(const Series *u, Tile *t) noexcept nogil:
         if u.alpha != NULL:
             at = (t.segment[k] * u.columns + t.column[k]) * u.size
             memcpy(t.alpha + k * u.size, u.alpha + at, u.size)
-    u.precision.kernel[u.kernel][FG_LANES](&run)
+    u.precision.kernel[FG_NATIVE][u.kernel][FG_LANES](&run)
     for k in range(t.count):
         if u.out != NULL:
             _put_any(u, t.out + k * line, t.item[k], t.segment[k], t.column[k])
@@ -872,7 +872,7 @@ cdef void _one_by_one(
             run.value = u.value + at
         if u.alpha != NULL:
             run.alpha = u.alpha + at
-        u.precision.kernel[u.kernel][FG_ROWS](&run)
+        u.precision.kernel[FG_NATIVE][u.kernel][FG_ROWS](&run)
         if u.out != NULL and not (in_order and u.columns == 1):
             _put_any(u, t.out, b, s, c)
 
@@ -919,7 +919,7 @@ cdef void _side_by_side(
             run.value = u.value + at
         if u.alpha != NULL:
             run.alpha = u.alpha + at
-        u.precision.kernel[u.kernel][FG_LANES](&run)
+        u.precision.kernel[FG_NATIVE][u.kernel][FG_LANES](&run)
         if u.out != NULL and u.order != NULL:
             for i in range(n):
                 at = (u.order[begin + i] * u.columns + c) * u.size
