@@ -532,7 +532,7 @@ def _loss(
     kind: str,
     logits: ArrayLike,
     target: ArrayLike,
-    v: ArrayLike | None,
+    v: Any,
     options: _Options,
     grad_output: ArrayLike | None,
     out: FloatArray | None,

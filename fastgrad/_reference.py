@@ -2201,7 +2201,7 @@ def class_variances(X: ArrayLike, labels: ArrayLike, **options: Any) -> Exact:
 def _prototypes(centroids: ArrayLike) -> tuple[Exact, Mask]:
     """Centroids, and which of them are there: one that is NaN throughout is that of no class."""
     c = _exact(centroids)
-    there = ~np.isnan(c).all(axis=-1) if c.shape[-1] else np.ones(c.shape[:-1], bool)
+    there = np.asarray(~np.isnan(c).all(axis=-1) if c.shape[-1] else np.ones(c.shape[:-1], bool))
     return np.where(there[..., None], c, 0), there[..., None, :]
 
 

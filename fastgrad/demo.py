@@ -1,6 +1,7 @@
-"""Softmax regression on handwritten digits: what `fastgrad demo` runs.
+"""Handwritten digits, by softmax regression and by class centroids: what `fastgrad demo` runs.
 
-`objective` and `fit` are all that a model needs; the rest checks, times and prints what they do.
+`objective` and `fit` are all that the first model needs, `nearest` is the second; the rest checks,
+times and prints what they do.
 Shapes: N images, D pixels, C classes.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from statistics import median
 from typing import Any, TypeAlias
@@ -19,6 +21,7 @@ from scipy.optimize import OptimizeResult, minimize
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
+from sklearn.neighbors import NearestCentroid
 from threadpoolctl import threadpool_limits
 
 import fastgrad as fg
@@ -30,6 +33,8 @@ ValueAndGrad: TypeAlias = Callable[[Floats, Labels], tuple[Any, Floats]]
 
 C = 10
 L2 = 1e-3
+MARGIN = 1.0
+DIFFERENCES = "worst error against differences"
 
 
 def objective(
@@ -78,6 +83,13 @@ def unpack(theta: Floats) -> tuple[Floats, Floats]:
     return theta[:-C].reshape(C, -1), theta[-C:]
 
 
+def nearest(X: Floats, y: Labels, X_test: Floats) -> Labels:
+    """The class whose mean is nearest to each image of X_test."""
+    centroids, _ = fg.class_centroids(X, y)
+    labels: Labels = fg.prototype_logits(X_test, centroids).argmax(axis=1)
+    return labels
+
+
 def numpy_value_and_grad(z: Floats, y: Labels) -> tuple[float, Floats]:
     """The usual NumPy idiom for mean cross-entropy and its gradient."""
     rows = np.arange(len(y))
@@ -98,6 +110,28 @@ def numpy_softmax(z: Floats) -> Floats:
     return e
 
 
+def numpy_centroids(X: Floats, y: Labels) -> Floats:
+    """The usual NumPy idiom for the means of classes, all of them present."""
+    order = y.argsort(kind="stable")
+    start = np.searchsorted(y[order], np.arange(C))
+    means: Floats = np.add.reduceat(X[order], start) / np.bincount(y)[:, None]
+    return means
+
+
+def numpy_centroid_hinge(X: Floats, y: Labels) -> tuple[float, Floats]:
+    """The centroid hinge and its gradient by a loop over classes."""
+    total, G = 0.0, np.zeros_like(X)
+    for k in range(C):
+        own = y == k
+        apart = X[own] - X[own].mean(axis=0)
+        distance = np.linalg.norm(apart, axis=1)
+        h = np.maximum(distance - MARGIN, 0)
+        total += float(np.mean(h**2))
+        u = (2 * h / np.maximum(distance, 1e-300))[:, None] * apart / len(h)
+        G[own] = u - u.mean(axis=0)
+    return total / C, G / C
+
+
 def sklearn_objective(X: Floats, y: Labels) -> float:
     """The same objective where scikit-learn's own solver ends, evaluated without fastgrad."""
     model = LogisticRegression(C=1 / (L2 * len(y)), tol=1e-10, max_iter=10_000).fit(X, y)
@@ -105,21 +139,20 @@ def sklearn_objective(X: Floats, y: Labels) -> float:
     return objective(theta, X, y, numpy_value_and_grad)[0]
 
 
-def gradient_error(X: Floats, y: Labels, directions: int = 20) -> float:
-    """Worst relative error of the gradient against central differences along random directions."""
-    rng = np.random.default_rng(0)
-    theta = rng.normal(scale=0.5, size=C * X.shape[1] + C)  # at the optimum the gradient would be 0
-    gradient = objective(theta, X, y)[1]
+def gradient_error(f: Callable[[Floats], tuple[float, Floats]], x: Floats) -> float:
+    """Worst error of the gradient in 20 random directions, against central differences.
+
+    As a fraction of the gradient's own size in a random direction.
+    """
+    gradient = f(x)[1]
     # Truncation goes with h² and rounding with eps / h; they meet near the cube root of eps.
     h = np.finfo(np.float64).eps ** (1 / 3)
     worst = 0.0
-    for v in rng.normal(size=(directions, theta.size)):
+    for v in np.random.default_rng(0).normal(size=(20, *x.shape)):
         v /= np.linalg.norm(v)
-        difference = (objective(theta + h * v, X, y)[0] - objective(theta - h * v, X, y)[0]) / (
-            2 * h
-        )
-        worst = max(worst, abs(float(gradient @ v) - difference) / abs(difference))
-    return worst
+        difference = (f(x + h * v)[0] - f(x - h * v)[0]) / (2 * h)
+        worst = max(worst, abs(float(np.vdot(gradient, v)) - difference))
+    return worst * math.sqrt(x.size) / float(np.linalg.norm(gradient))
 
 
 def race(f: Callable[[], Any], g: Callable[[], Any], rounds: int) -> tuple[float, float]:
@@ -158,7 +191,7 @@ class Progress:
 
 
 def run() -> int:
-    """Fit, check and time a softmax regression on scikit-learn's digits, and print a report.
+    """Fit, check and time two classifiers of scikit-learn's digits, and print a report.
 
     Everything runs on one thread: NumPy and SciPy each bring their own BLAS threads, and on few
     cores these wait for each other longer than such small matrices take to multiply.
@@ -166,7 +199,7 @@ def run() -> int:
     Returns
     -------
     int
-        0, or 1 if the final objective or the gradient fails its check.
+        0, or 1 if a result fails its check.
 
     Examples
     --------
@@ -183,7 +216,7 @@ def _report(progress: Progress) -> int:
     X, X_test, y, y_test = train_test_split(
         digits.data / 16, digits.target, test_size=0.25, random_state=0, stratify=digits.target
     )
-    print(f"fastgrad {fg.__version__}: softmax regression on the UCI handwritten digits")
+    print(f"fastgrad {fg.__version__}: the UCI handwritten digits")
     print(f"({isa.active_name()} kernels; one thread for everything)\n")
     print(f"data       {len(y)} images to learn from, {len(y_test)} held back, 8 x 8 pixels")
 
@@ -197,7 +230,8 @@ def _report(progress: Progress) -> int:
     result = fit(X, y, callback=callback)
     progress.show("fitting the same model with scikit-learn")
     expected = sklearn_objective(X, y)
-    error = gradient_error(X, y)
+    theta = np.random.default_rng(1).normal(scale=0.5, size=result.x.size)  # far from the optimum
+    error = gradient_error(lambda theta: objective(theta, X, y), theta)
     progress.show()
     difference = abs(result.fun - expected)
     agrees, exact = difference <= 1e-6, error <= 1e-6
@@ -205,8 +239,7 @@ def _report(progress: Progress) -> int:
     print(f"objective  {result.fun:.12f}  fastgrad with SciPy's L-BFGS")
     print(f"           {expected:.12f}  scikit-learn's LogisticRegression")
     print(f"           {difference:<14.1e}  difference: {_verdict(agrees)}, at most 1e-6 allowed")
-    print(f"gradient   {error:<14.1e}  worst relative error against central differences")
-    print(f"{'':<27}in 20 random directions: {_verdict(exact)}, at most 1e-6 allowed")
+    print(f"gradient   {error:<14.1e}  {DIFFERENCES}: {_verdict(exact)}, at most 1e-6 allowed")
 
     W, b = unpack(result.x)
     probabilities = fg.softmax(X_test @ W.T + b)
@@ -214,10 +247,28 @@ def _report(progress: Progress) -> int:
     right = np.mean(probabilities.argmax(axis=1) == y_test)
     print(f"accuracy   {learnt:.1%} of the images learnt, {right:.1%} of those held back\n")
 
+    central = _report_centroids(X, y, X_test, y_test)
     _print_times(X, y, X_test, result.x, progress)
     unsure = int(probabilities.max(axis=1).argmin())
     _print_digit(X_test[unsure], probabilities[unsure], int(y_test[unsure]))
-    return 0 if agrees and exact else 1
+    return 0 if agrees and exact and central else 1
+
+
+def _report_centroids(X: Floats, y: Labels, X_test: Floats, y_test: Labels) -> bool:
+    found = nearest(X, y, X_test)
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", UserWarning
+        )  # some pixels are the same in all images of a class
+        same = np.array_equal(found, NearestCentroid().fit(X, y).predict(X_test))
+    hinge = fg.centroid_hinge.with_options(margin=MARGIN)
+    error = gradient_error(lambda x: hinge.value_and_grad(x, y), X)
+    exact = error <= 1e-6
+    print(f"centroids  {np.mean(found == y_test):.1%} of the images held back are nearest to their")
+    print(f"           own class; {'all' if same else 'NOT ALL'} as scikit-learn's NearestCentroid")
+    print(f"hinge      {hinge(X, y):.12f}  centroid_hinge of the images learnt, margin {MARGIN}")
+    print(f"gradient   {error:<14.1e}  {DIFFERENCES}: {_verdict(exact)}, at most 1e-6 allowed\n")
+    return same and exact
 
 
 def _verdict(ok: bool) -> str:
@@ -238,6 +289,18 @@ def _print_times(X: Floats, y: Labels, X_test: Floats, theta: Floats, progress: 
             f"softmax of {z_test.shape} logits",
             lambda: fg.softmax(z_test),
             lambda: numpy_softmax(z_test),
+            200,
+        ),
+        (
+            f"class centroids of {X.shape} pixels",
+            lambda: fg.class_centroids(X, y),
+            lambda: numpy_centroids(X, y),
+            200,
+        ),
+        (
+            "centroid hinge of them and its gradient",
+            lambda: fg.centroid_hinge.value_and_grad(X, y, margin=MARGIN),
+            lambda: numpy_centroid_hinge(X, y),
             200,
         ),
         (

@@ -563,3 +563,8 @@ def test_the_samples_of_pytorch(isa, rng, shape, options, reduction):
     value, grad = BCE.value_and_grad(z, t, **mine)
     np.testing.assert_allclose(value, loss.detach().numpy(), rtol=1e-10, atol=1e-10)
     np.testing.assert_allclose(grad, x.grad.numpy(), rtol=1e-10, atol=1e-10)
+
+
+def test_a_product_needs_its_vector():
+    with pytest.raises(TypeError, match="v must"):
+        fg.binary_cross_entropy.hvp(np.zeros(2), [0, 1], None)

@@ -129,6 +129,16 @@ def test_weights_of_elements(half, name):
             same(a, b, half)
 
 
+def test_probabilities_of_half_precision_for_binary_cross_entropy(half):
+    rng = np.random.default_rng(9)
+    x, t = rng.normal(size=(70, 17)).astype(half), rng.random((70, 17)).astype(half)
+    for z, wide in layouts(x):
+        got = fg.binary_cross_entropy.value_and_grad(z, t)
+        expected = fg.binary_cross_entropy.value_and_grad(wide, t.astype(np.float32))
+        for a, b in zip(got, expected, strict=True):
+            same(a, b, half)
+
+
 @pytest.mark.parametrize("squared", [False, True])
 @pytest.mark.parametrize("shape", [(7,), (70, 17), (5, 7, 33)], ids=str)
 def test_hinge(half, shape, squared):

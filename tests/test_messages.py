@@ -527,4 +527,4 @@ def test_every_raise_of_the_border_is_met_here():
     assert raises == RAISES, "count them again, and add the message that is new"
 
 
-RAISES = 0
+RAISES = 95
