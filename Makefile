@@ -29,7 +29,7 @@ demo: .venv/.extra-demo ## fit handwritten digits with fastgrad and show what it
 	$(BIN)/fastgrad demo
 
 test: .venv/.extra-test ## run the whole test suite
-	$(PYTEST) -q $(ARGS)
+	$(PYTEST) -q -n auto $(ARGS)
 
 lint: .venv/.extra-lint types ## check format, style and types; changes nothing
 	$(BIN)/ruff format --check .
