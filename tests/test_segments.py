@@ -372,14 +372,17 @@ def test_halves_are_float32_rounded_once(isa, rng, half, name, columns):
 
 @pytest.mark.parametrize("columns", [1, 3, 16, 33, 130])
 @pytest.mark.parametrize("weighs", [False, True])
-def test_both_paths_give_the_same_bits(isa, dtype, rng, monkeypatch, columns, weighs):
-    x, ids = draw(rng, (3000,), 50, (columns,), dtype, ignored=True)
-    w = rng.random(3000).astype(dtype) if weighs else None
-    seen = []
+@pytest.mark.parametrize("shape", [(3000,), (4, 1500)], ids=str)
+def test_both_paths_give_the_same_bits(isa, dtype, rng, monkeypatch, columns, weighs, shape):
+    x, ids = draw(rng, shape, 50, (columns,), dtype, ignored=True)
+    w = rng.random(shape).astype(dtype) if weighs else None
+    seen = set()
     for table in (True, False):
         monkeypatch.setattr(_segments._kernels, "prefers_table", lambda *_, t=table: t)
-        seen.append(fg.segment_mean(x, ids, ignore_index=-1, weights=w).tobytes())
-    assert seen[0] == seen[1]
+        for threads in (1, 2, 5):
+            with fg.num_threads(threads):
+                seen.add(fg.segment_mean(x, ids, ignore_index=-1, weights=w).tobytes())
+    assert len(seen) == 1
 
 
 @pytest.mark.parametrize("name", ALL)
