@@ -301,7 +301,7 @@ def _add_up(
     """Sums or means of x (B, N, d) into out (B, K, d)."""
     items, rows, columns = x.shape
     in_order = plan._ids is None
-    # Consecutive rows of one column have a way of their own, whatever the segments' number.
+    # Consecutive rows of one column need no table: several segments are added side by side.
     table = not (in_order and columns == 1) and _kernels.prefers_table(
         items, rows, plan.num_segments, columns, out.itemsize, "order" in vars(plan) or in_order
     )
@@ -443,9 +443,8 @@ class SegmentSum(_Additive):
     Notes
     -----
     Float32 and half precision are added in float64, float64 in two words [1]_, and rounded once.
-    Rows are added in their original order, so the bits depend neither on threads nor on whether ids
-    or their plan are given.  (One column of consecutive segments, by lengths or offsets, is added
-    in an order of its own.)  NaN and infinities stay in their segment and column.
+    Rows are added in their original order, so the bits depend neither on threads nor on whether ids,
+    lengths, offsets or a plan are given.  NaN and infinities stay in their segment and column.
 
     Derivatives: ``vjp(data, segments, g)`` and ``jvp(data, segments, v)``.  Trailing axes that
     cannot be merged are copied.

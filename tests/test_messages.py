@@ -438,7 +438,9 @@ def test_message_in_full(raises_exactly, call, args, kwargs, kind, message):
     assert [a.tobytes() for a in arrays] == before  # out too: nothing is written before raising
 
 
-@pytest.mark.parametrize("f", [fg.cross_entropy, fg.cross_entropy.grad, fg.token_stats], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "f", [fg.cross_entropy, fg.cross_entropy.grad, fg.token_stats], ids=lambda f: f.__name__
+)
 @pytest.mark.parametrize("shape", [(2, 0), (0, 0)], ids=str)
 def test_no_classes(raises_exactly, f, shape):
     message = "logits must have at least one class; axis 1 has length 0."

@@ -221,7 +221,7 @@ def test_a_small_segment_after_a_huge_one(dtype):
 
 @pytest.mark.parametrize("name", ["sum", "mean"])
 def test_every_length_of_consecutive_rows(isa, dtype, rng, assert_ulps, name):
-    """One column: past what has one accumulator; and infinities in what has many."""
+    """One column, several segments side by side: still the bits of the same ids."""
     lengths = [*range(150), 1000, 5000]
     x = rng.normal(size=sum(lengths)).astype(dtype)
     x[-5000:-4000:100] = INF
@@ -231,6 +231,7 @@ def test_every_length_of_consecutive_rows(isa, dtype, rng, assert_ulps, name):
     for a in (x, np.repeat(x, 2)[::2]):
         actual = function(name)(a, fg.Segments.from_lengths(lengths))
         assert_ulps(actual, exact, 1, scale)
+        assert actual.tobytes() == function(name)(a, ids).tobytes()
     x[-1] = -INF
     last = function(name)(x, fg.Segments.from_lengths(lengths))[-1]
     assert np.isnan(last)

@@ -216,33 +216,8 @@ FG_INLINE void gather_columns(const fg_segments *run, const int weighs, ptrdiff_
   }
 }
 
-/* One column of consecutive segments.  Long ones have accumulators for LINES * STEP positions, which are added up in
- * the end: one accumulator would wait for each of its additions.  Of the others, LINES wait side by side. */
+/* One column: an accumulator waits for each of its additions, so those of LINES segments wait side by side. */
 #define LINES 4
-FG_INLINE Acc1 line_long(const T *x, ptrdiff_t n) {
-  Acc v[LINES];
-  for (int k = 0; k < LINES; k++) v[k] = acc_zero();
-  ptrdiff_t i = 0;
-  for (; i + LINES * STEP <= n; i += LINES * STEP) {
-#pragma GCC unroll 4
-    for (int k = 0; k < LINES; k++) acc_add(&v[k], part_load(x + i + k * STEP));
-  }
-  Acc1 rest = {0, 0};
-  for (; i < n; i++) acc1_add(&rest, 0, x[i], 1);
-#if FG_DOUBLE
-  const V2 all = total2(add2(add2(v[0], v[1]), add2(v[2], v[3])));
-  const double s = rest.h + all.h[0], t = s - rest.h;
-  return (Acc1){s, ((rest.h - (s - t)) + (all.h[0] - t)) + (rest.l + all.l[0])};
-#else
-  const Acc all = (v[0] + v[1]) + (v[2] + v[3]);
-  for (int k = 0; k < STEP; k++) rest.h += all[k];
-  return rest;
-#endif
-}
-
-FG_INLINE int is_long(const fg_segments *run, ptrdiff_t n) {
-  return n >= 2 * LINES * STEP && !run->order && !run->weight && run->x_row == (ptrdiff_t)sizeof(T);
-}
 
 FG_INLINE void gather_lines(const fg_segments *run, const int weighs, ptrdiff_t s, int lines) {
   Acc1 v[LINES];
@@ -250,13 +225,6 @@ FG_INLINE void gather_lines(const fg_segments *run, const int weighs, ptrdiff_t 
   for (int k = 0; k < lines; k++) {
     v[k] = (Acc1){0, 0};
     at[k] = (ptrdiff_t)run->offsets[s + k], end[k] = (ptrdiff_t)run->offsets[s + k + 1];
-    if (is_long(run, end[k] - at[k])) {
-      v[k] = line_long((const T *)run->x + at[k], end[k] - at[k]);
-      if (v[k].h - v[k].h == 0 && v[k].l == v[k].l)
-        at[k] = end[k];
-      else
-        v[k] = (Acc1){0, 0}; /* inf - inf in a tail: one by one it is told from NaN */
-    }
     common = common < end[k] - at[k] ? common : end[k] - at[k];
   }
   if (lines < LINES) common = 0;

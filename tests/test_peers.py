@@ -1,4 +1,4 @@
-"""Agreement with PyTorch and scikit-learn in float64, to 1e-10 and better.
+"""Agreement of losses with PyTorch and scikit-learn in float64, to 1e-10 and better.
 
 PyTorch's own sample inputs are frozen in peers_samples/ (make.py there says how), so that they are
 checked where PyTorch is not installed; with it, a wider grid of options is.  The rules differ in
@@ -17,9 +17,13 @@ import pytest
 
 import fastgrad as fg
 
-SAMPLES = json.loads(
-    Path(__file__).parent.joinpath("peers_samples", "cross_entropy.json").read_text("utf-8")
-)["samples"]
+
+def samples(name):
+    path = Path(__file__).parent.joinpath("peers_samples", f"{name}.json")
+    return json.loads(path.read_text("utf-8"))["samples"]
+
+
+SAMPLES = samples("cross_entropy")
 TIGHT = {"rtol": 1e-10, "atol": 1e-12}
 
 
@@ -53,6 +57,65 @@ def test_the_samples_of_pytorch_are_all_there():
     assert sum(np.ndim(s["input"]) == np.ndim(s["target"]) for s in SAMPLES) == 20
     options = {k for s in SAMPLES for k in s["options"]}
     assert options == {"weight", "reduction", "ignore_index", "label_smoothing"}
+
+
+def arrays(sample):
+    return (np.array(sample[k]) for k in ("input", "value", "upstream", "grad"))
+
+
+@pytest.mark.parametrize("sample", samples("binary_cross_entropy"))
+def test_sample_inputs_of_pytorch_for_binary_cross_entropy(isa, sample):
+    """What it calls weight is our sample_weight, which its mean does not divide by."""
+    x, value, upstream, grad = arrays(sample)
+    kw = dict(sample["options"])
+    weight = kw.pop("weight", None)
+    if kw.get("reduction", "mean") == "mean":
+        kw["normalizer"] = x.size
+    actual = fg.binary_cross_entropy.value_and_grad(
+        x, np.array(sample["target"]), sample_weight=weight, grad_output=upstream, **kw
+    )
+    np.testing.assert_allclose(actual[0], value, **TIGHT)
+    np.testing.assert_allclose(actual[1], grad, **TIGHT)
+
+
+@pytest.mark.parametrize("sample", samples("multi_margin"))
+def test_sample_inputs_of_pytorch_for_the_multiclass_hinge(isa, sample):
+    x, value, upstream, grad = arrays(sample)
+    kw = dict(sample["options"])
+    rows = np.atleast_2d(x)
+    reduction = kw.pop("reduction", "mean")
+    one = x.ndim == 1  # PyTorch's row without a batch: its value is a number
+    actual = fg.multiclass_hinge.value_and_grad(
+        rows,
+        np.ravel(sample["target"]),
+        variant="weston_watkins",
+        divide="k",
+        squared=kw.pop("p", 1) == 2,
+        reduction=reduction,
+        normalizer=len(rows) if reduction == "mean" else None,
+        grad_output=upstream.reshape(()) if one else upstream,
+        **kw,
+    )
+    np.testing.assert_allclose(actual[0], value.reshape(()) if one else value, **TIGHT)
+    np.testing.assert_allclose(actual[1].reshape(x.shape), grad, **TIGHT)
+
+
+@pytest.mark.parametrize("sample", samples("segment_reduce"))
+def test_sample_inputs_of_pytorch_for_segments(isa, sample):
+    """A segment per length or pair of offsets, along axis 0, or along axis 1 of a batch of items.
+
+    PyTorch splits the gradient of an extreme among ties, of which its samples have none.
+    """
+    x, value, upstream, grad = arrays(sample)
+    axis = sample["options"]["axis"]
+    lengths = np.array(sample["options"].get("lengths", 0))
+    if "offsets" in sample["options"]:
+        lengths = np.diff(sample["options"]["offsets"], axis=-1)
+    ids = np.array([np.repeat(range(4), n) for n in lengths]) if axis else lengths
+    plan = fg.Segments.from_ids(ids, 4) if axis else fg.Segments.from_lengths(lengths)
+    f = getattr(fg, f"segment_{sample['reduce']}")
+    np.testing.assert_allclose(f(x, plan), value, **TIGHT)
+    np.testing.assert_allclose(f.vjp(x, plan, upstream), grad, **TIGHT)
 
 
 # ---- PyTorch, where it is installed -------------------------------------------------------------
