@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -145,6 +145,11 @@ def as_where(where: ArrayLike | None, shape: tuple[int, ...], name: str) -> Bool
     """A mask of the given shape, broadcast as a ufunc does it; True keeps."""
     if where is None:
         return None
+    if isinstance(where, np.ma.MaskedArray):
+        raise TypeError(
+            "where must be a plain array; got a masked array, whose mask would be lost. "
+            "Pass where=where.filled(False)."
+        )
     mask = np.asarray(where)
     if mask.dtype != np.bool_:
         raise TypeError(
@@ -754,6 +759,13 @@ def refuse_bare_segments() -> None:
     )
 
 
+def refuse_change_of_segments(name: str) -> NoReturn:
+    raise AttributeError(
+        f"{name} of Segments must not change, for results were made of it; make others by "
+        "Segments.from_ids(ids)."
+    )
+
+
 def _as_integers(a: ArrayLike, name: str, what: str) -> IntArray:
     if isinstance(a, np.ma.MaskedArray):
         raise TypeError(
@@ -866,7 +878,8 @@ def check_ids(
     if value < 0:
         message += f" To leave such rows out, pass ignore_index={value}."
     elif value == limit:
-        message += f" If all ids are meant, pass num_segments={value + 1} or more."
+        what, option = ("labels", "num_classes") if name == "labels" else ("ids", "num_segments")
+        message += f" If all {what} are meant, pass {option}={value + 1} or more."
     raise IndexError(message)
 
 
@@ -907,6 +920,14 @@ def as_segment_weights(
     return np.ascontiguousarray(w)
 
 
+def balanced(weights: FloatArray | None) -> FloatArray | None:
+    """Weights of a mean, times a power of two: their products then stay in range."""
+    largest = 0.0 if weights is None or not weights.size else float(weights.max())
+    if weights is None or largest == 0 or 2.0**-32 < largest < 2.0**32:
+        return weights
+    return np.ldexp(weights, -math.frexp(largest)[1])
+
+
 def check_empty_value(x: float) -> float:
     return _real(x, "empty_value")
 
@@ -941,7 +962,7 @@ def check_labels(labels: tuple[int, ...], X: tuple[int, ...]) -> None:
 def check_plan_alone(num_classes: Any, ignore_index: Any) -> None:
     for name, value in (("num_classes", num_classes), ("ignore_index", ignore_index)):
         if value is not None:
-            raise TypeError(
+            raise ValueError(
                 f"{name} must be left out where labels are Segments, which know it; got {value!r}. "
                 "Give it to Segments.from_ids."
             )
@@ -985,7 +1006,7 @@ def check_merge(other: Any, kind: type, **same: tuple[Any, Any]) -> None:
     if not isinstance(other, kind):
         raise TypeError(f"other must be a {kind.__name__}; got {type(other).__name__}.")
     for name, (ours, theirs) in same.items():
-        if ours is not None and theirs is not None and ours != theirs:
+        if ours != theirs:
             raise ValueError(
                 f"both states must have the same {name}; got {ours!r} here and {theirs!r} there."
             )

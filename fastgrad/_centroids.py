@@ -281,7 +281,12 @@ def _leave_one_out(rows: _Rows) -> Centroids:
     plan, counts = rows.plan, rows.counts()
     means = np.full(rows.X.shape, np.nan, rows.X.dtype)
     _kernels.leave_one_out(
-        _items(rows.X), _items(means), rows.weight, plan.order, plan.offsets, False
+        _items(rows.X),
+        _items(means),
+        _arrays.balanced(rows.weight),
+        plan.order,
+        plan.offsets,
+        False,
     )
     others = np.zeros(math.prod(plan.shape), np.int64)
     others[plan.order] = np.repeat(counts - 1, np.diff(plan.offsets))
@@ -295,7 +300,12 @@ def _pull_others(rows: _Rows, g: FloatArray) -> FloatArray:
     if g.dtype != pulled.dtype:  # float32 for rows of half precision
         g = _arrays.cast(g, pulled.dtype)
     _kernels.leave_one_out(
-        _items(g), _items(pulled), rows.weight, rows.plan.order, rows.plan.offsets, True
+        _items(g),
+        _items(pulled),
+        _arrays.balanced(rows.weight),
+        rows.plan.order,
+        rows.plan.offsets,
+        True,
     )
     return pulled
 
@@ -885,7 +895,7 @@ def _hinge(
         inputs |= {"sample_weight": rows.weight, "grad_output": upstream}
         _arrays.check_out(out, x.shape, x.dtype, **inputs)
 
-    counts = rows.counts()
+    counts, weight = rows.counts(), _arrays.balanced(rows.weight)
     present = (counts > 0).reshape(rows.items, plan.num_segments).sum(axis=1)
     if how == "mean" and divisor is None:
         divisor = float(np.count_nonzero(present))
@@ -905,7 +915,7 @@ def _hinge(
             _items(x),
             None if direction is None else _items(direction),
             None if written is None else _items(written),
-            rows.weight,
+            weight,
             plan.order,
             plan.offsets,
             margin,

@@ -552,7 +552,7 @@ class FlatLinearCrossEntropy:
     def _native(self, flat: ArrayLike, name: str) -> tuple[FloatArray, FloatArray | None]:
         """W and bias in the dtype of X."""
         a = _arrays.as_flat(flat, self._size, name)
-        return self._unpack(a.astype(self._X.dtype, copy=False))
+        return self._unpack(_arrays.cast(a, self._X.dtype))
 
 
 def _flattened(parts: Sequence[FloatArray]) -> NDArray[np.float64]:

@@ -61,7 +61,13 @@ class _Differentiable:
         takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         for option in options:
             p = parameters.get(option)
-            if (p is None and not takes_any) or (p is not None and p.kind is p.POSITIONAL_ONLY):
+            if p is None:
+                is_option = takes_any
+            else:
+                is_option = p.kind is p.KEYWORD_ONLY or (
+                    p.kind is p.POSITIONAL_OR_KEYWORD and p.default is not p.empty
+                )
+            if not is_option:
                 raise TypeError(
                     f"{self.__name__} has no option {option!r}; it has "
                     f"{', '.join(n for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY)}."

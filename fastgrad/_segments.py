@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -65,8 +65,8 @@ class Segments:
     _ids: IntArray | None
     """(B, N), C-contiguous, in range or equal to `_ignored`; None if segments are consecutive."""
     _ignored: int | None
-    _bounds: NDArray[np.int64]
-    """The offsets of consecutive segments."""
+    _bounds: NDArray[np.int64] | None
+    """The offsets of consecutive segments, else None."""
 
     def __init__(self) -> None:
         _arrays.refuse_bare_segments()
@@ -118,7 +118,7 @@ class Segments:
         # int8, int16 ...: reading them again later is cheaper than making the copy.
         narrow = np.empty(self._ids.shape, np.min_scalar_type(-max(self.num_segments, 1)))
         _kernels.pack(self._ids, self._ignored, narrow)
-        self._ids, self._ignored = narrow, None if ignore_index is None else -1
+        vars(self).update(_ids=narrow, _ignored=None if ignore_index is None else -1)
         return self
 
     @classmethod
@@ -176,11 +176,13 @@ class Segments:
 
     @classmethod
     def _consecutive(cls, offsets: NDArray[np.int64]) -> Segments:
-        self = object.__new__(cls)
-        self.shape, self.num_segments = (int(offsets[-1]),), len(offsets) - 1
-        self._ids, self._ignored = None, None
-        self._bounds = _read_only(offsets)
-        return self
+        return cls._made(
+            shape=(int(offsets[-1]),),
+            num_segments=len(offsets) - 1,
+            _ids=None,
+            _ignored=None,
+            _bounds=_read_only(offsets),
+        )
 
     @classmethod
     def _of(
@@ -191,12 +193,32 @@ class Segments:
         name: str,
     ) -> Segments:
         """From ids as the border hands them out, which are not copied."""
+        ignored = _arrays.check_ignore_index(ignore_index)
+        return cls._made(
+            shape=ids.shape,
+            num_segments=_arrays.check_ids(ids, num_segments, ignored, name),
+            _ids=ids.reshape((1, *ids.shape)[-2:]),
+            _ignored=ignored,
+            _bounds=None,
+        )
+
+    @classmethod
+    def _made(cls, **attributes: Any) -> Segments:
         self = object.__new__(cls)
-        self.shape = ids.shape
-        self._ids = ids.reshape((1, *ids.shape)[-2:])
-        self._ignored = _arrays.check_ignore_index(ignore_index)
-        self.num_segments = _arrays.check_ids(ids, num_segments, self._ignored, name)
+        vars(self).update(attributes)
         return self
+
+    def __setattr__(self, name: str, value: Any) -> NoReturn:
+        _arrays.refuse_change_of_segments(name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is made of the ids; from a pickle NumPy would make it writeable."""
+        return {k: a for k, a in vars(self).items() if k not in ("offsets", "counts", "order")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        if self._bounds is not None:
+            vars(self)["_bounds"] = _read_only(self._bounds)
 
     @property
     def _items(self) -> int:
@@ -206,6 +228,7 @@ class Segments:
     def offsets(self) -> NDArray[np.int64]:
         """Where every segment begins in `order`, and at last where the last one ends."""
         if self._ids is None:
+            assert self._bounds is not None
             return self._bounds
         offsets = np.zeros(self._items * self.num_segments + 1, np.int64)
         _kernels.count(
@@ -233,8 +256,8 @@ class Segments:
 
 
 def _read_only(a: NDArray[np.int64]) -> NDArray[np.int64]:
-    a.flags.writeable = False
-    return a
+    """A view that cannot be made writeable again, as an array that owns its data can."""
+    return np.asarray(a.data.toreadonly())
 
 
 def _plan(segments: Any, num_segments: Any, ignore_index: int | None) -> Segments:
@@ -267,7 +290,8 @@ class _Rows:
 
     def result(self, out: Any, shape: tuple[int, ...], **inputs: Any) -> _Result:
         if out is not None:
-            _arrays.check_out(out, shape, self.dtype, nothing=None, **inputs)
+            ids = self.plan._ids
+            _arrays.check_out(out, shape, self.dtype, nothing=None, **inputs, segments=ids)
         return _Result(out, shape, self.dtype, self.computed)
 
 
@@ -358,6 +382,7 @@ class _Additive(Map):
         empty = _arrays.check_empty_value(empty_value)
         w = _arrays.as_segment_weights(weights, plan.shape, rows.dtype)
         result = rows.result(out, rows.reduced, data=x, weights=w)
+        w = _arrays.balanced(w) if self._mean else w
         if moved is not None:
             empty = 0.0
         totals = _totals(w, plan) if self._mean or empty != 0 else None
@@ -381,6 +406,7 @@ class _Additive(Map):
         cotangent = _arrays.as_cotangent(g, rows.reduced, rows.dtype, "g")
         w = _arrays.as_segment_weights(weights, plan.shape, rows.dtype)
         result = rows.result(out, rows.whole.shape, g=cotangent, weights=w)
+        w = _arrays.balanced(w) if self._mean else w
         table = rows.table(cotangent)
         if self._mean:
             totals = plan.counts if w is None else _totals(w, plan)
@@ -443,8 +469,8 @@ class SegmentSum(_Additive):
     Notes
     -----
     Float32 and half precision are added in float64, float64 in two words [1]_, and rounded once.
-    Rows are added in their original order, so the bits depend neither on threads nor on whether ids,
-    lengths, offsets or a plan are given.  NaN and infinities stay in their segment and column.
+    Rows are added in their original order, so the bits depend neither on threads nor on whether
+    ids, lengths, offsets or a plan are given.  NaN and infinities stay in their segment and column.
 
     Derivatives: ``vjp(data, segments, g)`` and ``jvp(data, segments, v)``.  Trailing axes that
     cannot be merged are copied.
@@ -687,7 +713,7 @@ class _Extreme(Map):
     def _find(self, rows: _Rows, empty: float, best: Any, argmax: bool) -> Any:
         """Extremes into best (B, K, d); their positions if they are wanted."""
         plan = rows.plan
-        best[...] = empty
+        best[...] = _arrays.cast(np.full((), empty), best.dtype)
         place = np.full(best.shape, -1, np.int64) if argmax else None
         order = None if plan._ids is None else plan.order
         _kernels.extreme(rows.flat(rows.whole), self._least, plan.offsets, order, best, place)

@@ -131,7 +131,8 @@ class _Objective(abc.ABC):
         weight = None
         if sample_weight is not None and np.size(sample_weight):  # XGBoost passes (0,) for none
             # In the scores' dtype: in float32 the products of LightGBM's float64 would be rounded.
-            weight = np.asarray(sample_weight, scores.dtype)
+            wide = scores.dtype.kind == "f" and scores.itemsize >= 4
+            weight = np.asarray(sample_weight, scores.dtype if wide else np.float64)
         for what, a in (("target", target), ("sample_weight", weight)):
             # Blocks of rows would be cut from a longer array without a word.
             if a is not None and a.shape[:1] != scores.shape[:1]:
@@ -616,9 +617,10 @@ def _by_rows(loss: Loss) -> bool:
 
 
 def _labels(labels: ArrayLike, scores: _Array) -> _Array:
-    """Class indices as integers, though the libraries hand them over as float32."""
+    """Class indices and signs as integers, though the libraries hand them over as float32."""
     y = np.asarray(labels)
-    if y.dtype.kind == "f" and y.ndim < scores.ndim and np.isfinite(y).all():
+    signs = y.ndim == scores.ndim == 1 and bool((np.abs(y) == 1).all())
+    if y.dtype.kind == "f" and (y.ndim < scores.ndim or signs) and np.isfinite(y).all():
         whole = y.astype(np.int64)
         if (whole == y).all():
             return whole

@@ -206,12 +206,11 @@ class CentroidState:
             ours, theirs = _whole(self._weights), _whole(weights)
             here, there = _quotient(self._sums, self._weights), _quotient(sums, weights)
             apart = (here[0] - there[0]) + (here[1] - there[1])
-            between = (ours * theirs / (ours + theirs))[:, None] * apart**2
+            between = (ours * (theirs / (ours + theirs)))[:, None] * apart**2
             both = ((ours > 0) & (theirs > 0))[:, None]
+            self._dtype = _widest(self._dtype, dtype)
             self._squares = self._squares + squares + np.where(both, between, 0)
             self._sums = _added(self._sums, sums)
-            if dtype is not None:
-                self._dtype = np.promote_types(self._dtype, dtype)
         self._counts = self._counts + counts
         self._weights = _added(self._weights, weights)
 
@@ -255,10 +254,21 @@ def _quotient(sums: Pair, weights: Pair) -> Pair:
 def _product(a: NDArray[np.float64], b: NDArray[np.float64]) -> Pair:
     """A product and what it lacks (Dekker)."""
     split = 134217729.0
+    a, a_exponent = np.frexp(a)  # the split of what is near the largest number would overflow
+    b, b_exponent = np.frexp(b)
     a1, b1 = split * a, split * b
     a1, b1 = a1 - (a1 - a), b1 - (b1 - b)
     a2, b2, p = a - a1, b - b1, a * b
-    return p, ((a1 * b1 - p) + a1 * b2 + a2 * b1) + a2 * b2
+    error = ((a1 * b1 - p) + a1 * b2 + a2 * b1) + a2 * b2
+    exponent = a_exponent + b_exponent
+    return np.ldexp(p, exponent), np.ldexp(error, exponent)
+
+
+def _widest(ours: np.dtype[Any], theirs: np.dtype[Any] | None) -> np.dtype[Any]:
+    """float32 for the two halves, of which NumPy knows no common type."""
+    if theirs is None or theirs == ours:
+        return ours
+    return np.promote_types(_arrays.computed(ours), _arrays.computed(theirs))
 
 
 class LogSumExpState:
@@ -368,6 +378,7 @@ class LogSumExpState:
             self._top, self._rest, self._dtype = top, rest, dtype
             return
         _arrays.check_same_columns(top.shape, self._top.shape, "a")
+        self._dtype = _widest(self._dtype, dtype)
         first = (self._top >= top) | np.isnan(self._top)
         high, low = np.where(first, self._top, top), np.where(first, top, self._top)
         kept = tuple(np.where(first, a, b) for a, b in zip(self._rest, rest, strict=True))
@@ -377,8 +388,6 @@ class LogSumExpState:
         one = factor, np.zeros_like(factor)
         self._rest = _added(_added(kept, one), (factor * scaled[0], factor * scaled[1]))  # type: ignore[arg-type]
         self._top = high
-        if dtype is not None:
-            self._dtype = np.promote_types(self._dtype, dtype)
 
     @property
     def logsumexp(self) -> Any:

@@ -966,3 +966,17 @@ def test_catboost_derivatives(rng, assert_ulps):
     ders = CatBoostObjective(fg.binary_cross_entropy).calc_ders_range(scores, labels, w)
     grad, hess = LightGBMObjective(fg.binary_cross_entropy)(labels, scores, w)
     np.testing.assert_allclose(ders, -np.stack([grad, hess], axis=1), rtol=EPS32)
+
+
+def test_weights_beside_integer_scores_keep_their_fraction():
+    objective = fg.boosting.LightGBMObjective(fg.binary_cross_entropy)
+    grad, _ = objective(np.array([1, 0]), np.zeros(2, int), np.array([0.5, 0.9]))
+    np.testing.assert_allclose(grad, [-0.25, 0.45], rtol=1e-7)
+
+
+def test_signs_come_as_floats():
+    objective = fg.boosting.XGBoostObjective(fg.hinge.with_options(squared=True), curvature="exact")
+    y, scores = np.array([1, -1, 1], np.float32), np.zeros(3, np.float32)
+    grad, hess = objective(y, scores)
+    np.testing.assert_array_equal(np.ravel(grad), [-2, 2, -2])
+    np.testing.assert_array_equal(np.ravel(hess), [2, 2, 2])

@@ -566,3 +566,11 @@ def test_gradient_is_that_of_the_value(rng):
     slope = (fg.centroid_hinge.grad(X, y, margin=1.1) * v).sum()
     # Differences of h: an error of h**2, and of eps / h for the rounding of two values.
     assert abs((ahead - behind) / (2 * h) - slope) <= 10 * (h**2 + np.finfo(float).eps / h)
+
+
+@pytest.mark.parametrize("weight", [5e-324, 1e-300, 1.0, 1e308])
+def test_the_hinge_does_not_depend_on_the_size_of_weights(weight):
+    X = np.array([[1.0], [9.0]])
+    value, grad = fg.centroid_hinge.value_and_grad(X, [0, 0], sample_weight=[weight, weight])
+    assert value == pytest.approx(9.0, rel=1e-15)
+    np.testing.assert_allclose(grad, [[-3.0], [3.0]], rtol=1e-15)

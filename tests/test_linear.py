@@ -605,3 +605,9 @@ def test_scikit_learn_finds_the_same_model(digits, fun, one_thread):
     assert np.abs(W - model.coef_).max() < 1e-2
     center = bias - bias.mean(), model.intercept_ - model.intercept_.mean()
     assert np.abs(center[0] - center[1]).max() < 1e-2
+
+
+def test_a_flat_vector_too_large_for_the_dtype_warns_of_nothing():
+    f = fg.linear_cross_entropy.flat(np.ones((3, 2), np.float32), [0, 1, 2], num_classes=3)
+    value, _ = f(np.full(9, 1e300))
+    assert np.isnan(value) or np.isinf(value)

@@ -416,3 +416,9 @@ def test_a_half_made_object_does_not_recurse():
     """copy and pickle look for attributes on objects whose __init__ has not run."""
     with pytest.raises(AttributeError):
         getattr(object.__new__(fg.Loss), "nonsense")  # noqa: B009
+
+
+@pytest.mark.parametrize("name", ["logits", "target"])
+def test_arguments_are_no_options(name):
+    with pytest.raises(TypeError, match=f"cross_entropy has no option '{name}'; it has axis, "):
+        fg.cross_entropy.with_options(**{name: 2.0})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 
 import ml_dtypes
@@ -496,3 +497,54 @@ def test_equals_a_loop_over_segments(rows, items, segments, trailing, seed, name
     # Rows add up to no more than 60 terms of size 12; 8 eps of that, or of the value itself.
     bar = 8 * np.finfo(kind).eps
     np.testing.assert_allclose(actual, exact.astype(float), rtol=bar, atol=bar * 60 * 12)
+
+
+# ---- what a hostile reader found ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_out_must_not_overlap_the_ids(name):
+    ids = np.arange(4000)
+    with pytest.raises(ValueError, match="out must not overlap segments"):
+        function(name)(np.ones(4000), ids, out=ids.view(np.float64))
+    np.testing.assert_array_equal(ids, np.arange(4000))
+
+
+@pytest.mark.parametrize(
+    "made", [lambda: fg.Segments.from_ids([1, 0, 1]), lambda: fg.Segments.from_lengths([1, 2])]
+)
+@pytest.mark.parametrize("copied", [lambda s: pickle.loads(pickle.dumps(s)), copy.deepcopy])
+def test_copies_of_a_plan_are_read_only_too(made, copied):
+    plan = made()
+    expected = plan.order, plan.offsets, plan.counts
+    again = copied(plan)
+    for a, b in zip(expected, (again.order, again.offsets, again.counts), strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert not b.flags.writeable
+        with pytest.raises(ValueError, match="WRITEABLE"):
+            b.setflags(write=True)
+
+
+def test_attributes_of_a_plan_never_change():
+    plan = fg.Segments.from_ids([1, 0, 1])
+    for name in ("num_segments", "shape", "order"):
+        with pytest.raises(AttributeError, match="must not change"):
+            setattr(plan, name, 5)
+
+
+@pytest.mark.parametrize(
+    ("data", "weight"),
+    [(1e-200, 1e-200), (0.3, 1e-320), (1e10, 1e300), (3.0, 1e308), (1e-30, 2.0**-1074)],
+)
+def test_means_do_not_depend_on_the_size_of_weights(data, weight):
+    x, w = np.array([data, data]), [weight, weight]
+    np.testing.assert_allclose(fg.segment_mean(x, [0, 0], weights=w), [data], rtol=1e-15)
+    pulled = fg.segment_mean.vjp(x, [0, 0], [1.0], weights=w)
+    np.testing.assert_allclose(pulled, [0.5, 0.5], rtol=2e-16)  # g / total, then times w
+    alone = fg.class_centroids(x[:, None], [0, 0], sample_weight=w, leave_one_out=True)
+    np.testing.assert_allclose(alone.centroids, x[:, None], rtol=1e-15)
+
+
+def test_an_empty_value_too_large_for_the_dtype_warns_of_nothing():
+    best = fg.segment_max(np.ones(2, np.float32), [0, 2], empty_value=1e300)
+    np.testing.assert_array_equal(best, np.float32([1, INF, 1]))

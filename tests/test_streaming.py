@@ -307,3 +307,34 @@ def test_a_file_larger_than_memory(tmp_path):
     )
     log = float(np.float32(np.log(2_000_000)))
     assert done.stdout.split() == f"[1000000, 1000000, 0] 0.0 {log}".split(), done.stderr
+
+
+def test_centroids_near_the_largest_number():
+    state = fg.streaming.CentroidState(1).update([[1e302], [1e302]], [0, 0])
+    np.testing.assert_array_equal(state.centroids, [[1e302]])
+
+
+@pytest.mark.parametrize("weight", [1e-170, 1.0, 1e200])
+def test_the_variance_does_not_depend_on_the_size_of_weights(weight):
+    state = fg.streaming.CentroidState(1)
+    for x in (0.0, 2.0):
+        state.update([[x]], [0], sample_weight=[weight])
+    np.testing.assert_allclose(state.variance, [[1.0]], rtol=1e-15)
+
+
+def test_the_two_halves_together_give_float32():
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    half, other = np.ones((2, 1), np.float16), np.full((2, 1), 3, ml_dtypes.bfloat16)
+    state = fg.streaming.CentroidState(1).update(half, [0, 0]).update(other, [0, 0])
+    np.testing.assert_array_equal(state.centroids, np.float32([[2.0]]))
+    assert state.centroids.dtype == np.float32
+    numbers = fg.streaming.LogSumExpState().update(half).update(other)
+    both = np.concatenate([half.astype(np.float32), other.astype(np.float32)])
+    expected = fg.logsumexp(both, axis=(0, 1))
+    assert numbers.logsumexp == pytest.approx(float(expected), rel=2e-7)
+
+
+def test_states_of_different_axes_are_not_merged():
+    other = fg.streaming.LogSumExpState(axis=1).update(np.zeros((2, 3)))
+    with pytest.raises(ValueError, match="same axis; got None here and 1 there"):
+        fg.streaming.LogSumExpState().merge(other)
