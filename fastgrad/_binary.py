@@ -559,6 +559,7 @@ def _loss(
         )
 
     if how == "mean" and divisor is None:
+        s = _arrays.balanced(s)
         if s is None:
             divisor = float(z.size if mask is None else np.count_nonzero(mask))
         elif z.size:

@@ -353,8 +353,8 @@ class PrototypeLogits(Map):
     product, `x'` and `c'` counted from the mean of the centroids.  Where that is less than a
     quarter of its first two terms too many digits have cancelled, and the distance is taken
     directly from the differences.  So the relative error of a logit is at most (2 d + 16) eps, and
-    a few eps as a rule.  Derivatives have an error of d eps relative to the sizes of the terms
-    that they are the sum of.
+    a few eps as a rule.  Derivatives have no such way out: their error is d eps relative to the
+    sizes of `x'` and `c'`, which one centroid far from the others makes large.
 
     Products are NumPy's: equal bits need equal shapes and BLAS threads.  Memory beyond the result
     is that of 1,024 rows, and the centroids.

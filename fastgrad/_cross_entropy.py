@@ -478,7 +478,11 @@ def _general(
         s = _arrays.check_kept(mask, y, soft, i, w, s, ignored, smoothing, z.dtype)
 
     if how == "mean" and divisor is None:
-        divisor = float(kept)
+        divisor, s = float(kept), _arrays.balanced(s)
+        if (
+            not soft and z_loss == 0
+        ):  # else they are not a factor of the divisor, or not of the loss
+            w = _arrays.balanced(w)
         if kept and (s is not None or (w is not None and not soft)):
             zeros = np.broadcast_to(_arrays.computed(z.dtype).type(0), rows)
             divisor = _kernels.total_weight(zeros, None if soft else y, ignored, w, s)

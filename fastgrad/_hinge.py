@@ -332,6 +332,7 @@ def _elements(
         )
 
     if how == "mean" and divisor is None:
+        s = _arrays.balanced(s)
         if s is None:
             divisor = float(z.size if mask is None else np.count_nonzero(mask))
         elif z.size:
@@ -816,7 +817,7 @@ def _classes(
         s = _arrays.check_kept(mask, y, False, i, w, s, ignored, 0.0, dtype)
 
     if how == "mean" and divisor is None:
-        divisor = float(kept)
+        divisor, s, w = float(kept), _arrays.balanced(s), _arrays.balanced(w)
         if kept and (s is not None or w is not None):
             zeros = np.broadcast_to(_arrays.computed(dtype).type(0), rows)
             divisor = _weights.total_weight(zeros, y, ignored, w, s)

@@ -604,6 +604,10 @@ class _Head:
         factor, self.upstream = _arrays.as_grad_output(grad_output, self.how, (count,), dtype)
         if not soft:
             _arrays.check_range(self.target, classes, ignored)
+        if self.how == "mean" and normalizer is None:
+            self.sample_weight = _arrays.balanced(self.sample_weight)
+            if not soft and self.z_loss == 0:
+                self.weight = _arrays.balanced(self.weight)
         self.kept, total = self._weigh(soft, ignored)
         self.divisor = 1.0
         if self.how == "mean":

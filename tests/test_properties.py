@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hypothesis.extra.numpy as hnp
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -210,3 +211,27 @@ def test_more_elements_than_32_bits_can_count():
     x = np.broadcast_to(row, ((1 << 16) + 1, row.size))
     out = fg.logsumexp(x)
     assert (out == out[0]).all()
+
+
+@pytest.mark.parametrize("size", [1e-320, 1e-300, 1e300])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", ["cross_entropy", "multiclass_hinge", "binary", "hinge", "linear"])
+def test_a_mean_does_not_depend_on_the_size_of_weights(name, dtype, size):
+    """A power of two changes no bit, however near the ends of the range."""
+    size = float(dtype(2.0 ** np.round(np.log2(size) * (1 if dtype is np.float64 else 0.12))))
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(6, 4)).astype(dtype), rng.integers(0, 4, 6)
+    s = rng.integers(1, 4, 6).astype(dtype)
+    kinds = {
+        "cross_entropy": lambda s: fg.cross_entropy.value_and_grad(x, y, sample_weight=s),
+        "multiclass_hinge": lambda s: fg.multiclass_hinge.value_and_grad(x, y, sample_weight=s),
+        "binary": lambda s: fg.binary_cross_entropy.value_and_grad(x[:, 0], y > 1, sample_weight=s),
+        "hinge": lambda s: fg.hinge.value_and_grad(x[:, 0], y > 1, sample_weight=s),
+        "linear": lambda s: fg.linear_cross_entropy.value_and_grad(
+            x, x[:4], y, sample_weight=s, wrt=("W",)
+        ),
+    }
+    value, grad = kinds[name](s)
+    scaled, also = kinds[name](s * dtype(size))
+    assert scaled == pytest.approx(value, rel=1e-15)
+    np.testing.assert_allclose(also, grad, rtol=4 * np.finfo(dtype).eps)
