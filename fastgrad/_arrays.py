@@ -883,9 +883,9 @@ def check_ids(
     raise IndexError(message)
 
 
-def check_no_options_of_ids(num_segments: Any, ignore_index: Any) -> None:
+def check_no_options_of_ids(**options: Any) -> None:
     """Beside a Segments, which has settled them."""
-    for name, value in (("num_segments", num_segments), ("ignore_index", ignore_index)):
+    for name, value in options.items():
         if value is not None:
             raise ValueError(
                 f"{name} must be left out beside a Segments, which has its own; got {value!r}. "
@@ -957,15 +957,6 @@ def check_labels(labels: tuple[int, ...], X: tuple[int, ...]) -> None:
             f"labels must have shape {X[:-1]}, one class for every row of X {X}; they have shape "
             f"{labels}.{hint}"
         )
-
-
-def check_plan_alone(num_classes: Any, ignore_index: Any) -> None:
-    for name, value in (("num_classes", num_classes), ("ignore_index", ignore_index)):
-        if value is not None:
-            raise ValueError(
-                f"{name} must be left out where labels are Segments, which know it; got {value!r}. "
-                "Give it to Segments.from_ids."
-            )
 
 
 def check_class_reduction(how: str) -> str:

@@ -56,7 +56,7 @@ class _Rows:
     ) -> None:
         self.X = _arrays.as_rows(X, "X")
         if isinstance(labels, Segments):
-            _arrays.check_plan_alone(num_classes, ignore_index)
+            _arrays.check_no_options_of_ids(num_classes=num_classes, ignore_index=ignore_index)
             self.plan = labels
         else:
             ids = _arrays.as_ids(labels, "labels")

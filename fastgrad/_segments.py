@@ -262,7 +262,7 @@ def _read_only(a: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def _plan(segments: Any, num_segments: Any, ignore_index: int | None) -> Segments:
     if isinstance(segments, Segments):
-        _arrays.check_no_options_of_ids(num_segments, ignore_index)
+        _arrays.check_no_options_of_ids(num_segments=num_segments, ignore_index=ignore_index)
         return segments
     ids = _arrays.as_ids(segments, "segments")
     return Segments._of(ids, num_segments, ignore_index, "segments")

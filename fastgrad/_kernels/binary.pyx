@@ -27,8 +27,8 @@ from fastgrad._kernels.rows cimport (
     G,
     Plan,
     V,
+    plan_element,
     plan_elements,
-    plan_rowwise,
     plan_run,
 )
 
@@ -48,16 +48,11 @@ _LOSSES = {
 }
 
 
-cdef void _element(Plan *plan, int which, a) noexcept:
-    if a is not None:
-        plan_rowwise(plan, which, a, -1, 0)
-
-
 def transform(name, cnp.ndarray x, cnp.ndarray out):
     """out = sigmoid or log_sigmoid of x."""
     cdef Plan plan
     plan_elements(&plan, x)
-    _element(&plan, OUT, out)
+    plan_element(&plan, OUT, out)
     plan_run(&plan, _MAPS[name])
 
 
@@ -65,8 +60,8 @@ def derivative(name, cnp.ndarray x, cnp.ndarray g, cnp.ndarray out):
     """out = g times the derivative of a map at x; for "sigmoid_of" x is the sigmoid."""
     cdef Plan plan
     plan_elements(&plan, x)
-    _element(&plan, G, g)
-    _element(&plan, OUT, out)
+    plan_element(&plan, G, g)
+    plan_element(&plan, OUT, out)
     plan_run(&plan, _DERIVATIVES[name])
 
 
@@ -83,14 +78,14 @@ def run(
     cdef int type = cnp.PyArray_TYPE(target)
     cdef bint indices = cnp.PyTypeNum_ISINTEGER(type) or cnp.PyTypeNum_ISBOOL(type)
     plan_elements(&plan, logits)
-    _element(&plan, TARGET if indices else G, target)
-    _element(&plan, VALUE, value)
-    _element(&plan, OUT, out)
-    _element(&plan, V, v)
-    _element(&plan, WEIGHT, pos_weight)
-    _element(&plan, SAMPLE, sample_weight)
-    _element(&plan, UPSTREAM, grad_output)
-    _element(&plan, WHERE, where)
+    plan_element(&plan, TARGET if indices else G, target)
+    plan_element(&plan, VALUE, value)
+    plan_element(&plan, OUT, out)
+    plan_element(&plan, V, v)
+    plan_element(&plan, WEIGHT, pos_weight)
+    plan_element(&plan, SAMPLE, sample_weight)
+    plan_element(&plan, UPSTREAM, grad_output)
+    plan_element(&plan, WHERE, where)
     plan.sum_values = reduce
     plan.run.scale = scale
     plan_run(&plan, _LOSSES[kind])

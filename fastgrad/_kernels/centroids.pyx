@@ -17,8 +17,6 @@ from libc.stdlib cimport free, malloc
 from fastgrad._kernels import rows as _rows
 
 from fastgrad._kernels.isa cimport (
-    FG_BFLOAT16,
-    FG_FLOAT16,
     FG_NATIVE,
     active,
     fg_pairs,
@@ -27,6 +25,7 @@ from fastgrad._kernels.isa cimport (
     fg_segment,
     fg_segment_kernel,
 )
+from fastgrad._kernels.rows cimport add_two_words, kind_of
 
 
 cdef extern from "Python.h":
@@ -65,14 +64,9 @@ cdef const fg_precision *_precision(cnp.ndarray x) noexcept:
 
 cdef Operand _operand(cnp.ndarray a) noexcept:
     cdef Operand o
-    cdef int type = cnp.PyArray_TYPE(a)
     o.rows.data = <char *>cnp.PyArray_DATA(a)
     o.rows.row = cnp.PyArray_STRIDE(a, 1)
-    o.rows.kind = FG_NATIVE
-    if type == cnp.NPY_FLOAT16:
-        o.rows.kind = FG_FLOAT16
-    elif cnp.PyTypeNum_ISUSERDEF(type):
-        o.rows.kind = FG_BFLOAT16
+    o.rows.kind = kind_of(a)
     o.item = cnp.PyArray_STRIDE(a, 0)
     return o
 
@@ -266,16 +260,6 @@ def kept(weight, const int64_t[::1] order, const int64_t[::1] offsets):
     return counts
 
 
-cdef void _add(double *sum, double head, double tail) noexcept nogil:
-    cdef double s = sum[0] + head, t = s - sum[0]
-    if s - s != 0:  # inf or NaN: the tail would be inf - inf
-        sum[0] = s
-        sum[1] = 0
-        return
-    sum[1] += ((sum[0] - (s - t)) + (head - t)) + tail
-    sum[0] = s
-
-
 def total(cnp.ndarray a):
     """The sum of contiguous float32 or float64 numbers, as head and tail."""
     cdef const fg_precision *p = _precision(a)
@@ -288,7 +272,7 @@ def total(cnp.ndarray a):
         while i < n:
             m = n - i if n - i < REDUCE else REDUCE
             p.total(data + i * size, m, block)
-            _add(sum, block[0], block[1])
+            add_two_words(sum, block[0], block[1])
             i += m
     return sum[0], sum[1]
 
@@ -355,7 +339,7 @@ def item_values(
     for b in range(n):
         sum[0] = sum[1] = 0
         for k in range(classes):
-            _add(sum, values[b * classes + k], 0)
+            add_two_words(sum, values[b * classes + k], 0)
         items[b] = sum[0] + sum[1]
         if mean and present[b]:
             items[b] /= present[b]

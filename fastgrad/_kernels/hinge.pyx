@@ -31,6 +31,7 @@ from fastgrad._kernels.rows cimport (
     V,
     integer_type,
     plan_begin,
+    plan_element,
     plan_elements,
     plan_full,
     plan_rowwise,
@@ -96,11 +97,6 @@ cdef uint64_t _other_bits(const char *p, Py_ssize_t step, Py_ssize_t n, int type
     return bits & ~<uint64_t>2
 
 
-cdef void _element(Plan *plan, int which, a) noexcept:
-    if a is not None:
-        plan_rowwise(plan, which, a, -1, 0)
-
-
 def run(
     kind, cnp.ndarray scores, cnp.ndarray target, value, out, v, sample_weight, grad_output, where,
     double margin, bint squared, double scale, bint reduce,
@@ -112,13 +108,13 @@ def run(
     """
     cdef Plan plan
     plan_elements(&plan, scores)
-    _element(&plan, TARGET, target)
-    _element(&plan, VALUE, value)
-    _element(&plan, OUT, out)
-    _element(&plan, V, v)
-    _element(&plan, SAMPLE, sample_weight)
-    _element(&plan, UPSTREAM, grad_output)
-    _element(&plan, WHERE, where)
+    plan_element(&plan, TARGET, target)
+    plan_element(&plan, VALUE, value)
+    plan_element(&plan, OUT, out)
+    plan_element(&plan, V, v)
+    plan_element(&plan, SAMPLE, sample_weight)
+    plan_element(&plan, UPSTREAM, grad_output)
+    plan_element(&plan, WHERE, where)
     plan.sum_values = reduce
     plan.run.margin = margin
     plan.run.squared = squared

@@ -42,9 +42,12 @@ cdef struct Plan:
 
 cdef void plan_begin(Plan *plan, cnp.ndarray x, int axis) noexcept
 cdef void plan_elements(Plan *plan, cnp.ndarray x) noexcept
+cdef void plan_element(Plan *plan, int which, a) noexcept
 cdef void plan_full(Plan *plan, int which, cnp.ndarray a, int axis) noexcept
 cdef void plan_rowwise(Plan *plan, int which, cnp.ndarray a, int axis, int ndim) noexcept
 cdef int plan_run(Plan *plan, int kernel) except -1
 cdef int integer_type(cnp.ndarray a) noexcept
+cdef int kind_of(cnp.ndarray a) noexcept
+cdef void add_two_words(double *sum, double head, double tail) noexcept nogil
 cdef double temperature(Plan *plan, double t) noexcept
 cdef void widen(const char *p, Py_ssize_t step, Py_ssize_t n, int type, int64_t *out) noexcept nogil

@@ -118,7 +118,7 @@ cdef void _begin(Plan *plan, cnp.ndarray x, int axis) noexcept:
     plan.target_weight = NULL
     plan.only_drops = False
     plan.half = False
-    plan.item = cnp.PyArray_ITEMSIZE(x) if _kind(x) == FG_NATIVE else 4
+    plan.item = cnp.PyArray_ITEMSIZE(x) if kind_of(x) == FG_NATIVE else 4
     plan.precision = active().f32 if plan.item == 4 else active().f64
     for i in range(cnp.PyArray_NDIM(x)):
         if i != axis:
@@ -156,7 +156,7 @@ cdef void plan_elements(Plan *plan, cnp.ndarray x) noexcept:
     plan_rowwise(plan, X, x, -1, 0)
 
 
-cdef int _kind(cnp.ndarray a) noexcept:
+cdef int kind_of(cnp.ndarray a) noexcept:
     """FG_FLOAT16, FG_BFLOAT16 (a type that NumPy does not know by itself), or FG_NATIVE."""
     cdef int type = cnp.PyArray_TYPE(a)
     if type == cnp.NPY_FLOAT16:
@@ -165,7 +165,7 @@ cdef int _kind(cnp.ndarray a) noexcept:
 
 
 cdef void _set_kind(Plan *plan, int which, cnp.ndarray a) noexcept:
-    plan.copy[which].kind = _kind(a)
+    plan.copy[which].kind = kind_of(a)
     plan.half = plan.half or plan.copy[which].kind != FG_NATIVE
 
 
@@ -216,6 +216,12 @@ cdef void plan_rowwise(Plan *plan, int which, cnp.ndarray a, int axis, int ndim)
             d += 1
     if which == TARGET:
         plan.target_type = integer_type(a)
+
+
+cdef void plan_element(Plan *plan, int which, a) noexcept:
+    """An operand of plan_elements, unless it is None."""
+    if a is not None:
+        plan_rowwise(plan, which, a, -1, 0)
 
 
 cdef void _swap_dims(Plan *plan, int i, int j) noexcept:
@@ -701,7 +707,7 @@ cdef bint _target_in_place(const Plan *plan) noexcept nogil:
     return True
 
 
-cdef void _add(double *sum, double head, double tail) noexcept nogil:
+cdef void add_two_words(double *sum, double head, double tail) noexcept nogil:
     cdef double s = sum[0] + head, t = s - sum[0]
     if s - s != 0:  # inf or NaN: the tail would be inf - inf
         sum[0] = s
@@ -753,7 +759,7 @@ cdef int _slabs(Plan *plan, const Memory *memory, int threads, bint with_gil) ex
                 while k < filled:
                     i = filled - k if filled - k < REDUCE else REDUCE
                     plan.precision.total(value + k * plan.item, i, block)
-                    _add(plan.total, block[0], block[1])
+                    add_two_words(plan.total, block[0], block[1])
                     k += i
         if begin < rows and not with_gil:
             with gil:

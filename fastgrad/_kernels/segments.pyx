@@ -17,8 +17,6 @@ from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint64_t, uintptr_t
 from fastgrad._kernels import rows as _rows
 
 from fastgrad._kernels.isa cimport (
-    FG_BFLOAT16,
-    FG_FLOAT16,
     FG_LANES,
     FG_LANES_MAX,
     FG_LANES_MAX_CONTIGUOUS,
@@ -36,7 +34,7 @@ from fastgrad._kernels.isa cimport (
     fg_run,
     fg_segments,
 )
-from fastgrad._kernels.rows cimport UNSIGNED, integer_type, widen
+from fastgrad._kernels.rows cimport UNSIGNED, integer_type, kind_of, widen
 
 
 cdef extern from "platform.h" nogil:
@@ -279,16 +277,11 @@ cdef Rows _rows_of(ids, ignore_index, const int64_t[::1] offsets, Py_ssize_t seg
 
 cdef Data _data(cnp.ndarray x):
     cdef Data a
-    cdef int type = cnp.PyArray_TYPE(x)
     a.data = <const char *>cnp.PyArray_DATA(x)
     a.item = cnp.PyArray_STRIDE(x, 0)
     a.row = cnp.PyArray_STRIDE(x, 1)
     a.column = cnp.PyArray_STRIDE(x, 2)
-    a.kind = FG_NATIVE
-    if type == cnp.NPY_FLOAT16:
-        a.kind = FG_FLOAT16
-    elif cnp.PyTypeNum_ISUSERDEF(type):
-        a.kind = FG_BFLOAT16
+    a.kind = kind_of(x)
     a.size = cnp.PyArray_ITEMSIZE(x) if a.kind == FG_NATIVE else 4
     a.plain = a.kind == FG_NATIVE and (a.column == a.size or cnp.PyArray_DIM(x, 2) == 1)
     return a
