@@ -261,7 +261,11 @@ class Judge:
         any_wrong = any((p.status == FAIL).any() for p in self.run.parts)
         if any_wrong and problem.kind in ("grad", "vjp"):
             for i, p in enumerate(self.run.parts[: len(problem.inputs)]):
-                index = np.flatnonzero(p.status.reshape(-1) != OPEN)
+                index = np.flatnonzero(
+                    (p.status.reshape(-1) != OPEN) & np.isnan(p.left).reshape(-1)
+                )
+                if not (p.status.reshape(-1)[index] == FAIL).any():  # at kinks alone
+                    index = np.flatnonzero(p.status.reshape(-1) != OPEN)
                 if not (p.status == FAIL).any() or not len(index):
                     continue
                 found += diagnose(self._measured(i, p, index))
@@ -329,6 +333,7 @@ class Judge:
             n=p.numeric.reshape(-1)[index],
             slack=np.nan_to_num(slack, nan=0.0, posinf=0.0),
             wrong=p.status.reshape(-1)[index] == FAIL,
+            rtol=p.tolerance.rtol,
             along_ones=self.run.along_ones[i] if self.run.along_ones else None,
             labels=labels,
             constants=constants,
