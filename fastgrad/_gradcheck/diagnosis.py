@@ -306,11 +306,13 @@ def _regulariser(m: Measured) -> Iterator[Diagnosis]:
         loose = m.slack[w] + 1e-5 * np.abs(error)
         if np.all(np.abs(error - c * shape) <= loose):
             verb = "has a term too many" if c > 0 else "lacks a term"
-        else:
+        elif what == "x":
             c = float(np.sqrt(np.sum(error**2) / np.sum(shape**2)))
             if not np.all(np.abs(np.abs(error) - c * np.abs(shape)) <= loose):
                 continue
             verb = "has a term where it should not, and lacks it where it should have it"
+        else:
+            continue
         all_of_it = "" if np.all(w) else f", at {len(error):,} of the {len(w):,} elements measured"
         yield Diagnosis(
             "regulariser",
