@@ -299,7 +299,7 @@ class GradcheckResult:
                 f"analytic {k.analytic:.6g} {inside} [{low:.6g}, {high:.6g}]",
             )
         say("coverage", self.coverage())
-        if self.guarantee:
+        if self.guarantee and self.verdict != "FAIL":
             say("guarantee", self.guarantee)
         for note in self.notes:
             say("note", note)

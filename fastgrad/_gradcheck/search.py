@@ -556,6 +556,12 @@ class Search:
         if s.kink[0]:
             low, high = sorted((float(s.left[0]), float(s.right[0])))
             n = min(max(a, low), high)
+        if n == 0 and s.reach[0] == 0:
+            # f does not move at all, and what a says of it is its own rounding.
+            rounding += sum(
+                ULPS["direction"] * t.eps * r * _norm([one])
+                for t, r, one in zip(self.tolerance, self.rounding, d, strict=True)
+            )
         error = abs(a - n)
         ok = error <= bar + rounding
         failed = math.isnan(a) or (error > 2 * bar + rounding and math.isfinite(bar))

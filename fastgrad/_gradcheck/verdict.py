@@ -44,9 +44,12 @@ class Judge:
             verdict = "FAIL"
             top = wrong[0]
             places = f"{counts[FAIL]:,} place{'s' if counts[FAIL] != 1 else ''}"
+            if not complete:
+                measured = sum(counts.values()) - counts[OPEN]
+                places = f"{'all ' if counts[FAIL] == measured > 1 else ''}{places} measured"
             message = (
-                f"{problem.name}: {_derivative_of(problem.kind)}{top.input} wrong at {places}"
-                f"{'' if complete else ' of those measured'}, worst {top.place} "
+                f"{problem.name}: {_derivative_of(problem.kind)}{top.input} wrong at {places}, "
+                f"worst {top.place} "
                 f"({top.analytic:.4g} against {top.numeric:.4g})."
             )
         elif any(code in problem.findings for code in ALWAYS_WRONG):
