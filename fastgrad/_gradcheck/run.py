@@ -98,7 +98,7 @@ class Run:
         problem = self.problem
         if problem.spread > self.nondet:
             problem.findings["nondeterministic"] = (
-                f"f differs by {problem.spread:.3g} between two calls with the same input"
+                f"f is not deterministic: two calls at the same place differ by {problem.spread:.3g}"
             )
         if not np.isfinite(problem.at_x).any() and problem.at_x.size:
             self.trouble = (
