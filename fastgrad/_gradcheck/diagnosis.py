@@ -129,9 +129,9 @@ def _flat(m: Measured) -> Iterator[Diagnosis]:
     if np.all(m.n == 0) and np.any(m.at != 0):
         yield Diagnosis(
             "flat",
-            f"f is flat: it does not change at all with {m.name}: argmax, round, comparison or a cast cuts the "
-            "dependence. Its derivative is 0; train through a smooth surrogate (softmax, sigmoid, "
-            "cross-entropy)",
+            f"f is flat: it does not change at all with {m.name}: argmax, round, "
+            "comparison or a cast cuts the dependence. Its derivative is 0; train through a smooth "
+            "surrogate (softmax, sigmoid, cross-entropy)",
         )
 
 

@@ -98,7 +98,8 @@ class Run:
         problem = self.problem
         if problem.spread > self.nondet:
             problem.findings["nondeterministic"] = (
-                f"f is not deterministic: two calls at the same place differ by {problem.spread:.3g}"
+                "f is not deterministic: two calls at the same place differ by "
+                f"{problem.spread:.3g}"
             )
         if not np.isfinite(problem.at_x).any() and problem.at_x.size:
             self.trouble = (
