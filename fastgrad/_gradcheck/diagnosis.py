@@ -26,10 +26,10 @@ class Diagnosis:
     Attributes
     ----------
     code : str
-        One word for programs: "sign", "factor", "transposed", "permuted", "row", "column",
-        "target", "tail", "missing row", "missing segment", "segment", "extra row", "regulariser", "weights",
-        "zero", "flat", "common shift", "centroid held still", "integer", "mutates", "nondeterministic",
-        "aliased", "dtype", "nan", "element".
+        One word for programs: "sign", "factor", "transposed", "permuted", "common shift", "zero",
+        "flat", "diagonal", "regulariser", "weights", "centroid held still", "target", "tail",
+        "row", "column", "missing row", "extra row", "missing segment", "segment", "element",
+        "nan", "integer", "mutates", "nondeterministic", "aliased", "dtype", "jvp", "asymmetric".
     text : str
         One line for people.
     evidence : dict
@@ -266,8 +266,9 @@ def _common_shift(m: Measured) -> Iterator[Diagnosis]:
         if np.all(np.abs(m.a - along) <= noise + bar + 1e-6 * np.abs(along)):
             yield Diagnosis(
                 "common shift",
-                f"every element holds the derivative along ones of the whole {what}: all coordinates "
-                "were shifted at once (f(x + eps) shifts the array); shift one element at a time",
+                f"every element holds the derivative along ones of the whole {what}: all "
+                "coordinates were shifted at once (f(x + eps) shifts the array); shift one "
+                "element at a time",
                 {"along": what},
             )
             return
@@ -333,8 +334,8 @@ def _centroid(m: Measured) -> Iterator[Diagnosis]:
             if _explains(m, moved.reshape(-1)[m.index]):
                 yield Diagnosis(
                     "centroid held still",
-                    f"the centroid was held still: the numeric gradient is this one less its mean over "
-                    f"each class of {name}",
+                    "the centroid was held still: the numeric gradient is this one less its mean "
+                    f"over each class of {name}",
                     {"labels": name},
                 )
                 return
@@ -388,8 +389,9 @@ def _row_factor(m: Measured) -> Iterator[Diagnosis]:
     if wrong >= max(3, len(factors) / 2) and np.ptp(factors) > 1e-3 * np.max(np.abs(factors)):
         yield Diagnosis(
             "weights",
-            f"within each row the gradient is one factor times the numeric one, from {min(factors):.4g} "
-            f"to {max(factors):.4g} by row: a weight or divisor per row is missing",
+            "within each row the gradient is one factor times the numeric one, from "
+            f"{min(factors):.4g} to {max(factors):.4g} by row: a weight or divisor per row is "
+            "missing",
             {"per": "row", "factors": factors[:16]},
         )
 
@@ -473,8 +475,8 @@ def _lines(m: Measured) -> Iterator[Diagnosis]:
         if zero and not last_axis and np.any(n != 0):
             yield Diagnosis(
                 "missing row",
-                f"{where}; the gradient is 0 there: {'is that row' if len(wrong) == 1 else 'are those rows'} "
-                "left out of the loop?",
+                f"{where}; the gradient is 0 there: "
+                f"{'is that row' if len(wrong) == 1 else 'are those rows'} left out of the loop?",
                 {"axis": axis, "index": wrong.tolist()},
             )
             return
@@ -538,8 +540,8 @@ def _segments(m: Measured, places: tuple[NDArray[np.intp], ...], zero: bool) -> 
         if zero:
             yield Diagnosis(
                 "missing segment",
-                f"all {hit} wrong rows are those of {name} == {wrong[0]}; the gradient is 0 there: is that "
-                "segment left out?",
+                f"all {hit} wrong rows are those of {name} == {wrong[0]}; the gradient is 0 there: "
+                "is that segment left out?",
                 {"labels": name, "segment": int(wrong[0])},
             )
         else:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastgrad._gradcheck.check import _Check, numerical_columns
 from fastgrad._gradcheck.problem import Problem
+from fastgrad._gradcheck.run import Run, numerical_columns
 from fastgrad._gradcheck.search import Search, _scales
 
 
@@ -176,7 +176,7 @@ def numerical_hvp(
         return np.asarray(numerical_gradient(f, *moved, kwargs=keywords, wrt=part.key), float)
 
     middle = gradient([part.x])
-    slopes, exact = check._along(gradient, [step * direction], middle)
+    slopes, exact = check.along(gradient, [step * direction], middle)
     # The direction as stored differs from the one wanted by its rounding.
     at = int(np.argmax(np.abs(direction)))
     unit = float(exact[0].reshape(-1)[at]) / float(direction.reshape(-1)[at])
@@ -187,9 +187,9 @@ def _several(wrt: Any) -> bool:
     return wrt is not None and not isinstance(wrt, (str, int))
 
 
-def _of(f: Any, args: Any, kwargs: Any, wrt: Any, eval_dtype: Any, kind: str) -> _Check:
+def _of(f: Any, args: Any, kwargs: Any, wrt: Any, eval_dtype: Any, kind: str) -> Run:
     problem = Problem(f, args, kwargs, _no_derivative, wrt, kind, eval_dtype, None, None)
-    return _Check(problem, "full", None, 0.0, 1, math.inf, None, 0, 0.0, 1, None)
+    return Run(problem, "full", None, 0.0, 1, math.inf, None, 0, 0.0, 1, None)
 
 
 def _no_derivative(*args: Any, **kwargs: Any) -> None:

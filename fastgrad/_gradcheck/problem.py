@@ -272,9 +272,9 @@ class Problem:
         if isinstance(probe, Mapping):
             return [self._key(name) for name in probe]
         if isinstance(probe, tuple):
-            names = getattr(probe, "_fields", None)
-            if names is not None and all(n in self._parameters for n in names):
-                return [self._key(name) for name in names]
+            fields: tuple[str, ...] = getattr(probe, "_fields", ())
+            if fields and all(name in self._parameters for name in fields):
+                return [self._key(name) for name in fields]
             if len(probe) != len(floats):
                 raise ValueError(
                     f"the gradient is a tuple of {len(probe)}, and {self.name} was given "
@@ -395,7 +395,7 @@ class Problem:
         """The derivative as the user has it, one float64 array per input."""
         kind = kind or self.kind
         out = self._call_gradient(vector, kind)
-        parts = self._split(out)
+        parts = self._split(out, kind)
         return [np.array(p, float) for p in parts]
 
     def look_twice(self, vector: Any) -> list[NDArray[Any]]:
@@ -426,7 +426,7 @@ class Problem:
             for part, a, g in zip(self.inputs, kept, second, strict=True):
                 if not _same(a, np.asarray(g, float)):
                     self.findings["nondeterministic"] = (
-                        f"the gradient for {part.name} differs between two calls with the same input"
+                        f"the gradient for {part.name} differs between two calls at the same place"
                     )
             buffers = [
                 (a, b)
@@ -494,9 +494,8 @@ class Problem:
         if not hasattr(f, kind):
             raise TypeError(f"{self.name} has no {kind}; pass it as grad=.")
         more = self._asked(getattr(f, kind))
-        if kind == "hess_diag":
-            return f.hess_diag(*args, **kwargs)
-        return getattr(f, kind)(*args, vector, **kwargs, **more)
+        vectors = () if kind == "hess_diag" else (vector,)
+        return getattr(f, kind)(*args, *vectors, **kwargs, **more)
 
     @property
     def fixed_cotangent(self) -> bool:
@@ -509,7 +508,7 @@ class Problem:
             getattr(self.f, "grad", None)
         )
 
-    def _split(self, out: Any) -> list[Any]:
+    def _split(self, out: Any, kind: str | None = None) -> list[Any]:
         """One array per input, of its shape."""
         inputs = self.inputs
         if isinstance(out, Mapping):
@@ -523,8 +522,8 @@ class Problem:
         elif isinstance(out, tuple) or (isinstance(out, list) and len(inputs) > 1):
             if len(out) != len(inputs):
                 raise ValueError(
-                    f"the gradient must be one array for each of {', '.join(p.name for p in inputs)}; "
-                    f"got {len(out)}."
+                    "the gradient must be one array for each of "
+                    f"{', '.join(p.name for p in inputs)}; got {len(out)}."
                 )
             parts = list(out)
         else:
@@ -534,7 +533,7 @@ class Problem:
                     f"{', '.join(p.name for p in inputs)}; got {type(out).__name__}."
                 )
             parts = [out]
-        if self.kind in ("jvp", "jac"):
+        if (kind or self.kind) in ("jvp", "jac"):
             return parts
         for i, (part, g) in enumerate(zip(inputs, parts, strict=True)):
             shape = np.shape(g)
@@ -568,11 +567,8 @@ def _is_float_array(a: Any) -> bool:
     if not isinstance(a, (np.ndarray, list, tuple)):
         return False
     try:
-        return (
-            (is_floating(a)
-            and np.asarray(a).ndim > 0)
-            or (isinstance(a, np.ndarray)
-            and is_floating(a))
+        return (is_floating(a) and np.asarray(a).ndim > 0) or (
+            isinstance(a, np.ndarray) and is_floating(a)
         )
     except ValueError:  # a ragged list
         return False

@@ -89,8 +89,8 @@ class InputReport:
     analytic, numeric, bar : ndarray or None
         NaN where nothing was measured; None when directions alone were.
     status : uint8 ndarray or None
-        0 not measured, 1 agrees, 2 agrees below the noise, 3 kink with a valid subgradient, 4 wrong,
-        5 undecided.
+        0 not measured, 1 agrees, 2 agrees below the noise, 3 kink with a valid subgradient,
+        4 wrong, 5 undecided.
     checked, resolved, wrong : int
         Elements measured; with a bar under a tenth of their value; wrong.
     """
@@ -213,7 +213,11 @@ class GradcheckResult:
     def headline(self) -> str:
         """Verdict, function, what was differentiated and how, evaluations, time."""
         letter = {"grad": "d/d", "vjp": "vᵀ·d/d", "jvp": "d/d", "jac": "d/d"}.get(self.kind, "d²/d")
-        inputs = ", ".join(f"{letter}{i.name} {i.shape} {i.dtype}" for i in self.inputs.values())
+        inputs = ", ".join(
+            f"{letter}{name} {i.shape} {i.dtype}"
+            for name, i in self.inputs.items()
+            if "·" not in name or name.endswith("0")
+        )
         return (
             f"{GLYPHS[self.verdict]} {self.verdict}  {self.name}   {inputs}   "
             f"{self.mode} · {self.evals:,} evals · {_seconds(self.seconds)}"
@@ -334,7 +338,7 @@ class GradcheckResult:
         return json.dumps(_plain(self.to_dict()), allow_nan=False)
 
     def to_frame(self) -> Any:
-        """The elements measured as a pandas.DataFrame: input, index, analytic, numeric, bar, status."""
+        """The elements that were measured, a row of a pandas.DataFrame each."""
         import pandas as pd
 
         rows = []
@@ -369,7 +373,8 @@ STATUS = ("not measured", "pass", "below noise", "kink", "wrong", "unresolved")
 def _table(elements: list[Element], one_line: bool) -> list[str]:
     if one_line:
         return [
-            f"  worst     {e.place}   analytic {e.analytic:.6e}   numeric {e.numeric:.6e} ±{e.bar:.0e}   "
+            f"  worst     {e.place}   analytic {e.analytic:.6e}   "
+            f"numeric {e.numeric:.6e} ±{e.bar:.0e}   "
             + (
                 "below noise"
                 if e.bar > max(abs(e.analytic), abs(e.numeric))

@@ -1,6 +1,6 @@
 """Where numbers come from: elements, rows, directions; and where a wrong gradient hides.
 
-A `Search` holds the analytic derivative of one scalar function of all inputs, flat, and fills in the
+A `Search` holds the analytic derivative of one scalar function of all inputs and fills in the
 numeric one.  Elements are taken one by one (`elements`), as whole columns of independent rows
 (`rows`), by Gaussian directions (`directions`) and by halving (`localise`).
 """
@@ -8,6 +8,7 @@ numeric one.  Elements are taken one by one (`elements`), as whole columns of in
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -76,6 +77,9 @@ class Clock:
     @property
     def seconds(self) -> float:
         return time.perf_counter() - self.start
+
+    def evals_left(self) -> int:
+        return sys.maxsize if self.max_evals is None else self.max_evals - self.problem.evals
 
     def check(self, coming: int = 0) -> None:
         if self.seconds > self.budget:
@@ -174,8 +178,8 @@ class Search:
         spread = np.unique(np.linspace(0, len(index) - 1, first).astype(int))
         rest = np.setdiff1d(np.arange(len(index)), spread)
         exponent = self._first_exponent()
-        chunks = [spread, *(rest[i : i + CHUNK] for i in range(0, len(rest), CHUNK))]
-        for chunk in chunks:
+        size = min(CHUNK, max(1, self.clock.evals_left() // 12))
+        for chunk in (spread, *(rest[i : i + size] for i in range(0, len(rest), size))):
             if not len(chunk):
                 continue
             self.clock.check(6 * len(chunk))
@@ -197,12 +201,7 @@ class Search:
 
     def _first_exponent(self) -> float:
         """Of 2, for the largest of three steps: truncation h⁶ against noise/h."""
-        norm = math.sqrt(
-            sum(
-                float(np.nansum((s.small * a) ** 2))
-                for s, a in zip(self.scales, self.analytic, strict=True)
-            )
-        )
+        norm = _norm(s.small * a for s, a in zip(self.scales, self.analytic, strict=True))
         count = sum(a.size for a in self.analytic) or 1
         typical = norm / math.sqrt(count) or abs(self.middle) or 1.0
         with np.errstate(all="ignore"):
@@ -328,7 +327,8 @@ class Search:
             (self.status, status),
         ):
             array[which].reshape(-1)[index] = values
-        return index[~fine]
+        rest: NDArray[np.intp] = index[~fine]
+        return rest
 
     def _largest(self, which: int) -> float:
         a = np.abs(self.analytic[which])
@@ -429,7 +429,8 @@ class Search:
             shared = np.sqrt(
                 np.nanmean(np.where(size > 0, own / np.where(size > 0, size, 1), 0) ** 2)
             )
-            return np.nan_to_num(np.maximum(np.maximum(own, floor), shared * size))
+            noise: Array = np.nan_to_num(np.maximum(np.maximum(own, floor), shared * size))
+        return noise
 
     def _column(
         self,
@@ -471,13 +472,7 @@ class Search:
 
     def norm(self) -> float:
         """|g|₂ in the units of `gaussian`."""
-        with np.errstate(all="ignore"):
-            return math.sqrt(
-                sum(
-                    float(np.nansum((s.typical * a) ** 2))
-                    for s, a in zip(self.scales, self.analytic, strict=True)
-                )
-            )
+        return _norm(s.typical * a for s, a in zip(self.scales, self.analytic, strict=True))
 
     def along(self, d: Sequence[Array], steps: Array) -> tuple[Slopes, list[Array]]:
         """The derivative along d, and d as it is stored: x ± t·d are exact for these steps."""
@@ -599,7 +594,7 @@ class Search:
             d[which][tuple(cut)] = one[tuple(cut)]
         slopes, exact = self.along(d, reach * np.array([1.0, 0.5, 0.25]))
         with np.errstate(all="ignore"):
-            part = math.sqrt(float(np.nansum((self.analytic[which] * exact[which]) ** 2)))
+            part = _norm([self.analytic[which] * exact[which]])
         rounding = SIGMAS * ULPS["direction"] * self.tolerance[which].eps * part
         # A kink on the way: the bar says so.
         c = self._compare(self.dot(exact), slopes, rounding, exact)
@@ -655,6 +650,15 @@ def _scales(x: NDArray[Any]) -> _Scales:
         big = np.maximum(np.where(big > 0, big, 1.0), small)
         typical = float(np.median(small)) if x.size else 1.0
     return _Scales(small, big, typical)
+
+
+def _norm(arrays: Iterable[Array]) -> float:
+    """Euclidean, of all arrays together; what is not finite does not count."""
+    kept = [np.where(np.isfinite(a), np.abs(a), 0.0) for a in arrays]
+    largest = max((float(np.max(a, initial=0)) for a in kept), default=0.0)
+    if not largest:
+        return 0.0
+    return largest * math.sqrt(math.fsum(float(np.sum((a / largest) ** 2)) for a in kept))
 
 
 def _signs(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
