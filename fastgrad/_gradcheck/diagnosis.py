@@ -34,6 +34,14 @@ class Diagnosis:
         One line for people.
     evidence : dict
         What it rests on; its keys depend on `code`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastgrad as fg
+    >>> r = fg.gradcheck(lambda x: np.sum(x**3), np.array([1.0, 2.0]), grad=lambda x: -3 * x**2)
+    >>> r.diagnoses[0].code
+    'sign'
     """
 
     code: str
@@ -385,6 +393,8 @@ def _row_factor(m: Measured) -> Iterator[Diagnosis]:
         if np.ptp(r) > 1e-5 * np.max(np.abs(r)):
             return
         factors.append(float(r[0]))
+    if 0 in factors:
+        return  # rows left out: a place
     wrong = sum(abs(f - 1) > 1e-5 for f in factors)
     if wrong >= max(3, len(factors) / 2) and np.ptp(factors) > 1e-3 * np.max(np.abs(factors)):
         yield Diagnosis(

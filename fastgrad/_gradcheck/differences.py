@@ -72,12 +72,15 @@ def richardson(h: Array, d: Array, noise: Array, exponents: tuple[int, ...]) -> 
     Neville's table over the ladder; `exponents` are those of the error terms, one eliminated per
     column.  An entry's bar is its distance from the two that it was made of, plus the noise of the
     values carried through the table; without that term two values that agree by chance would look
-    exact.  The entry with the least bar is taken (Ridders, doi:10.1016/S0141-1195(82)80057-0).
+    exact (Ridders, doi:10.1016/S0141-1195(82)80057-0, has none).
+
+    Of all entries the one with the least bar would be best, were it not for functions that look
+    simple from afar: a loss of saturated logits is straight lines with a kink between them.  So the
+    steps are taken from the smallest up, and an entry of larger steps counts only as long as it
+    agrees with what smaller ones said.
     """
     steps, elements = d.shape
-    best = d[-1].copy()
-    bar = np.full(elements, np.inf)
-    step = h[-1].copy()
+    rows = [(d[-1], np.full(elements, np.inf))] * steps
     ratio = h[:-1] / h[1:]
     for column, exponent in enumerate(exponents[: steps - 1], 1):
         power = ratio[column - 1 :] ** exponent
@@ -85,14 +88,26 @@ def richardson(h: Array, d: Array, noise: Array, exponents: tuple[int, ...]) -> 
         carried = (power * noise[1:] + noise[:-1]) / (power - 1)
         bars = np.maximum(np.abs(new - d[1:]), np.abs(new - d[:-1])) + carried
         bars[np.isnan(bars)] = np.inf
-        k = np.argmin(bars, axis=0)
-        e = np.arange(elements)
-        better = bars[k, e] < bar
-        best = np.where(better, new[k, e], best)
-        step = np.where(better, h[column:][k, e], step)
-        bar = np.where(better, bars[k, e], bar)
+        for k in range(column, steps):
+            value, bar = rows[k]
+            better = bars[k - column] < bar
+            rows[k] = (
+                np.where(better, new[k - column], value),
+                np.where(better, bars[k - column], bar),
+            )
         d, noise = new, carried
-    return best, bar, step
+    best, least = rows[-1]
+    step = h[-1].copy()
+    alive = np.ones(elements, bool)
+    for k in range(steps - 2, 0, -1):
+        value, bar = rows[k]
+        known = np.isfinite(bar)
+        alive &= ~known | ~np.isfinite(least) | (np.abs(value - best) <= 2 * (bar + least))
+        better = alive & known & (bar < least)
+        best = np.where(better, value, best)
+        step = np.where(better, h[k], step)
+        least = np.where(better, bar, least)
+    return best, least, step
 
 
 def derivative(s: Sweep) -> Slopes:

@@ -142,6 +142,16 @@ class GradcheckResult:
     seed : int
     notes : list of str
         How the check departed from the plan.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastgrad as fg
+    >>> r = fg.gradcheck(fg.logsumexp, np.array([[0.0, 1.0, 2.0], [3.0, 0.0, 1.0]]))
+    >>> r.verdict, r.checked, len(r.wrong)
+    ('PASS', 6, 0)
+    >>> r.inputs["x"].numeric.shape
+    (2, 3)
     """
 
     verdict: str

@@ -351,7 +351,9 @@ class Search:
             per_row, middle, np.moveaxis(self.scales[0].small, axis, -1), moving
         )
         lowest = 1e-3 if self.problem.eval_dtype.itemsize < 8 else 1e-6
-        largest = self._largest(0)
+        # Rounding of the analytic side is that of its row: another row may be 1e30 times as large.
+        with np.errstate(all="ignore"):
+            largest = np.max(np.abs(a), axis=1, initial=0, where=np.isfinite(a))
         for column in range(x.shape[1]):
             self.clock.check(6)
             exponents = -5.0 - np.arange(3.0)[:, None]
@@ -680,7 +682,7 @@ def _scaled(s: Slopes, factor: float) -> Slopes:
 
 
 def decide(
-    a: Array, s: Slopes, tolerance: Tolerance, largest: float
+    a: Array, s: Slopes, tolerance: Tolerance, largest: float | Array
 ) -> tuple[NDArray[np.uint8], Array]:
     """Status of every element, and what the analytic side was allowed to be off."""
     with np.errstate(all="ignore"):
