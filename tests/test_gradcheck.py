@@ -450,7 +450,7 @@ DIAGNOSES = {
     "roll": (lambda g, z, y: np.roll(g, 1, 1), "permuted", {"how": "rolled by 1 along axis 1"}),
     "target": (_missing_target, "target", {}),
     "tail": (_tail, "tail", {"index": [8, 9]}),
-    "row": (_row, "missing row", {"index": [N - 1]}),
+    "row": (_row, "missing row", {"index": N - 1}),
     "column": (_column, "column", {"index": 3}),
     "segment": (_segment, "missing segment", {}),
     "transposed shape": (lambda g, z, y: g.T, "transposed", {}),

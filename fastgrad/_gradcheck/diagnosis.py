@@ -64,6 +64,7 @@ class Measured:
     n: Array
     slack: Array
     wrong: NDArray[np.bool_]
+    rtol: float
     labels: list[tuple[str, NDArray[np.intp]]]
     constants: list[tuple[str, Array]]
     along_ones: tuple[float, float] | None = None
@@ -101,7 +102,8 @@ def _explains(m: Measured, predicted: Array, loose: float = 1.0) -> bool:
     """Whether the numeric side is `predicted`, everywhere that it was measured."""
     error = np.abs(predicted - m.n)
     known = np.isfinite(m.n)
-    ok = error <= loose * m.slack + 1e-6 * np.maximum(np.abs(predicted), np.abs(m.n)) * loose
+    near = max(1e-6, 2 * m.rtol)
+    ok = error <= loose * (m.slack + near * np.maximum(np.abs(predicted), np.abs(m.n)))
     # Elements below their own noise prove nothing.
     telling = known & (np.abs(m.n) > 3 * m.slack)
     return bool(known.any() and telling.any() and np.all(ok[known]))
@@ -147,10 +149,11 @@ def _factor(m: Measured) -> Iterator[Diagnosis]:
         return
     if len(a) < 2 and m.a.size > 1:
         return
-    if math.isclose(factor, -1, rel_tol=1e-5):
+    near = max(1e-5, m.rtol)
+    if math.isclose(factor, -1, rel_tol=near):
         yield Diagnosis("sign", "the gradient has the wrong sign: it is −1 times the numeric one")
         return
-    name, hint = _named_factor(factor, m.a.shape, m.labels)
+    name, hint = _named_factor(factor, near, m.a.shape, m.labels)
     sign = "the sign is wrong too, and " if factor < 0 else ""
     text = f"{sign}the gradient is {name} times the numeric one{hint}"
     yield Diagnosis("factor", text, {"factor": factor, "name": name})
@@ -159,7 +162,7 @@ def _factor(m: Measured) -> Iterator[Diagnosis]:
 
 
 def _named_factor(
-    factor: float, shape: tuple[int, ...], labels: list[tuple[str, Any]]
+    factor: float, near: float, shape: tuple[int, ...], labels: list[tuple[str, Any]]
 ) -> tuple[str, str]:
     rows = math.prod(shape[:-1]) if len(shape) > 1 else (shape[0] if shape else 1)
     classes = shape[-1] if len(shape) > 1 else 0
@@ -186,7 +189,7 @@ def _named_factor(
         ("1/2", 0.5, ": a ½ too many, or a square whose 2 is missing?"),
     ]
     for name, value, hint in known:
-        if math.isclose(abs(factor), value, rel_tol=1e-5):
+        if math.isclose(abs(factor), value, rel_tol=near):
             return ("−" if factor < 0 else "") + name, hint
     return f"{factor:.6g}", ""
 
@@ -291,26 +294,29 @@ def _zero(m: Measured) -> Iterator[Diagnosis]:
 
 
 def _regulariser(m: Measured) -> Iterator[Diagnosis]:
-    """A − n is a multiple of x, or of its sign."""
-    error = m.at - m.n
-    x = m.x.reshape(-1)[m.index]
-    if len(error) < 3:
-        return
+    """What is wrong is off by a multiple of x, or of its sign; a bias may be left alone."""
+    w = m.wrong
+    x, error = m.x.reshape(-1)[m.index][w], (m.at - m.n)[w]
+    if len(error) < 3 or (m.a.ndim > 1 and any(len(np.unique(p)) == 1 for p in m.places())):
+        return  # one line alone: a place
     for what, shape in (("x", x), ("sign(x)", np.sign(x))):
         if np.ptp(np.abs(x)) == 0 or not np.any(shape):
             continue
         c = float(np.sum(error * shape) / np.sum(shape**2))
-        if abs(c) * np.max(np.abs(shape)) <= 3 * np.max(m.slack):
-            continue
-        # All of it, or all but one row or column: a bias that is not penalised.
-        if _explains(m, m.at - c * shape):
-            confined = ""
+        loose = m.slack[w] + 1e-5 * np.abs(error)
+        if np.all(np.abs(error - c * shape) <= loose):
+            verb = "has a term too many" if c > 0 else "lacks a term"
+        elif what == "x":
+            c = float(np.sqrt(np.sum(error**2) / np.sum(shape**2)))
+            if not np.all(np.abs(np.abs(error) - c * np.abs(shape)) <= loose):
+                continue
+            verb = "has a term where it should not, and lacks it where it should have it"
         else:
             continue
-        verb = "has a term too many" if c > 0 else "lacks a term"
+        all_of_it = "" if np.all(w) else f", at {len(error):,} of the {len(w):,} elements measured"
         yield Diagnosis(
             "regulariser",
-            f"the gradient {verb}: {abs(c):.6g}·{what} with {what.replace('x', m.name)}{confined}: "
+            f"the gradient {verb}: {abs(c):.6g}·{what.replace('x', m.name)}{all_of_it}: "
             f"a penalty {'counted twice' if c > 0 else 'that f has and the gradient has not'}?",
             {"input": m.name, "coefficient": c, "term": what},
         )
@@ -474,7 +480,7 @@ def _lines(m: Measured) -> Iterator[Diagnosis]:
                 "tail",
                 f"{where}, the last; the gradient is {'0' if zero else f'{a[0]:.6g}'} there: "
                 f"is the tail of axis {axis} not written?",
-                {"axis": axis, "index": wrong.tolist()},
+                {"axis": axis, "index": _one_or_all(wrong)},
             )
             return
         whole = m.a.ndim == 1 or all(
@@ -487,7 +493,7 @@ def _lines(m: Measured) -> Iterator[Diagnosis]:
                 "missing row",
                 f"{where}; the gradient is 0 there: "
                 f"{'is that row' if len(wrong) == 1 else 'are those rows'} left out of the loop?",
-                {"axis": axis, "index": wrong.tolist()},
+                {"axis": axis, "index": _one_or_all(wrong)},
             )
             return
         if np.all(n == 0) and not last_axis:
@@ -495,7 +501,7 @@ def _lines(m: Measured) -> Iterator[Diagnosis]:
                 "extra row",
                 f"{where}; f does not depend on {'it' if len(wrong) == 1 else 'them'}: "
                 "a row that is ignored or has weight 0 got a gradient",
-                {"axis": axis, "index": wrong.tolist()},
+                {"axis": axis, "index": _one_or_all(wrong)},
             )
             return
         if len(wrong) <= max(1, length // 4):
@@ -520,7 +526,7 @@ def _lines(m: Measured) -> Iterator[Diagnosis]:
             yield Diagnosis(
                 "column" if last_axis and m.a.ndim > 1 else "row",
                 where + more,
-                {"axis": axis, "index": int(wrong[0]) if len(wrong) == 1 else wrong.tolist()},
+                {"axis": axis, "index": _one_or_all(wrong)},
             )
             if penalised:
                 yield Diagnosis(
@@ -560,6 +566,10 @@ def _segments(m: Measured, places: tuple[NDArray[np.intp], ...], zero: bool) -> 
                 f"all {hit} wrong rows are those of {name} == {wrong[0]}",
                 {"labels": name, "segment": int(wrong[0])},
             )
+
+
+def _one_or_all(index: NDArray[np.intp]) -> int | list[int]:
+    return int(index[0]) if len(index) == 1 else [int(i) for i in index]
 
 
 def _named_line(axis: int, ndim: int) -> str:

@@ -150,7 +150,7 @@ class GradcheckResult:
     >>> r = fg.gradcheck(fg.logsumexp, np.array([[0.0, 1.0, 2.0], [3.0, 0.0, 1.0]]))
     >>> r.verdict, r.checked, len(r.wrong)
     ('PASS', 6, 0)
-    >>> r.inputs["x"].numeric.shape
+    >>> r.inputs["a"].numeric.shape
     (2, 3)
     """
 
@@ -299,7 +299,7 @@ class GradcheckResult:
                 f"analytic {k.analytic:.6g} {inside} [{low:.6g}, {high:.6g}]",
             )
         say("coverage", self.coverage())
-        if self.guarantee:
+        if self.guarantee and self.verdict != "FAIL":
             say("guarantee", self.guarantee)
         for note in self.notes:
             say("note", note)

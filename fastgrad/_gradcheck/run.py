@@ -19,6 +19,7 @@ from fastgrad._gradcheck.problem import Array, Problem
 from fastgrad._gradcheck.search import (
     FAIL,
     MISS,
+    NATURAL,
     PASS,
     Clock,
     Direction,
@@ -239,6 +240,7 @@ class Run:
             def call() -> NDArray[Any]:
                 problem.evals += 1
                 kwargs = {**problem._moving_kwargs, "reduction": "none"}
+                kwargs.pop("normalizer", None)  # what a row counts is measured
                 return np.asarray(f(*problem._moving_args, **kwargs))
 
         out = np.asarray(call(), float)
@@ -731,6 +733,7 @@ def parts_of(s: Search) -> list[Part]:
             s.right[i],
             s.status[i],
             s.tolerance[i],
+            NATURAL * s.natural[i],
         )
         for i, part in enumerate(s.problem.inputs)
     ]

@@ -28,6 +28,8 @@ MISS = 1e-6
 SIGMAS = 5.0
 ULPS = {"element": 8.0, "direction": 32.0}
 """Honest rounding of the analytic side, in eps of its dtype, of the largest element or the norm."""
+NATURAL = 1e-5
+"""A derivative of 0 is known once its bar is below the square of this of |φ| per unit of x."""
 UNKNOWN = 1e-10
 """Bar, relative to the slopes, that settles an element whose derivative nobody claims to know."""
 CHUNK = 256
@@ -131,6 +133,11 @@ class Search:
         self.flat = True
         problem.reset()
         self.middle = self.phi()
+        size = abs(self.middle) if math.isfinite(self.middle) else 0.0
+        pull = 1.0 if weight is None else float(np.max(np.abs(weight), initial=0))
+        # Per unit of x, or of the size of x where that is larger.
+        self.natural = [size / s.unit for s in self.scales]
+        self.rounding = [(size + pull) / s.unit for s in self.scales]
         self.noise = self._noise() if noise is None else noise
         self._confirmed = 0
 
@@ -205,8 +212,8 @@ class Search:
         count = sum(a.size for a in self.analytic) or 1
         typical = norm / math.sqrt(count) or abs(self.middle) or 1.0
         with np.errstate(all="ignore"):
-            best = math.log2(max(self.noise / typical, 1e-17)) / 7 + 1
-        return float(np.clip(round(best), -8, -2))
+            relative = min(max(self.noise / typical, 1e-17), 1.0)
+        return float(np.clip(round(math.log2(relative) / 7 + 1), -8, -2))
 
     def _wide(self, which: int, index: NDArray[np.intp], exponent: float) -> float:
         """The ladder over all scales, and a second one before anything is called wrong.
@@ -216,10 +223,7 @@ class Search:
         scales = self.scales[which]
         small = scales.small.reshape(-1)[index]
         big = scales.big.reshape(-1)[index]
-        lowest = 1e-3 if self.problem.eval_dtype.itemsize < 8 else 1e-6
-        count = 2 + math.ceil(math.log(float(np.max(0.25 * big / (lowest * small))), 4))
-        h = 0.25 * big * 4.0 ** -np.arange(min(count, 24))[:, None]
-        slopes = self._sweep(which, index, h)
+        slopes = self._sweep(which, index, self._ladder(big, small))
         self.clock.check()
         wrong = self._settle(which, index, slopes, last=True)
         with np.errstate(all="ignore"):
@@ -250,6 +254,14 @@ class Search:
             h = 0.7 * 9.0 * center * 3.0 ** -np.arange(7.0)[:, None]
             self._settle(which, again, self._sweep(which, again, h), last=True, confirm=True)
         return float(np.clip(np.median(suits) + 2, -40, -2)) if len(suits) > 8 else exponent
+
+    def _ladder(self, big: Array, small: Array) -> Array:
+        """Steps over all scales that the function may have, its own and 1, largest first."""
+        lowest = 1e-3 if self.problem.eval_dtype.itemsize < 8 else 1e-6
+        top = 0.25 * np.maximum(big, 1.0)
+        octaves = float(np.max(np.log2(top) - np.log2(lowest * small)))
+        count = min(2 + math.ceil(octaves / 2), 24)
+        return top * 2.0 ** -(max(2.0, octaves / (count - 1)) * np.arange(count))[:, None]
 
     def _sweep(self, which: int, index: NDArray[np.intp], h: Array) -> Slopes:
         part = self.problem.inputs[which]
@@ -302,7 +314,14 @@ class Search:
             self.bar[which].reshape(-1)[index] = s.bar
             settled = (s.bar <= UNKNOWN * np.abs(s.value)) | (s.bar <= UNKNOWN * s.reach)
             return index[:0] if last else index[~settled]
-        status, allowed = decide(a, s, self.tolerance[which], self._largest(which))
+        status, allowed = decide(
+            a,
+            s,
+            self.tolerance[which],
+            self._largest(which),
+            self.natural[which],
+            self.rounding[which],
+        )
         if confirm:
             # Only what fails on both ladders is wrong.
             status = np.where(
@@ -350,38 +369,37 @@ class Search:
         noise = self._row_noise(
             per_row, middle, np.moveaxis(self.scales[0].small, axis, -1), moving
         )
-        lowest = 1e-3 if self.problem.eval_dtype.itemsize < 8 else 1e-6
         # Rounding of the analytic side is that of its row: another row may be 1e30 times as large.
         with np.errstate(all="ignore"):
             largest = np.max(np.abs(a), axis=1, initial=0, where=np.isfinite(a))
+            natural = np.abs(factor * middle) / self.scales[0].unit
+            rounding = natural + self.rounding[0]
         for column in range(x.shape[1]):
+
+            def judge(s: Slopes, of: int = column) -> tuple[NDArray[np.uint8], Array]:
+                claim = a[:, of]
+                return decide(
+                    claim, _scaled(s, factor), self.tolerance[0], largest, natural, rounding
+                )
+
             self.clock.check(6)
             exponents = -5.0 - np.arange(3.0)[:, None]
             s = self._column(
                 per_row, moving, x, column, small[:, column] * 2.0**exponents, noise, middle
             )
-            status, allowed = decide(a[:, column], _scaled(s, factor), self.tolerance[0], largest)
+            status, allowed = judge(s)
             rough = (
                 (status != PASS)
                 | (factor * s.bar > np.maximum(1e-5 * np.abs(a[:, column]), allowed))
                 | s.kink
             )
             if rough.any():
-                reach = float(np.max(0.25 * big[rough, column] / (lowest * small[rough, column])))
-                steps = np.arange(min(2 + math.ceil(math.log(reach, 4)), 24))
-                self.clock.check(2 * len(steps))
-                wide = self._column(
-                    per_row,
-                    moving,
-                    x,
-                    column,
-                    0.25 * big[:, column] * 4.0 ** -steps[:, None],
-                    noise,
-                    middle,
-                )
-                for name in ("value", "bar", "step", "kink", "left", "right", "jump", "edge"):
+                h = self._ladder(big[:, column], small[:, column])
+                self.clock.check(2 * len(h))
+                wide = self._column(per_row, moving, x, column, h, noise, middle)
+                for name in s.__dataclass_fields__:
                     getattr(s, name)[rough] = getattr(wide, name)[rough]
-                status, _ = decide(a[:, column], _scaled(s, factor), self.tolerance[0], largest)
+                status, _ = judge(s)
             if (status == FAIL).any():
                 with np.errstate(all="ignore"):
                     center = np.where(s.step > 0, s.step, small[:, column] / 16)
@@ -394,7 +412,7 @@ class Search:
                     noise,
                     middle,
                 )
-                second, _ = decide(a[:, column], _scaled(again, factor), self.tolerance[0], largest)
+                second, _ = judge(again)
                 status = np.where(
                     (status == FAIL) & (second != FAIL),
                     np.where(second == PASS, PASS, UNRESOLVED),
@@ -513,14 +531,18 @@ class Search:
         rounding = SIGMAS * ULPS["direction"] * max(t.eps for t in self.tolerance) * norm
         settled = float(slopes.bar[0]) <= max(1e-7 * norm, rounding) and not slopes.kink[0]
         if not settled:
-            # Down the scales: a bend or a kink nearer than the steps.
-            wider = reach * 4.0 ** -np.arange(2.0, 11.0)
-            finer, finer_exact = self.along(d, wider)
-            if float(finer.bar[0]) < float(slopes.bar[0]) or not np.isfinite(slopes.bar[0]):
-                slopes, exact = finer, finer_exact
-                a = self.dot(exact)
-                if float(finer.bar[0]) < 1e-3 * norm:
-                    reach = min(reach, 4.0 * float(finer.step[0]))
+            # Down the scales, for a bend or a kink nearer than the steps; up, if x is tiny.
+            others = [reach * 4.0 ** -np.arange(2.0, 11.0)]
+            typical = max(s.typical for s in self.scales)
+            if typical < 0.1:
+                others.append(0.25 / typical * 2.0 ** -np.arange(5.0))
+            for other in others:
+                found, stored = self.along(d, other)
+                if float(found.bar[0]) < float(slopes.bar[0]) or not np.isfinite(slopes.bar[0]):
+                    slopes, exact = found, stored
+                    a = self.dot(exact)
+                    if float(found.bar[0]) < 1e-3 * norm:
+                        reach = 4.0 * float(found.step[0])
         result = self._compare(a, slopes, rounding, exact)
         if result.failed:
             again, exact = self.along(d, 0.7 * 3.0 * float(slopes.step[0]) * 3.0 ** -np.arange(5.0))
@@ -534,6 +556,12 @@ class Search:
         if s.kink[0]:
             low, high = sorted((float(s.left[0]), float(s.right[0])))
             n = min(max(a, low), high)
+        if n == 0 and s.reach[0] == 0:
+            # f does not move at all, and what a says of it is its own rounding.
+            rounding += sum(
+                ULPS["direction"] * t.eps * r * _norm([one])
+                for t, r, one in zip(self.tolerance, self.rounding, d, strict=True)
+            )
         error = abs(a - n)
         ok = error <= bar + rounding
         failed = math.isnan(a) or (error > 2 * bar + rounding and math.isfinite(bar))
@@ -618,6 +646,7 @@ class _Scales:
     small: Array
     big: Array
     typical: float
+    unit: float
 
 
 def _scales(x: NDArray[Any]) -> _Scales:
@@ -640,7 +669,7 @@ def _scales(x: NDArray[Any]) -> _Scales:
         overall = float(np.std(unit)) if x.size else 0.0
         big = np.maximum(np.abs(unit), rms) * peak
         # A spread of rounding alone is none.
-        floor = 1e-9 * np.abs(center)
+        floor = 16 * float(np.finfo(x.real.dtype).eps) * np.abs(center)
         small = np.where(
             spread > floor,
             spread,
@@ -651,7 +680,8 @@ def _scales(x: NDArray[Any]) -> _Scales:
         small = np.where(small > 0, small, 1.0)
         big = np.maximum(np.where(big > 0, big, 1.0), small)
         typical = float(np.median(small)) if x.size else 1.0
-    return _Scales(small, big, typical)
+        unit_ = max(1.0, float(np.median(big))) if x.size else 1.0
+    return _Scales(small, big, typical, unit_)
 
 
 def _norm(arrays: Iterable[Array]) -> float:
@@ -682,9 +712,19 @@ def _scaled(s: Slopes, factor: float) -> Slopes:
 
 
 def decide(
-    a: Array, s: Slopes, tolerance: Tolerance, largest: float | Array
+    a: Array,
+    s: Slopes,
+    tolerance: Tolerance,
+    largest: float | Array,
+    natural: float | Array = 0.0,
+    rounding: float | Array = 0.0,
 ) -> tuple[NDArray[np.uint8], Array]:
-    """Status of every element, and what the analytic side was allowed to be off."""
+    """Status of every element, and what the analytic side was allowed to be off.
+
+    `largest` is the size of the elements beside it, whose rounding it may share.  Where nothing
+    tells how small is zero: `natural` is |φ| per unit of x, `rounding` what the terms of a sum
+    that cancels may have been.
+    """
     with np.errstate(all="ignore"):
         size = np.maximum(np.abs(a), np.where(np.isfinite(s.value), np.abs(s.value), 0))
         allowed = tolerance.rtol * size + tolerance.atol
@@ -695,9 +735,13 @@ def decide(
         inside = s.kink & (a >= low - slack) & (a <= high + slack)
         status = np.full(a.shape, UNRESOLVED, np.uint8)
         status[error <= allowed + s.bar] = PASS
-        zero = (a == 0) & (s.bar <= 1e-6 * np.maximum(largest, s.reach))
+        known = np.maximum(np.maximum(1e-6 * largest, 1e-6 * s.reach), NATURAL**2 * natural)
+        zero = (a == 0) & (s.bar <= known)
         status[(status == PASS) & (s.bar > 0.1 * size) & (s.bar > allowed) & ~zero] = BELOW_NOISE
         status[error > allowed + 2 * s.bar] = FAIL
+        # f does not move at all, and what a says of it is its own rounding.
+        still = (s.value == 0) & (s.reach == 0) & np.isfinite(s.bar)
+        status[still & (np.abs(a) <= ULPS["element"] * tolerance.eps * rounding)] = PASS
         status[s.kink] = np.where(inside, KINK, FAIL)[s.kink]
         status[~np.isfinite(s.bar) | s.jump] = UNRESOLVED
         # Of a finite function the derivative is a number.

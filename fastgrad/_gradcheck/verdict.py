@@ -44,9 +44,12 @@ class Judge:
             verdict = "FAIL"
             top = wrong[0]
             places = f"{counts[FAIL]:,} place{'s' if counts[FAIL] != 1 else ''}"
+            if not complete:
+                measured = sum(counts.values()) - counts[OPEN]
+                places = f"{'all ' if counts[FAIL] == measured > 1 else ''}{places} measured"
             message = (
-                f"{problem.name}: {_derivative_of(problem.kind)}{top.input} wrong at {places}"
-                f"{'' if complete else ' of those measured'}, worst {top.place} "
+                f"{problem.name}: {_derivative_of(problem.kind)}{top.input} wrong at {places}, "
+                f"worst {top.place} "
                 f"({top.analytic:.4g} against {top.numeric:.4g})."
             )
         elif any(code in problem.findings for code in ALWAYS_WRONG):
@@ -261,7 +264,11 @@ class Judge:
         any_wrong = any((p.status == FAIL).any() for p in self.run.parts)
         if any_wrong and problem.kind in ("grad", "vjp"):
             for i, p in enumerate(self.run.parts[: len(problem.inputs)]):
-                index = np.flatnonzero(p.status.reshape(-1) != OPEN)
+                index = np.flatnonzero(
+                    (p.status.reshape(-1) != OPEN) & np.isnan(p.left).reshape(-1)
+                )
+                if not (p.status.reshape(-1)[index] == FAIL).any():  # at kinks alone
+                    index = np.flatnonzero(p.status.reshape(-1) != OPEN)
                 if not (p.status == FAIL).any() or not len(index):
                     continue
                 found += diagnose(self._measured(i, p, index))
@@ -329,6 +336,7 @@ class Judge:
             n=p.numeric.reshape(-1)[index],
             slack=np.nan_to_num(slack, nan=0.0, posinf=0.0),
             wrong=p.status.reshape(-1)[index] == FAIL,
+            rtol=p.tolerance.rtol,
             along_ones=self.run.along_ones[i] if self.run.along_ones else None,
             labels=labels,
             constants=constants,
