@@ -129,9 +129,9 @@ def _flat(m: Measured) -> Iterator[Diagnosis]:
     if np.all(m.n == 0) and np.any(m.at != 0):
         yield Diagnosis(
             "flat",
-            f"f does not change at all with {m.name}: argmax, round, comparison or a cast cuts the "
-            "dependence. Its derivative is 0; train through a smooth surrogate (softmax, sigmoid, "
-            "cross-entropy)",
+            f"f is flat: it does not change at all with {m.name}: argmax, round, "
+            "comparison or a cast cuts the dependence. Its derivative is 0; train through a smooth "
+            "surrogate (softmax, sigmoid, cross-entropy)",
         )
 
 
@@ -317,7 +317,8 @@ def _regulariser(m: Measured) -> Iterator[Diagnosis]:
         yield Diagnosis(
             "regulariser",
             f"the gradient {verb}: {abs(c):.6g}·{what.replace('x', m.name)}{all_of_it}: "
-            f"a penalty {'counted twice' if c > 0 else 'that f has and the gradient has not'}?",
+            "is a regulariser "
+            f"{'counted twice' if c > 0 else 'missing that f has'}?",
             {"input": m.name, "coefficient": c, "term": what},
         )
         return

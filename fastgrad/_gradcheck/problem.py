@@ -426,7 +426,8 @@ class Problem:
             for part, a, g in zip(self.inputs, kept, second, strict=True):
                 if not _same(a, np.asarray(g, float)):
                     self.findings["nondeterministic"] = (
-                        f"the gradient for {part.name} differs between two calls at the same place"
+                        f"the gradient for {part.name} is not deterministic: two calls at the same "
+                        "place differ"
                     )
             buffers = [
                 (a, b)

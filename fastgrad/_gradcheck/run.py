@@ -98,7 +98,8 @@ class Run:
         problem = self.problem
         if problem.spread > self.nondet:
             problem.findings["nondeterministic"] = (
-                f"f differs by {problem.spread:.3g} between two calls with the same input"
+                "f is not deterministic: two calls at the same place differ by "
+                f"{problem.spread:.3g}"
             )
         if not np.isfinite(problem.at_x).any() and problem.at_x.size:
             self.trouble = (
@@ -347,11 +348,14 @@ class Run:
             shape = problem.inputs[which].shape
             if axes and all(a is None for a in axes):
                 self.dense = problem.inputs[which].name
-            found = _search.sample(shape, axes, SAMPLE, self.rng)
+            # As many as half of the time that is left allows; wrong ones cost 40 evaluations.
+            each = 40 * self.clock.seconds / max(problem.evals, 1)
+            room = int(0.5 * (self.clock.budget - self.clock.seconds) / each)
+            found = _search.sample(shape, axes, min(SAMPLE, max(8, room)), self.rng)
             s.elements(which, found)
             if axes and not all(a is None for a in axes):
                 # Some places beside them, which are right: a pattern needs both.
-                others = _search.sample(shape, [None] * len(shape), 24, self.rng)
+                others = _search.sample(shape, [None] * len(shape), len(found) // 2, self.rng)
                 s.elements(which, np.setdiff1d(others, found))
         self.located = [
             (which, [None if a is None else a.tolist() for a in axes]) for which, axes in places

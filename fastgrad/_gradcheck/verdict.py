@@ -278,8 +278,8 @@ class Judge:
                 0,
                 Diagnosis(
                     "flat",
-                    "f does not change with its input at all: argmax, round, a comparison or a "
-                    "cast cuts the dependence; train through a smooth surrogate",
+                    "f is flat: it does not change with its input at all: argmax, round, a "
+                    "comparison or a cast cuts the dependence; train through a smooth surrogate",
                 ),
             )
         if integer and any_wrong:
