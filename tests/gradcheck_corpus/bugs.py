@@ -187,11 +187,12 @@ def matrix(case: Case, of: Any = None) -> list[Case]:
     bug("first row in every row", lambda g: np.broadcast_to(g[:1], g.shape).copy())
     bug("mean over rows", lambda g: np.broadcast_to(g.mean(0), g.shape).copy())
     bug("mean of columns taken off", lambda g: g - g.mean(0))
-    if c > 16 and c % 16 > 1:
+    # Where the right gradient is zero too, nothing tells a tail from single elements.
+    if c > 16 and c % 16 > 1 and g[:, 16 * (c // 16) :].all():
         bug("tail of 16 lanes", tail(16), "tail")
-    if c > 8 and c % 8 > 1:
+    if c > 8 and c % 8 > 1 and g[:, 8 * (c // 8) :].all():
         bug("tail of 8 lanes", tail(8), "tail")
-    if g.size > 32 and 1 < g.size % 16 < c:
+    if g.size > 32 and 1 < g.size % 16 < c and g.ravel()[16 * (g.size // 16) :].all():
         bug("end of the array", end_missing, "tail", "row")
     return made
 

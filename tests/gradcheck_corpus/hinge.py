@@ -236,7 +236,12 @@ def planted(rng: Rng) -> list[Case]:
     cases = bugs.anywhere(squared) + bugs.matrix(squared) + bugs.matrix(support)
     cases += bugs.anywhere(many) + bugs.behaviour(squared)
     cases += bugs.vector(
-        _case("a vector", scores(rng, (21,)), _signs(rng, 21), kwargs={"squared": True})
+        _case(
+            "a vector",
+            scores(rng, (21,)),
+            _signs(rng, 21),
+            kwargs={"squared": True, "margin": 20.0},  # all active
+        )
     )
     cases += bugs.square(_svm_square(rng))
 
