@@ -245,6 +245,31 @@ def monotone_grad(x: np.ndarray) -> np.ndarray:
     return g
 
 
+def logarithms(x: np.ndarray) -> Any:
+    return np.log(x).sum()
+
+
+def logarithms_grad(x: np.ndarray) -> np.ndarray:
+    return 1 / x
+
+
+def both_logarithms(p: np.ndarray) -> Any:
+    """Of p and of 1 - p: the domain ends at 0 and at 1."""
+    return -(np.log(p) + np.log1p(-p)).mean()
+
+
+def both_logarithms_grad(p: np.ndarray) -> np.ndarray:
+    return (1 / (1 - p) - 1 / p) / p.size
+
+
+def roots(x: np.ndarray) -> Any:
+    return np.sqrt(x).sum()
+
+
+def roots_grad(x: np.ndarray) -> np.ndarray:
+    return 0.5 / np.sqrt(x)
+
+
 def _pair(shape: tuple[int, ...], scale: float = 1.0) -> Callable[[Rng], tuple[Any, ...]]:
     return lambda r: (scores(r, shape, scale), scores(r, shape, scale))
 
@@ -322,6 +347,20 @@ def right(rng: Rng) -> list[Case]:
         w = LOSSES["log cosh"]
         x, y = w.draw(rng)
         cases.append(_case(f"log cosh, {how}", w.f, w.grad, (lay(x), y)))
+    for edge in (1e-2, 1e-5, 1e-8, 1e-11, 1e-20, 1e-300):
+        near = np.array([edge, 0.3, 0.8])
+        for mode in ("auto", "random"):
+            options: dict[str, Any] = {"options": {"mode": mode}, "hard": True}
+            cases += [
+                _case(f"{name} at {edge:g}, {mode}", f, grad, (at,), **options)
+                for name, f, grad, at in (
+                    ("logarithm", logarithms, logarithms_grad, near),
+                    ("root", roots, roots_grad, near),
+                    ("both logarithms", both_logarithms, both_logarithms_grad, near),
+                    ("both logarithms, of 1 -", both_logarithms, both_logarithms_grad, 1 - near),
+                )
+                if at.max() < 1
+            ]
     x, y = scores(rng, (256, 256)), scores(rng, (256, 256))
     cases += [
         _case("squares at the minimum", squares, squares_grad, (x[:3, :4], x[:3, :4].copy())),
@@ -467,6 +506,12 @@ def planted(rng: Rng) -> list[Case]:
     by("streamed", "mean of means", _mean_of_means)
     by("smoothness", "one end forgotten", lambda x: bugs._at(0, value=0.0)(smoothness_grad(x)))
     by("monotone", "max for min", lambda x: -monotone_grad(-x))
+    for edge in (1e-5, 1e-20, 1e-300):
+        uneven = _case(
+            f"logarithm at {edge:g}", logarithms, logarithms_grad, (np.array([edge, 0.3, 0.8]),)
+        )
+        of(uneven, "all but the largest doubled", lambda x: np.where(x < 0.1, 1, 2) / x)
+        of(uneven, "the largest doubled", lambda x: np.where(x < 0.1, 2, 1) / x)
     # Nothing to descend: the function has steps.
     x = scores(rng, (N, C))
 

@@ -56,6 +56,7 @@ def right(rng: Rng) -> list[Case]:
             _case(f"{n} of one row", f, scores(rng, (1, 5))),
             _case(f"{n} of one class", f, scores(rng, (5, 1))),
             _case(f"{n} of one element", f, scores(rng, (1, 1))),
+            _case(f"{n} with -inf", f, np.where(x > 4.0, -np.inf, x), hard=True),
         ]
         cases += [
             _case(f"{n}, {how}", f, draw(rng, (4, 7)), hard=hard)
