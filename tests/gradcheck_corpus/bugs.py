@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from gradcheck_corpus.case import Case, plant
+from gradcheck_corpus.case import Case, call, plant
 
 
 def scaled(factor: float) -> Callable[[np.ndarray], np.ndarray]:
@@ -166,7 +167,7 @@ def matrix(case: Case, of: Any = None) -> list[Case]:
         made.extend(plant(case, label, change, of=of, codes=codes, located=located, **evidence))
 
     with np.errstate(all="ignore"):
-        g = call_one(case, of)
+        g = _gradient(case, of)
     n, c = g.shape
     bug("times N", scaled(n), "factor", factor=float(n), name="N")
     bug("over N", scaled(1 / n), "factor", factor=1 / n, name="1/N")
@@ -197,9 +198,7 @@ def matrix(case: Case, of: Any = None) -> list[Case]:
     return made
 
 
-def call_one(case: Case, of: Any) -> np.ndarray:
-    from gradcheck_corpus.case import call
-
+def _gradient(case: Case, of: Any) -> np.ndarray:
     got = call(case, case.derivative)
     return next(iter(got.values())) if of is None else got[of]
 
@@ -212,7 +211,7 @@ def square(case: Case, of: Any = None) -> list[Case]:
 def vector(case: Case, of: Any = None) -> list[Case]:
     """Bugs for a gradient of one axis."""
     made: list[Case] = []
-    n = call_one(case, of).size
+    n = _gradient(case, of).size
     for name, change, codes, evidence in (
         ("times N", scaled(n), ("factor",), {"factor": float(n), "name": "N"}),
         ("over N", scaled(1 / n), ("factor",), {"factor": 1 / n, "name": "1/N"}),
@@ -229,8 +228,6 @@ def vector(case: Case, of: Any = None) -> list[Case]:
 
 def behaviour(case: Case) -> list[Case]:
     """Not the numbers are wrong but what the functions do: they write, or they roll dice."""
-    from dataclasses import replace
-
     rng = np.random.default_rng(9)
     f, derivative = case.f, case.derivative
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -298,8 +299,6 @@ def planted(rng: Rng) -> list[Case]:
 
 
 def _carrying(case: Case, bug: str, carrier: fg.Loss, wrong: Any) -> list[Case]:
-    from dataclasses import replace
-
     return [replace(c, f=carrier, grad=None) for c in plant(case, bug, derivative=wrong)]
 
 
