@@ -179,7 +179,9 @@ def difference_noise(values: Array) -> Array:
     """
     levels = []
     signs = []
-    table = values
+    size = np.abs(values).max(axis=0)  # the squares of large values overflow
+    size = np.where(np.isfinite(size) & (size > 0), size, 1.0)
+    table = values / size
     gamma = 1.0
     for k in range(1, len(values)):
         table = np.diff(table, axis=0)
@@ -193,4 +195,4 @@ def difference_noise(values: Array) -> Array:
         window = sigma[k : k + 3]
         steady = window.max(axis=0) <= 4 * window.min(axis=0)
         noise = np.where(steady & changing[k], sigma[k], noise)
-    return np.where(np.ptp(values, axis=0) == 0, 0.0, noise)
+    return np.where((values == values[0]).all(axis=0), 0.0, noise * size)

@@ -104,7 +104,8 @@ class Problem:
     def value(self) -> NDArray[Any]:
         """F where the inputs stand now."""
         self.evals += 1
-        out = self.reference(*self._moving_args, **self._moving_kwargs)
+        with np.errstate(all="ignore"):  # a step may leave the domain of f
+            out = self.reference(*self._moving_args, **self._moving_kwargs)
         if self._fresh:
             self._renew()
         return _first(out)

@@ -287,7 +287,8 @@ class Search:
             if fresh:
                 mark()
         wide = x.astype(float)
-        up, down = plus.astype(float) - wide, wide - minus.astype(float)
+        with np.errstate(invalid="ignore"):  # an infinite element does not move
+            up, down = plus.astype(float) - wide, wide - minus.astype(float)
         return self._slopes(up, down, above, below)
 
     def _slopes(self, up: Array, down: Array, above: Array, below: Array) -> Slopes:
