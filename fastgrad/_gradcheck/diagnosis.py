@@ -93,7 +93,7 @@ def diagnose(m: Measured) -> list[Diagnosis]:
             if hypothesis in _OF_A_PLACE[:1] and found:
                 break
             found += list(hypothesis(m))
-            if found and found[-1].code in ("factor", "sign", "transposed", "permuted"):
+            if found and found[-1].code in ("factor", "sign", "transposed", "permuted", "target"):
                 break
     return found
 
@@ -261,20 +261,24 @@ def _permuted(m: Measured) -> Iterator[Diagnosis]:
 
 def _common_shift(m: Measured) -> Iterator[Diagnosis]:
     """Every coordinate moved at once: all elements are the derivative along ones."""
-    if m.a.size < 2 or m.along_ones is None:
+    if m.a.size < 2 or m.along_ones is None or (m.a.ndim == 1 and not np.any(m.a)):
         return
     largest = float(np.max(np.abs(m.n), initial=0))
     if float(np.ptp(m.n)) <= 1e-6 * largest:
         return
-    noise = 1e-6 * largest
+    # Such a gradient comes of one difference with some eps: few of its digits hold.
+    noise = 1e-4 * largest
     total, bar = m.along_ones
     sums: list[tuple[str, Any]] = [("array", total)]
     if m.complete:
-        n = np.empty(m.a.size)
-        n[m.index] = m.n
-        sums.append(("row", n.reshape(m.a.shape).sum(axis=-1, keepdims=True)))
+        flat = np.empty(m.a.size)
+        flat[m.index] = m.n
+        n = flat.reshape(m.a.shape)
+        sums.append(("row", n.sum(axis=-1, keepdims=True)))
+        if n.ndim > 1:
+            sums.append(("column", n.sum(axis=0, keepdims=True)))
     for what, along in sums:
-        if np.all(np.abs(m.a - along) <= noise + bar + 1e-6 * np.abs(along)):
+        if np.all(np.abs(m.a - along) <= noise + bar + 1e-3 * np.abs(along)):
             yield Diagnosis(
                 "common shift",
                 f"every element holds the derivative along ones of the whole {what}: all "
@@ -300,8 +304,8 @@ def _regulariser(m: Measured) -> Iterator[Diagnosis]:
     if len(error) < 3 or (m.a.ndim > 1 and any(len(np.unique(p)) == 1 for p in m.places())):
         return  # one line alone: a place
     for what, shape in (("x", x), ("sign(x)", np.sign(x))):
-        if np.ptp(np.abs(x)) == 0 or not np.any(shape):
-            continue
+        if np.ptp(np.abs(x)) == 0 or np.ptp(np.sign(x)) == 0:
+            continue  # a constant would explain as much
         c = float(np.sum(error * shape) / np.sum(shape**2))
         loose = m.slack[w] + 1e-5 * np.abs(error)
         if np.all(np.abs(error - c * shape) <= loose):
@@ -417,31 +421,39 @@ def _row_factor(m: Measured) -> Iterator[Diagnosis]:
 
 
 def _target(m: Measured) -> Iterator[Diagnosis]:
-    """Right everywhere but at the target of each row, and off there by the same amount."""
-    places = m.places()
-    if not m.wrong.any():
+    """Right everywhere but at one place of each row, and off there by the same amount."""
+    if not m.wrong.any() or m.a.ndim == 0:
         return
+    places = m.places()
+    error = (m.at - m.n)[m.wrong]
+    same = float(np.ptp(error)) <= 1e-4 * float(np.max(np.abs(error)))
+    off = f"by {error[0]:.6g} each" if same else "by amounts that differ by row"
     for name, ids in m.labels:
         for axis in range(m.a.ndim):
             shape = m.a.shape[:axis] + m.a.shape[axis + 1 :]
-            if ids.shape != shape:
+            if ids.size != math.prod(shape) or (len(error) < 2 and ids.size > 1):
                 continue
             rows = tuple(p for k, p in enumerate(places) if k != axis)
-            if not np.all(places[axis] == ids[rows]):
+            if not np.all(places[axis] == ids.reshape(shape)[rows]):
                 continue
-            error = (m.at - m.n)[m.wrong]
-            same = float(np.ptp(error)) <= 1e-4 * float(np.max(np.abs(error)))
-            count = len(error)
-            if count < 2 and ids.size > 1:
-                continue
-            what = f"by {error[0]:.6g} each" if same else "by amounts that differ by row"
             yield Diagnosis(
                 "target",
-                f"wrong at the target of each row alone ({count} places), {what}: "
+                f"wrong at the target of each row alone ({len(error)} places), {off}: "
                 f"the −1 at column {name}[i] is missing or misplaced",
                 {"labels": name, "error": float(error[0])},
             )
             return
+    # No argument tells the target, but one place in every row does.
+    rows = m.index[m.wrong] // m.a.shape[-1]
+    seen = np.unique(m.index // m.a.shape[-1]) if m.complete else rows
+    one_each = m.a.ndim > 1 and len(np.unique(rows)) == len(rows) == len(seen) >= 3
+    if one_each and same and len(np.unique(places[-1])) > 1:
+        yield Diagnosis(
+            "target",
+            f"wrong at one place in each row alone ({len(error)} places), {off}: "
+            "is the −1 at the target missing?",
+            {"error": float(error[0])},
+        )
 
 
 def _lines(m: Measured) -> Iterator[Diagnosis]:
@@ -456,6 +468,18 @@ def _lines(m: Measured) -> Iterator[Diagnosis]:
     others = np.unravel_index(m.index[right], m.a.shape)
     yield from _segments(m, places, zero)
     count = int(m.wrong.sum())
+    first = int(m.index[m.wrong].min())
+    before = m.index[right & (m.n != 0)]
+    ends_inside = m.a.ndim == 1 or first % m.a.shape[-1] != 0
+    if zero and count > 1 and len(before) and np.all(before < first) and ends_inside:
+        yield Diagnosis(
+            "tail",
+            f"all {count} wrong elements are the last of the array, from "
+            f"{_place(first, m.a.shape, m.name)} on; the gradient is 0 there: is its tail not "
+            "written?",
+            {"axis": None, "index": first},
+        )
+        return
     for axis in range(m.a.ndim - 1, -1, -1):
         length = m.a.shape[axis]
         wrong = np.unique(places[axis])
@@ -603,12 +627,12 @@ _OF_THE_WHOLE: tuple[_Hypothesis, ...] = (
     _permuted,
     _common_shift,
     _zero,
+    _target,
     _regulariser,
     _centroid,
     _weights,
 )
 _OF_A_PLACE: tuple[_Hypothesis, ...] = (
-    _target,
     _lines,
     _element,
 )

@@ -165,6 +165,9 @@ def _jumps(s: Sweep, slope: Array) -> NDArray[np.bool_]:
         stays = distance[-1] > 0.5 * distance[-3]
         # A linear function shrinks with its step; a jump does not, by the same ratio.
         stays &= (h[-1] < 0.3 * h[-3]) & (distance[-1] > 20 * NOISE * s.noise)
+        # Rounding of a function that is 0 at x stays the same too.
+        far = np.max(distance, axis=0, initial=0, where=np.isfinite(distance))
+        stays &= distance[-1] > 1e-6 * far
         away = np.abs(np.diff(f[-3:], axis=0)).max(axis=0)
         jumps |= stays & (away < 0.3 * distance[-1]) & (slope > 0)
     return jumps

@@ -206,7 +206,9 @@ class Problem:
             with np.errstate(all="ignore"):
                 gap = np.abs(np.asarray(again, float) - np.asarray(value, float))
             self.spread = float(np.nanmax(gap, initial=0)) or np.inf
-        self.at_x = np.asarray(value, float)
+        self.at_x = self._value_at_x = np.asarray(value, float)
+        # A value that is handed back rounded to few digits has that noise.
+        self.value_eps = float(np.finfo(value.dtype).eps) if value.dtype.kind == "f" else 0.0
         scalar = value.ndim == 0 or (value.size == 1 and not isinstance(self.f, (Map, Loss)))
         self.scalar = scalar
         if kind is None:
@@ -284,9 +286,7 @@ class Problem:
                     "name the inputs that it belongs to in wrt=."
                 )
             return [*floats]
-        shape = np.shape(probe)
-        same = [i for i in floats if np.shape(self.args[i]) in (shape, shape[::-1])]
-        return [floats[0] if floats[0] in same or len(same) != 1 else same[0]]
+        return [floats[0]]
 
     def _own_names(self) -> list[str] | None:
         """The inputs of a loss whose grad takes wrt= (linear_cross_entropy)."""
@@ -442,6 +442,24 @@ class Problem:
                 )
         return kept
 
+    def both(self, analytic: Sequence[Array]) -> list[tuple[str, Array, Array]]:
+        """What value_and_grad says beside what value and grad say; empty without all three."""
+        f = self.f
+        if self.given is not None or not isinstance(f, Loss):
+            return []
+        if not (hasattr(f, "grad") and hasattr(f, "value_and_grad")):
+            return []
+        more = self._asked(f.value_and_grad)
+        together: Callable[..., Any] = f.value_and_grad
+        value, grad = together(*self.args, **self.kwargs, **more)
+        self.derivative_evals += 1
+        pairs = [("value", np.asarray(value, float), np.asarray(self._value_at_x, float))]
+        pairs += [
+            ("grad", np.asarray(g, float), a)
+            for g, a in zip(self._split(grad), analytic, strict=True)
+        ]
+        return pairs
+
     def _source(self) -> Any:
         return self.given if self.given is not None else self.f
 
@@ -479,6 +497,8 @@ class Problem:
             return given
         args, kwargs = self.args, self.kwargs
         if given is not None:
+            if kind == "vjp" and not self._takes_vector:
+                return given(*args, **kwargs)
             return (
                 given(*args, **kwargs)
                 if kind in ("grad", "jac", "hess_diag")
@@ -500,12 +520,28 @@ class Problem:
         return getattr(f, kind)(*args, *vectors, **kwargs, **more)
 
     @property
+    def _takes_vector(self) -> bool:
+        """Whether a derivative of an array function has room for a cotangent after f's arguments.
+
+        One that has f's own arguments is the gradient of the sum.
+        """
+        try:
+            found = list(inspect.signature(self.given).parameters.values())
+        except (TypeError, ValueError):
+            return True
+        if any(p.kind is p.VAR_POSITIONAL for p in found):
+            return True
+        places = [p for p in found if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        at = len(self.args)
+        return len(places) > at and places[at].default in (inspect.Parameter.empty, None)
+
+    @property
     def fixed_cotangent(self) -> bool:
         """Whether the analytic side stands for a cotangent of ones, and takes no other."""
         if self.kind != "vjp":
             return False
         if self.given is not None:
-            return not callable(self.given)
+            return not callable(self.given) or not self._takes_vector
         return not hasattr(self.f, "vjp") and "grad_output" not in _parameters(
             getattr(self.f, "grad", None)
         )
@@ -549,8 +585,14 @@ class Problem:
                 )
                 parts[i] = np.transpose(np.asarray(g))
                 continue
+            others = [
+                self._parameter(k)
+                for k, a in enumerate(self.args)
+                if k != part.key and _is_float_array(a) and np.shape(a) == shape
+            ]
+            hint = f" It has the shape of {others[0]}: pass wrt={others[0]!r}." if others else ""
             raise ValueError(
-                f"the gradient for {part.name} must have its shape {part.shape}; got {shape}."
+                f"the gradient for {part.name} must have its shape {part.shape}; got {shape}.{hint}"
             )
         return parts
 

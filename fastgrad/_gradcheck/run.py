@@ -134,6 +134,7 @@ class Run:
         problem, mode = self.problem, self.mode
         v = self.cotangent()
         analytic = problem.look_twice(v)
+        self._both_at_once(analytic)
         rows = None
         began = time.perf_counter()
         s = self.search = Search(problem, v, analytic, self.tolerance, self.clock, self.rng)
@@ -176,6 +177,26 @@ class Run:
             self.clock.phase = "sample"
             for which, a in enumerate(analytic):
                 s.elements(which, _search.sample(a.shape, [None] * a.ndim, SAMPLE, self.rng))
+
+    def _both_at_once(self, analytic: Sequence[Array]) -> None:
+        """value_and_grad gives what value and grad give."""
+        problem = self.problem
+        if problem.kind != "grad":
+            return
+        for what, one, other in problem.both(analytic):
+            with np.errstate(all="ignore"):
+                gap = np.abs(one - other)
+                near = gap <= 1e3 * self.tolerance[0].eps * _largest(np.asarray(other))
+                same = near | (one == other) | (np.isnan(one) & np.isnan(other))
+            if not np.all(same):
+                self.mixed.append(
+                    Diagnosis(
+                        "inconsistent",
+                        f"value_and_grad gives another {what} than {what} itself, by up to "
+                        f"{float(np.nanmax(gap)):.3g}",
+                        {"what": what},
+                    )
+                )
 
     def _one_direction(self, s: Search) -> None:
         """The whole of f along one direction: the rows were measured apart from their sum."""
@@ -304,6 +325,8 @@ class Run:
         failed = None
         current = s
         for j in range(self.count):
+            if j and self.clock.seconds > self.clock.budget / 2:
+                break  # what is left is for finding the place, and the guarantee says how many
             if j and problem.kind == "vjp" and not problem.fixed_cotangent:
                 v = self.cotangent()
                 current = Search(

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from fastgrad._gradcheck.differences import Slopes, Sweep, derivative, difference_noise
 from fastgrad._gradcheck.problem import Array, Problem
+from fastgrad._maps import Loss
 
 OPEN, PASS, BELOW_NOISE, KINK, FAIL, UNRESOLVED = range(6)
 """Status of an element.  BELOW_NOISE: agrees, but its bar is over a tenth of its value."""
@@ -134,7 +135,10 @@ class Search:
         problem.reset()
         self.middle = self.phi()
         size = abs(self.middle) if math.isfinite(self.middle) else 0.0
-        pull = 1.0 if weight is None else float(np.max(np.abs(weight), initial=0))
+        # A product with a Jacobian may be a difference of terms of the size of its vector.
+        pull = 0.0
+        if weight is None or not isinstance(problem.f, Loss):
+            pull = 1.0 if weight is None else float(np.max(np.abs(weight), initial=0))
         # Per unit of x, or of the size of x where that is larger.
         self.natural = [size / s.unit for s in self.scales]
         self.rounding = [(size + pull) / s.unit for s in self.scales]
@@ -156,8 +160,10 @@ class Search:
         narrow = problem.eval_dtype.itemsize < 8
         spacing = 3e-4 if narrow else 1e-9
         d = [s.small * _signs(self.rng, s.small.shape) for s in self.scales]
-        worst = 0.5 * float(np.finfo(problem.eval_dtype).eps) * abs(self.middle)
-        for _ in range(2):
+        eps = max(float(np.finfo(problem.eval_dtype).eps), problem.value_eps)
+        worst = 0.5 * eps * abs(self.middle)
+        found = 0.0
+        for _ in range(3):
             values = [self.middle]
             for i in range(1, 7):
                 problem.move(d, i * spacing)
@@ -165,10 +171,10 @@ class Search:
             problem.reset()
             table = np.array(values)[:, None]
             if len(set(values)) > 4 or not np.isfinite(values).all():
+                found = float(difference_noise(table)[0])
                 break
             # Values that repeat: the steps are below the resolution of f.
             spacing *= 1e3
-        found = float(difference_noise(table)[0])
         if math.isnan(found):
             found = 0.0
         return max(found, worst, self.problem.spread if math.isfinite(self.problem.spread) else 0.0)
@@ -226,21 +232,12 @@ class Search:
         slopes = self._sweep(which, index, self._ladder(big, small))
         self.clock.check()
         wrong = self._settle(which, index, slopes, last=True)
+        self._refine(which, index, slopes)
+        wrong = np.union1d(wrong, index[self.status[which].reshape(-1)[index] == FAIL])
         with np.errstate(all="ignore"):
             suits = np.log2(slopes.step / small)
         suits = suits[np.isfinite(slopes.bar) & np.isfinite(suits)]
-        x = np.abs(np.asarray(self.problem.inputs[which].x, float).reshape(-1)[wrong])
-        near_zero = wrong[(x > 0) & (x < 1e-3 * scales.small.reshape(-1)[wrong])]
-        if len(near_zero):
-            # The domain may end at 0, and bend on the scale of x itself.
-            x = np.abs(np.asarray(self.problem.inputs[which].x, float).reshape(-1)[near_zero])
-            self._settle(
-                which,
-                near_zero,
-                self._sweep(which, near_zero, 0.25 * x * 4.0 ** -np.arange(10.0)[:, None]),
-                last=True,
-            )
-            wrong = wrong[self.status[which].reshape(-1)[wrong] == FAIL]
+        wrong = wrong[self.status[which].reshape(-1)[wrong] == FAIL]
         again = wrong[: max(0, CONFIRM - self._confirmed)]
         if len(again):
             self._confirmed += len(again)
@@ -254,6 +251,49 @@ class Search:
             h = 0.7 * 9.0 * center * 3.0 ** -np.arange(7.0)[:, None]
             self._settle(which, again, self._sweep(which, again, h), last=True, confirm=True)
         return float(np.clip(np.median(suits) + 2, -40, -2)) if len(suits) > 8 else exponent
+
+    def _refine(self, which: int, index: NDArray[np.intp], s: Slopes) -> None:
+        """Look closer at edges of the domain, and between the steps where a kink may lie."""
+        part = self.problem.inputs[which]
+        small = self.scales[which].small.reshape(-1)
+        x = np.abs(np.asarray(part.x, float).reshape(-1))
+        eps = float(np.finfo(part.x.dtype).eps)
+        at_edge = index[s.edge | ~np.isfinite(s.bar)]
+        if len(at_edge):
+            # Down to the spacing of the numbers, and to x itself: the edge may be at 0.
+            top = 1e-3 * small[at_edge]
+            bottom = np.maximum(64 * eps * x[at_edge], 1e-3 * x[at_edge] * (x[at_edge] < 1e-9))
+            bottom = np.where(x[at_edge] > 0, np.minimum(bottom, 1e-2 * x[at_edge]), 1e-9 * top)
+            octaves = float(np.max(np.log2(top) - np.log2(np.maximum(bottom, 1e-320)), initial=2))
+            steps = np.linspace(0, 1, min(max(int(octaves / 2) + 2, 8), 40))[:, None]
+            near = self._sweep(which, at_edge, top * (bottom / top) ** steps)
+            own = 0.25 * x[at_edge] * 4.0 ** -np.arange(8.0)[:, None]
+            itself = self._sweep(which, at_edge, np.maximum(own, 1e-323))
+            self._keep_better(which, at_edge, near)
+            self._keep_better(which, at_edge, itself)
+        with np.errstate(all="ignore"):
+            wide = s.bar > 1e-4 * np.maximum(np.abs(s.value), np.abs(self._claims(which, index)))
+            wide &= s.bar > 100 * self.noise / small[index]
+        rough = index[wide & ~s.edge & np.isfinite(s.bar) & ~s.kink & ~s.jump]
+        if len(rough):
+            h = small[rough] * 2.0 ** -np.arange(2.0, 18.0)[:, None]
+            self._keep_better(which, rough, self._sweep(which, rough, h))
+
+    def _claims(self, which: int, index: NDArray[np.intp]) -> Array:
+        claims: Array = self.analytic[which].reshape(-1)[index]
+        return claims
+
+    def _keep_better(self, which: int, index: NDArray[np.intp], s: Slopes) -> None:
+        """Settle by these slopes where their bars are less, or where both sides exist now."""
+        with np.errstate(all="ignore"):
+            old = self.bar[which].reshape(-1)[index]
+            relative = np.abs(s.value) + np.abs(self.numeric[which].reshape(-1)[index])
+            better = np.isfinite(s.bar) & (
+                ~np.isfinite(old) | (s.bar < old) | (~s.edge & (s.bar < 1e-3 * relative))
+            )
+        if better.any():
+            picked = Slopes(*(getattr(s, f)[better] for f in s.__dataclass_fields__))
+            self._settle(which, index[better], picked, last=True)
 
     def _ladder(self, big: Array, small: Array) -> Array:
         """Steps over all scales that the function may have, its own and 1, largest first."""
@@ -336,6 +376,7 @@ class Search:
                     np.isin(status, (PASS, BELOW_NOISE))
                     & (s.bar <= np.maximum(1e-5 * np.abs(a), allowed))
                     & ~s.kink
+                    & ~s.edge
                 )
         else:
             fine = status != FAIL
@@ -347,6 +388,11 @@ class Search:
             (self.status, status),
         ):
             array[which].reshape(-1)[index] = values
+        fixed = ~np.isfinite(self.problem.inputs[which].x.reshape(-1)[index])
+        if fixed.any():
+            # Infinity plus a step is infinity: such an element does not move.
+            self.status[which].reshape(-1)[index[fixed]] = OPEN
+            fine = fine | fixed
         rest: NDArray[np.intp] = index[~fine]
         return rest
 
@@ -419,6 +465,7 @@ class Search:
                     np.where(second == PASS, PASS, UNRESOLVED),
                     status,
                 )
+            status = np.where(np.isfinite(x[:, column]), status, OPEN)
             self.jumps += int(s.jump.sum())
             self.reach[0] = max(self.reach[0], abs(factor) * float(np.max(s.reach, initial=0)))
             for array, values in (
@@ -503,6 +550,7 @@ class Search:
         for part, one in zip(problem.inputs, d, strict=True):
             with np.errstate(all="ignore"):
                 stored = (part.x + (least * one).astype(part.x.dtype)) - part.x
+                stored = np.where(np.isfinite(part.x), stored, 0)
             exact.append(np.asarray(stored, float) / least)
         above, below = [], []
         with np.errstate(all="ignore"):
@@ -534,12 +582,15 @@ class Search:
         if not settled:
             # Down the scales, for a bend or a kink nearer than the steps; up, if x is tiny.
             others = [reach * 4.0 ** -np.arange(2.0, 11.0)]
+            if slopes.edge[0] or not np.isfinite(slopes.bar[0]):
+                others.append(reach * 4.0 ** -np.arange(11.0, 24.0))
             typical = max(s.typical for s in self.scales)
             if typical < 0.1:
                 others.append(0.25 / typical * 2.0 ** -np.arange(5.0))
             for other in others:
                 found, stored = self.along(d, other)
-                if float(found.bar[0]) < float(slopes.bar[0]) or not np.isfinite(slopes.bar[0]):
+                worse = slopes.edge[0] or not np.isfinite(slopes.bar[0])
+                if float(found.bar[0]) < float(slopes.bar[0]) or (worse and not found.edge[0]):
                     slopes, exact = found, stored
                     a = self.dot(exact)
                     if float(found.bar[0]) < 1e-3 * norm:
@@ -565,7 +616,9 @@ class Search:
             )
         error = abs(a - n)
         ok = error <= bar + rounding
+        ok = ok and not s.edge[0]
         failed = math.isnan(a) or (error > 2 * bar + rounding and math.isfinite(bar))
+        failed = failed and not s.edge[0]  # what lies beyond the edge bends the slope
         return Direction(a, n, bar, bar + rounding, ok, failed, d)
 
     # ---- localise --------------------------------------------------------------------------------
@@ -687,7 +740,8 @@ def _scales(x: NDArray[Any]) -> _Scales:
 
 def _norm(arrays: Iterable[Array]) -> float:
     """Euclidean, of all arrays together; what is not finite does not count."""
-    kept = [np.where(np.isfinite(a), np.abs(a), 0.0) for a in arrays]
+    with np.errstate(all="ignore"):
+        kept = [np.where(np.isfinite(a), np.abs(a), 0.0) for a in arrays]
     largest = max((float(np.max(a, initial=0)) for a in kept), default=0.0)
     if not largest:
         return 0.0
@@ -718,7 +772,7 @@ def decide(
     tolerance: Tolerance,
     largest: float | Array,
     natural: float | Array = 0.0,
-    rounding: float | Array = 0.0,
+    rounding: float | Array = np.inf,
 ) -> tuple[NDArray[np.uint8], Array]:
     """Status of every element, and what the analytic side was allowed to be off.
 
@@ -729,7 +783,7 @@ def decide(
     with np.errstate(all="ignore"):
         size = np.maximum(np.abs(a), np.where(np.isfinite(s.value), np.abs(s.value), 0))
         allowed = tolerance.rtol * size + tolerance.atol
-        allowed = allowed + ULPS["element"] * tolerance.eps * largest
+        allowed = allowed + ULPS["element"] * tolerance.eps * np.minimum(largest, rounding)
         error = np.abs(a - s.value)
         low, high = np.minimum(s.left, s.right), np.maximum(s.left, s.right)
         slack = allowed + np.where(np.isfinite(s.bar), s.bar, 0) + 1e-6 * (high - low)
@@ -740,9 +794,13 @@ def decide(
         zero = (a == 0) & (s.bar <= known)
         status[(status == PASS) & (s.bar > 0.1 * size) & (s.bar > allowed) & ~zero] = BELOW_NOISE
         status[error > allowed + 2 * s.bar] = FAIL
-        # f does not move at all, and what a says of it is its own rounding.
+        # The slope is 0 as far as anybody can tell, and what a says of it is its own rounding.
+        double = float(np.finfo(float).eps)
+        none = np.abs(s.value) <= s.bar
+        own = ULPS["direction"] * double * np.where(np.isfinite(rounding), rounding, 0)
+        status[none & np.isfinite(s.bar) & (np.abs(a) <= own)] = PASS
         still = (s.value == 0) & (s.reach == 0) & np.isfinite(s.bar)
-        status[still & (np.abs(a) <= ULPS["element"] * tolerance.eps * rounding)] = PASS
+        status[still & (np.abs(a) <= own * (tolerance.eps / double))] = PASS
         status[s.kink] = np.where(inside, KINK, FAIL)[s.kink]
         status[~np.isfinite(s.bar) | s.jump] = UNRESOLVED
         # Of a finite function the derivative is a number.

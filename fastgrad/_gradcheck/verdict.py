@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +57,7 @@ class Judge:
             verdict = "FAIL"
             code = next(c for c in ALWAYS_WRONG if c in problem.findings)
             message = f"{problem.name}: {problem.findings[code]}."
-        elif any(d.code in ("jvp", "asymmetric") for d in run.mixed):
+        elif any(d.code in ("jvp", "asymmetric", "inconsistent") for d in run.mixed):
             verdict, message = "FAIL", f"{problem.name}: {run.mixed[0].text}."
         elif failed_direction is not None and not self._diffuse(failed_direction):
             verdict = "FAIL"
@@ -67,9 +68,10 @@ class Judge:
             )
         elif run.stopped:
             verdict = "UNRESOLVED"
+            other_way = "" if run.done_mode == "random" else ", or take mode='random'"
             message = (
                 f"{problem.name}: {run.stopped} after {run.clock.done:,} of {run.clock.total:,} "
-                "elements, none of them wrong. Raise budget=, or take mode='random'."
+                f"elements, none of them wrong. Raise budget={other_way}."
             )
         elif counts[UNRESOLVED] or undecided or self._hidden():
             verdict = "UNRESOLVED"
@@ -262,7 +264,7 @@ class Judge:
         integer = findings.pop("integer", None)
         found = [*self.run.mixed]
         any_wrong = any((p.status == FAIL).any() for p in self.run.parts)
-        if any_wrong and problem.kind in ("grad", "vjp"):
+        if any_wrong and problem.kind != "jvp":
             for i, p in enumerate(self.run.parts[: len(problem.inputs)]):
                 index = np.flatnonzero(
                     (p.status.reshape(-1) != OPEN) & np.isnan(p.left).reshape(-1)
@@ -319,6 +321,8 @@ class Judge:
                 continue
             if array.dtype.kind in "iub" and array.ndim:
                 labels.append((name, array.astype(np.intp)))
+            elif _one_hot(array):
+                labels.append((name, np.argmax(array, axis=-1)))
             elif (
                 array.dtype.kind == "f"
                 and array.ndim
@@ -330,7 +334,7 @@ class Judge:
             slack = 2 * p.bar.reshape(-1)[index] + p.tolerance.rtol * np.nan_to_num(size)
         return Measured(
             name=p.name,
-            x=np.asarray(problem.inputs[i].x, float),
+            x=np.broadcast_to(np.asarray(problem.inputs[i].x.real, float), p.analytic.shape),
             a=p.analytic,
             index=index,
             n=p.numeric.reshape(-1)[index],
@@ -341,6 +345,13 @@ class Judge:
             labels=labels,
             constants=constants,
         )
+
+
+def _one_hot(a: NDArray[Any]) -> bool:
+    """Rows of zeros with a single 1: class indices in another form."""
+    if a.dtype.kind != "f" or a.ndim < 2 or not a.size:
+        return False
+    return bool(np.all((a == 0) | (a == 1)) and np.all(a.sum(axis=-1) == 1))
 
 
 def _derivative_of(kind: str) -> str:
