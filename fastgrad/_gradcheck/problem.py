@@ -328,6 +328,11 @@ class Problem:
         original = self.args[key] if isinstance(key, int) else self.kwargs[key]
         name = self._parameter(key) if isinstance(key, int) else key
         a = np.asarray(original)
+        if isinstance(original, np.ma.MaskedArray):
+            raise TypeError(
+                f"{name} must not be a masked array: a difference knows no mask. Pass its data, and "
+                "let f leave out what is masked."
+            )
         if a.dtype.kind == "c":
             raise TypeError(f"{name} is complex; only real inputs are differentiated.")
         if a.dtype.kind not in "fiub" and not is_floating(a):
