@@ -22,6 +22,7 @@ except ModuleNotFoundError as _error:
 
 from fastgrad import boosting as boosting
 from fastgrad import streaming as streaming
+from fastgrad import testing as testing
 from fastgrad._binary import binary_cross_entropy as binary_cross_entropy
 from fastgrad._binary import log_sigmoid as log_sigmoid
 from fastgrad._binary import sigmoid as sigmoid
@@ -31,6 +32,12 @@ from fastgrad._centroids import class_centroids as class_centroids
 from fastgrad._centroids import prototype_logits as prototype_logits
 from fastgrad._config import show_config as show_config
 from fastgrad._cross_entropy import cross_entropy as cross_entropy
+from fastgrad._gradcheck.check import gradcheck as gradcheck
+from fastgrad._gradcheck.diagnosis import Diagnosis as Diagnosis
+from fastgrad._gradcheck.numerical import numerical_gradient as numerical_gradient
+from fastgrad._gradcheck.numerical import numerical_hvp as numerical_hvp
+from fastgrad._gradcheck.numerical import numerical_jacobian as numerical_jacobian
+from fastgrad._gradcheck.result import GradcheckResult as GradcheckResult
 from fastgrad._hinge import hinge as hinge
 from fastgrad._hinge import multiclass_hinge as multiclass_hinge
 from fastgrad._linear import linear_cross_entropy as linear_cross_entropy
@@ -60,6 +67,8 @@ except _NotInstalled:  # compiled in place, never installed
 
 __all__ = [
     "Centroids",
+    "Diagnosis",
+    "GradcheckResult",
     "Loss",
     "Map",
     "Segments",
@@ -69,6 +78,7 @@ __all__ = [
     "class_centroids",
     "cross_entropy",
     "get_num_threads",
+    "gradcheck",
     "hinge",
     "linear_cross_entropy",
     "log_sigmoid",
@@ -76,6 +86,9 @@ __all__ = [
     "logsumexp",
     "multiclass_hinge",
     "num_threads",
+    "numerical_gradient",
+    "numerical_hvp",
+    "numerical_jacobian",
     "prototype_logits",
     "segment_log_softmax",
     "segment_logsumexp",

@@ -1,0 +1,752 @@
+"""One check: which way to measure, and what came of it."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastgrad._gradcheck import search as _search
+from fastgrad._gradcheck.diagnosis import Diagnosis
+from fastgrad._gradcheck.differences import Slopes, Sweep, derivative, difference_noise
+from fastgrad._gradcheck.problem import Array, Problem
+from fastgrad._gradcheck.search import (
+    FAIL,
+    MISS,
+    PASS,
+    Clock,
+    Direction,
+    Search,
+    Tolerance,
+)
+from fastgrad._maps import Loss, Map
+
+RTOL = {8: 1e-7, 4: 1e-4, 2: 2e-2}
+"""By the size of the input's dtype: what is demanded of the analytic side."""
+SAMPLE = 64
+"""Elements measured one by one beside the directions, and where an error is dense."""
+
+
+@dataclass
+class Part:
+    """One array of the comparison, with what was measured of it."""
+
+    name: str
+    dtype: str
+    analytic: Array
+    numeric: Array
+    bar: Array
+    left: Array
+    right: Array
+    status: NDArray[np.uint8]
+    tolerance: Tolerance
+    natural: float = 0.0
+    """What a derivative of 0 is measured against: the size of what was differentiated."""
+
+
+class Run:
+    """One check: chooses how to measure, and collects what was measured."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        mode: str,
+        rtol: float | None,
+        atol: float,
+        directions: int,
+        budget: float,
+        max_evals: int | None,
+        seed: int,
+        nondet: float,
+        top: int,
+        callback: Any,
+    ) -> None:
+        self.problem, self.mode, self.count = problem, mode, directions
+        self.done_mode = mode
+        self.seed, self.nondet, self.top = seed, nondet, top
+        self.rng = np.random.default_rng(seed)
+        self.clock = Clock(budget, max_evals, callback, problem)
+        self.tolerance = []
+        for part in problem.inputs:
+            size = part.dtype.itemsize if part.dtype.kind not in "iub" else 8
+            demanded = rtol if rtol is not None else RTOL.get(size, 1e-7)
+            if part.dtype.name == "bfloat16" and rtol is None:
+                demanded = 0.1
+            self.tolerance.append(Tolerance(demanded, atol, _eps(part.dtype)))
+        self.parts: list[Part] = []
+        self.search: Search | None = None
+        self.directions: list[Direction] = []
+        self.guarantee = ""
+        self.norm = 0.0
+        self.dense: str = ""
+        self.stopped = ""
+        self.trouble = ""
+        self.mixed: list[Diagnosis] = []
+        self.along_ones: list[tuple[float, float]] = []
+        self.noise = 0.0
+
+    # ---- running ---------------------------------------------------------------------------------
+
+    def measure(self) -> None:
+        problem = self.problem
+        if problem.spread > self.nondet:
+            problem.findings["nondeterministic"] = (
+                f"f differs by {problem.spread:.3g} between two calls with the same input"
+            )
+        if not np.isfinite(problem.at_x).any() and problem.at_x.size:
+            self.trouble = (
+                f"f is {problem.at_x.reshape(-1)[0]:g} at x: there is no derivative to compare; "
+                "check where f is finite."
+            )
+            return
+        kind = problem.kind
+        if kind in ("jvp", "hvp"):
+            self._vectors(kind)
+        elif kind == "jac":
+            self._jacobian()
+        elif kind == "hess_diag":
+            self._hessian_diagonal()
+        else:
+            self._first_order()
+            self.look_along_ones()
+            self.look_at_diagonal()
+
+    def cotangent(self, ones: bool = False) -> Array | None:
+        problem = self.problem
+        if problem.kind != "vjp":
+            return None
+        if ones or problem.fixed_cotangent:
+            v = np.ones(problem.value_shape)
+        else:
+            v = self.rng.standard_normal(problem.value_shape)
+        # What is not finite at x has no derivative, and does not move the rest.
+        return np.where(np.isfinite(problem.at_x), v, 0.0)
+
+    def _first_order(self) -> None:
+        problem, mode = self.problem, self.mode
+        v = self.cotangent()
+        analytic = problem.look_twice(v)
+        rows = None
+        began = time.perf_counter()
+        s = self.search = Search(problem, v, analytic, self.tolerance, self.clock, self.rng)
+        self.noise = s.noise
+        per_call = (time.perf_counter() - began) / 8
+        self.parts = parts_of(s)
+        size = sum(a.size for a in analytic)
+        self.clock.total = size
+        self.clock.phase = "elements"
+        if mode in ("auto", "rows"):
+            rows = self._independent_rows(s)
+            if mode == "rows" and rows is None:
+                raise ValueError(
+                    "mode='rows' needs rows that do not depend on each other, and one value (or "
+                    f"row of values) for each; {problem.name} has none. Use mode='auto'."
+                )
+        if mode == "complex":
+            self._complex(s, analytic)
+            return
+        if rows is not None:
+            self.done_mode = "rows"
+            axis, factor, per_row, middle = rows
+            s.rows(per_row, axis, factor, middle)
+            problem.reset()
+            self._one_direction(s)
+            self._transforms(s)
+            return
+        predicted = 8 * size * per_call
+        room = self.clock.max_evals is None or 6 * size < self.clock.max_evals
+        if mode == "full" or (mode == "auto" and predicted <= self.clock.budget / 2 and room):
+            self.done_mode = "full"
+            for which, a in enumerate(analytic):
+                s.elements(which, np.arange(a.size))
+            self._transforms(s)
+            return
+        self.done_mode = "random"
+        self._random(s)
+        if mode == "auto" and not any(d.failed for d in self.directions):
+            self.done_mode = "random + sample"
+            self.clock.phase = "sample"
+            for which, a in enumerate(analytic):
+                s.elements(which, _search.sample(a.shape, [None] * a.ndim, SAMPLE, self.rng))
+
+    def _one_direction(self, s: Search) -> None:
+        """The whole of f along one direction: the rows were measured apart from their sum."""
+        d, _ = s.direction(s.gaussian(), 0.1)
+        if not d.ok:
+            # Kinks of many rows lie near; the sum along one direction crosses them.
+            self.directions.append(d)
+
+    def _transforms(self, s: Search) -> None:
+        """<v, J u> against <Jᵀ v, u>, where f has both."""
+        f, problem = self.problem.f, self.problem
+        if problem.given is not None or problem.kind != "vjp" or not isinstance(f, Map):
+            return
+        if not (hasattr(f, "jvp") and hasattr(f, "vjp")) or len(problem.inputs) != 1:
+            return
+        u = [np.asarray(one, problem.inputs[0].x.dtype) for one in s.gaussian()]
+        forward = np.asarray(problem.analytic(u[0], "jvp")[0], float)
+        v = s.weight if s.weight is not None else np.ones(problem.value_shape)
+        ahead = float(np.sum(np.where(v != 0, v * forward, 0.0)))
+        back = s.dot([np.asarray(one, float) for one in u])
+        loose = (
+            64 * self.tolerance[0].eps * float(np.sum(np.abs(np.where(v != 0, v * forward, 0))))
+            + 10 * self.tolerance[0].rtol * s.norm()
+        )
+        if abs(ahead - back) > loose and s.status_counts()[FAIL] == 0:
+            self.mixed.append(
+                Diagnosis(
+                    "jvp",
+                    f"vjp agrees with differences and jvp does not: <v, J u> = {ahead:.6g}, "
+                    f"<Jᵀ v, u> = {back:.6g}",
+                    {"forward": ahead, "backward": back},
+                )
+            )
+
+    # ---- rows ------------------------------------------------------------------------------------
+
+    def _independent_rows(self, s: Search) -> tuple[int, float, Callable[[], Array], Array] | None:
+        """How to take all rows at once: the axis, what a row counts, its value, and that at x."""
+        problem = self.problem
+        if len(problem.inputs) != 1 or problem._fresh or "nondeterministic" in problem.findings:
+            return None
+        part = problem.inputs[0]
+        shape = part.shape
+        if part.x.ndim < 1 or part.size < 2 or part.key != 0:
+            return None
+        axis = problem.kwargs.get("axis", -1)
+        if axis is None or not isinstance(axis, (int, np.integer)):
+            return None
+        axis = int(axis) % part.x.ndim
+        kept = shape[:axis] + shape[axis + 1 :]
+        rows = math.prod(kept)
+        if rows < 2:
+            return None
+        factor = 1.0
+        call: Callable[[], NDArray[Any]] = problem.value
+        if problem.kind == "grad":
+            f = problem.reference
+            if not isinstance(f, Loss) or "reduction" not in inspect.signature(f).parameters:
+                return None
+            if problem.kwargs.get("reduction", "mean") == "none":
+                return None
+
+            def call() -> NDArray[Any]:
+                problem.evals += 1
+                kwargs = {**problem._moving_kwargs, "reduction": "none"}
+                return np.asarray(f(*problem._moving_args, **kwargs))
+
+        out = np.asarray(call(), float)
+        weight = np.ones(out.shape) if s.weight is None else s.weight
+        if out.shape == shape:
+
+            def fold(value: Array) -> Array:
+                v = np.where(weight != 0, weight * value, 0.0)
+                folded: Array = np.moveaxis(v, axis, -1).sum(axis=-1).reshape(-1)
+                return folded
+        elif out.shape == kept:
+
+            def fold(value: Array) -> Array:
+                return np.where(weight != 0, weight * value, 0.0).reshape(-1)
+        else:
+            return None
+
+        def per_row() -> Array:
+            return fold(np.asarray(call(), float))
+
+        middle = fold(out)
+        if not np.isfinite(middle).all():
+            return None
+        if problem.kind == "grad":
+            total = float(np.sum(middle))
+            if not total or not math.isfinite(s.middle) or not s.middle:
+                return None
+            factor = s.middle / total
+        if not self._proved(out, shape, axis, call):
+            return None
+        return axis, factor, per_row, middle
+
+    def _proved(self, out: Array, shape: tuple[int, ...], axis: int, call: Any) -> bool:
+        """Move half of the rows and see the values of the other half stand still, to the bit."""
+        problem = self.problem
+        part = problem.inputs[0]
+        kept = shape[:axis] + shape[axis + 1 :]
+        small = _search._scales(part.x).small
+        for _ in range(2):
+            half = self.rng.random(kept) < 0.5
+            for moved in (half, ~half):
+                mask = np.broadcast_to(np.expand_dims(moved, axis), shape)
+                step = 0.1 * small * self.rng.choice([-1.0, 1.0], size=shape)
+                np.copyto(part.moving, np.where(mask, part.x + step, part.x), casting="unsafe")
+                now = np.asarray(call(), float)
+                problem.reset()
+                still = ~mask if out.shape == shape else ~moved
+                a, b = now[still], out[still]
+                if not np.all((a == b) | ((a != a) & (b != b))):
+                    return False
+        return True
+
+    # ---- random directions -----------------------------------------------------------------------
+
+    def _random(self, s: Search) -> None:
+        problem = self.problem
+        self.clock.phase = "directions"
+        reach = 0.1
+        taus = []
+        failed = None
+        current = s
+        for j in range(self.count):
+            if j and problem.kind == "vjp" and not problem.fixed_cotangent:
+                v = self.cotangent()
+                current = Search(
+                    problem,
+                    v,
+                    problem.analytic(v),
+                    self.tolerance,
+                    self.clock,
+                    self.rng,
+                    noise=s.noise,
+                )
+            d, reach = current.direction(current.gaussian(), reach)
+            self.directions.append(d)
+            taus.append(d.allowance)
+            if d.failed and failed is None:
+                failed = current
+        self.norm = s.norm()
+        k = len(taus)
+        if all(t > 0 and math.isfinite(t) for t in taus) and self.norm > 0:
+            radius = (
+                math.sqrt(2 / math.pi) * math.exp(sum(map(math.log, taus)) / k) * MISS ** (-1 / k)
+            )
+            self.radius = radius / self.norm
+            self.guarantee = (
+                f"an error of {self.radius:.1e} of the gradient's norm or more is missed with "
+                f"probability at most {MISS:g} ({k} directions, at this x)"
+            )
+        else:
+            self.radius = math.inf if self.norm > 0 else 0.0
+        if failed is not None:
+            self._locate(failed, reach)
+
+    def _locate(self, s: Search, reach: float) -> None:
+        """Find the wrong elements, or a sample of them where they are many."""
+        problem = self.problem
+        self.clock.phase = "locate"
+        if s is not self.search:
+            self.search = s
+            self.parts = parts_of(s)
+        places = s.localise(reach, 700)
+        for which, axes in places:
+            shape = problem.inputs[which].shape
+            if axes and all(a is None for a in axes):
+                self.dense = problem.inputs[which].name
+            found = _search.sample(shape, axes, SAMPLE, self.rng)
+            s.elements(which, found)
+            if axes and not all(a is None for a in axes):
+                # Some places beside them, which are right: a pattern needs both.
+                others = _search.sample(shape, [None] * len(shape), 24, self.rng)
+                s.elements(which, np.setdiff1d(others, found))
+        self.located = [
+            (which, [None if a is None else a.tolist() for a in axes]) for which, axes in places
+        ]
+
+    # ---- complex steps ---------------------------------------------------------------------------
+
+    def _complex(self, s: Search, analytic: Sequence[Array]) -> None:
+        problem = self.problem
+        self.done_mode = "complex"
+        d = s.gaussian()
+        slopes, exact = s.along(d, 0.1 * 4.0 ** -np.arange(8.0))
+        real = [part.x for part in problem.inputs]
+        problem.complex_inputs()
+        tiny = 1e-30
+
+        def imaginary() -> float:
+            out = problem.value()
+            if s.weight is not None:
+                out = np.where(s.weight != 0, s.weight * out, 0.0)
+            return float(np.sum(np.imag(out))) / tiny
+
+        try:
+            for part, x, one in zip(problem.inputs, real, exact, strict=True):
+                part.moving[...] = x + 1j * tiny * one
+            probe = imaginary()
+        except TypeError as error:
+            raise ValueError(
+                f"mode='complex' needs an f that takes complex arrays: {error}"
+            ) from error
+        n, bar = float(slopes.value[0]), float(slopes.bar[0])
+        if not abs(probe - n) <= 10 * bar + 1e-6 * abs(n):
+            raise ValueError(
+                f"mode='complex' does not suit {problem.name}: its imaginary part is lost (abs, "
+                f"max, real, a comparison or a cast): {probe:.6g} along a direction, where "
+                f"differences say {n:.6g}."
+            )
+        for which, (part, x) in enumerate(zip(problem.inputs, real, strict=True)):
+            part.moving[...] = x
+            flat = part.moving.flat
+            values = np.empty(part.size)
+            for i, at in enumerate(x.reshape(-1).tolist()):
+                if not i % 64:
+                    self.clock.check(64)
+                flat[i] = complex(at, tiny)
+                values[i] = imaginary()
+                flat[i] = at
+            largest = float(np.max(np.abs(values), initial=0))
+            bar_ = np.full(part.size, 64 * np.finfo(float).eps * largest)
+            a = analytic[which].reshape(-1)
+            allowed = (
+                self.tolerance[which].rtol * np.maximum(np.abs(a), np.abs(values))
+                + self.tolerance[which].atol
+            )
+            allowed = allowed + bar_
+            s.numeric[which].reshape(-1)[:] = values
+            s.bar[which].reshape(-1)[:] = bar_
+            s.status[which].reshape(-1)[:] = np.where(np.abs(a - values) <= allowed, PASS, FAIL)
+        s.flat = False
+        self.parts = parts_of(s)
+
+    # ---- derivatives that are arrays along a direction -------------------------------------------
+
+    def along(
+        self, at: Callable[[Sequence[Array]], Array], d: Sequence[Array], middle: Array
+    ) -> Any:
+        """Slopes of an array function along d, element by element."""
+        problem = self.problem
+        steps = np.concatenate([0.1 * 4.0 ** -np.arange(8.0)])
+        exact = []
+        for part, one in zip(problem.inputs, d, strict=True):
+            stored = (part.x + (steps[-1] * one).astype(part.x.dtype)) - part.x
+            exact.append(np.asarray(stored, float) / steps[-1])
+
+        def shifted(t: float) -> list[Array]:
+            return [
+                (p.x + (t * one).astype(p.x.dtype)).astype(p.x.dtype)
+                for p, one in zip(problem.inputs, exact, strict=True)
+            ]
+
+        with np.errstate(all="ignore"):
+            narrow = problem.eval_dtype.itemsize < 8
+            spacing = 3e-4 if narrow else 1e-9
+            points = np.array(
+                [middle.reshape(-1), *(at(shifted(i * spacing)).reshape(-1) for i in range(1, 7))]
+            )
+            noise = np.nan_to_num(difference_noise(points))
+            size = np.abs(middle.reshape(-1))
+            largest = float(np.max(size, initial=0, where=np.isfinite(size)))
+            # An element's rounding may come from its row, which is larger than itself.
+            noise = np.maximum(
+                noise,
+                0.5 * float(np.finfo(problem.eval_dtype).eps) * np.maximum(size, 0.1 * largest),
+            )
+            self.clock.check()
+            above = np.array([at(shifted(float(t))).reshape(-1) for t in steps])
+            below = np.array([at(shifted(-float(t))).reshape(-1) for t in steps])
+        h = np.broadcast_to(steps[:, None], above.shape)
+        return derivative(
+            Sweep(h, h, above, below, middle.reshape(-1), np.nan_to_num(noise))
+        ), exact
+
+    def _compare(
+        self,
+        name: str,
+        analytic: Array,
+        slopes: Slopes,
+        tolerance: Tolerance,
+        dtype: str,
+        natural: float,
+    ) -> Part:
+        a = np.asarray(analytic, float)
+        flat = a.reshape(-1)
+        largest = _largest(flat)
+        status, _ = _search.decide(flat, slopes, tolerance, max(largest, natural))
+        shape = a.shape
+        return Part(
+            name,
+            dtype,
+            a,
+            slopes.value.reshape(shape),
+            slopes.bar.reshape(shape),
+            slopes.left.reshape(shape),
+            slopes.right.reshape(shape),
+            status.reshape(shape),
+            tolerance,
+            natural,
+        )
+
+    def value_at(self, arrays: Sequence[Array]) -> Array:
+        problem = self.problem
+        for part, a in zip(problem.inputs, arrays, strict=True):
+            np.copyto(part.moving, a)
+        problem._mark()
+        return np.asarray(problem.value(), float)
+
+    def _gradients_at(self, arrays: Sequence[Array]) -> Array:
+        parts = self.problem.at_copy(arrays)
+        return np.concatenate([p.reshape(-1) for p in parts])
+
+    def _vectors(self, kind: str) -> None:
+        """J·v or H·v for some Gaussian v, every element."""
+        problem = self.problem
+        self.done_mode = "along directions" if not self.parts else f"{self.done_mode} + {kind}"
+        self.clock.total = self.count
+        self.clock.phase = "directions"
+        scales = [_search._scales(p.x) for p in problem.inputs]
+        products = []
+        for j in range(self.count):
+            self.clock.check(22)
+            d = [
+                s.typical * self.rng.standard_normal(p.shape)
+                for s, p in zip(scales, problem.inputs, strict=True)
+            ]
+            if kind == "jvp":
+                problem.reset()
+                slopes, exact = self.along(self.value_at, d, problem.at_x)
+                problem.reset()
+            else:
+                middle = self._gradients_at([p.x for p in problem.inputs])
+                slopes, exact = self.along(self._gradients_at, d, middle)
+            vectors = [np.asarray(e, p.x.dtype) for e, p in zip(exact, problem.inputs, strict=True)]
+            vector: Any = (
+                tuple(vectors)
+                if len(vectors) > 1 or problem._asked(getattr(problem.f, kind, None))
+                else vectors[0]
+            )
+            found = problem.analytic(vector, kind)
+            if kind == "jvp":
+                label = f"J·v{j}" if self.count > 1 else "J·v"
+                dtype = str(problem.inputs[0].dtype)
+                natural = _largest(problem.at_x)
+                self.parts.append(
+                    self._compare(label, found[0], slopes, self.tolerance[0], dtype, natural)
+                )
+                continue
+            products.append((d, found))
+            start = 0
+            for i, (p, a) in enumerate(zip(problem.inputs, found, strict=True)):
+                cut = _slice(slopes, start, start + p.size)
+                natural = _largest(middle[start : start + p.size])
+                start += p.size
+                label = p.name if self.count == 1 else f"{p.name}·v{j}"
+                self.parts.append(
+                    self._compare(label, a, cut, self.tolerance[i], str(p.dtype), natural)
+                )
+            self.clock.done += 1
+        if len(products) > 1:
+            (u, hu), (v, hv) = products[:2]
+            ahead = sum(float(np.sum(a * b)) for a, b in zip(u, hv, strict=True))
+            back = sum(float(np.sum(a * b)) for a, b in zip(v, hu, strict=True))
+            size = sum(float(np.sum(np.abs(a * b))) for a, b in zip(u, hv, strict=True))
+            if (
+                abs(ahead - back)
+                > 1e3 * self.tolerance[0].eps * size + self.tolerance[0].rtol * size
+            ):
+                self.mixed.append(
+                    Diagnosis(
+                        "asymmetric",
+                        f"uᵀ(H v) = {ahead:.6g} and vᵀ(H u) = {back:.6g}: a Hessian is symmetric",
+                        {"uHv": ahead, "vHu": back},
+                    )
+                )
+
+    def _jacobian(self) -> None:
+        problem = self.problem
+        self.done_mode = "full"
+        part = problem.inputs[0]
+        expected = problem.value_shape + part.shape
+        found = problem.analytic()[0]
+        if found.shape != expected:
+            raise ValueError(
+                f"the Jacobian must have the shape of the value and of {part.name}, {expected}; "
+                f"got {found.shape}."
+            )
+        numeric = numerical_columns(self, self.clock)
+        columns = found.reshape(-1, part.size)
+        largest = _largest(found)
+        out = {key: np.full(columns.shape, np.nan) for key in ("value", "bar", "left", "right")}
+        status = np.zeros(columns.shape, np.uint8)
+        self.clock.total = part.size
+        for i, slopes in numeric:
+            code, _ = _search.decide(columns[:, i], slopes, self.tolerance[0], largest)
+            status[:, i] = code
+            for key, array in out.items():
+                array[:, i] = getattr(slopes, key)
+            self.clock.done += 1
+        self.parts.append(
+            Part(
+                part.name,
+                str(part.dtype),
+                found,
+                out["value"].reshape(expected),
+                out["bar"].reshape(expected),
+                out["left"].reshape(expected),
+                out["right"].reshape(expected),
+                status.reshape(expected),
+                self.tolerance[0],
+            )
+        )
+
+    def _hessian_diagonal(self) -> None:
+        """Elements of the diagonal, by differences of the gradient; of many, a sample."""
+        problem = self.problem
+        part = problem.inputs[0]
+        found = problem.analytic()[0]
+        middle = self._gradients_at([p.x for p in problem.inputs])
+        index = np.arange(part.size)
+        self.done_mode = "full"
+        began = time.perf_counter()
+        self._gradients_at([p.x for p in problem.inputs])
+        each = 24 * (time.perf_counter() - began)
+        if each * part.size > self.clock.budget / 2:
+            index = _search.sample(part.shape, [None] * part.x.ndim, SAMPLE, self.rng)
+            self.done_mode = "sample"
+        self.clock.total = len(index)
+        small = _search._scales(part.x).small.reshape(-1)
+        shape = part.shape
+        arrays = {key: np.full(part.size, np.nan) for key in ("value", "bar", "left", "right")}
+        status = np.zeros(part.size, np.uint8)
+        largest = _largest(found)
+        for i in index.tolist():
+            self.clock.check(22)
+            d = np.zeros(part.size)
+            d[i] = small[i]
+            slopes, exact = self.along(self._gradients_at, [d.reshape(shape)], middle)
+            one = _slice(slopes, i, i + 1)
+            unit = float(exact[0].reshape(-1)[i])
+            one = _search._scaled(one, 1 / unit)
+            natural = _largest(middle) / unit
+            code, _ = _search.decide(
+                found.reshape(-1)[i : i + 1], one, self.tolerance[0], max(largest, natural)
+            )
+            status[i] = code[0]
+            for key, array in arrays.items():
+                array[i] = getattr(one, key)[0]
+            self.clock.done += 1
+        self.parts.append(
+            Part(
+                part.name,
+                str(part.dtype),
+                found,
+                arrays["value"].reshape(shape),
+                arrays["bar"].reshape(shape),
+                arrays["left"].reshape(shape),
+                arrays["right"].reshape(shape),
+                status.reshape(shape),
+                self.tolerance[0],
+            )
+        )
+
+    def second_order(self) -> None:
+        """The Hessian-vector product beside differences of the gradient that was just checked."""
+        problem = self.problem
+        if not hasattr(problem.f, "hvp"):
+            raise TypeError(
+                f"order=2 needs {problem.name}.hvp, which does not exist; pass order=1."
+            )
+        kind, problem.kind = problem.kind, "hvp"
+        try:
+            self._vectors("hvp")
+        finally:
+            problem.kind = kind
+
+    def look_at_diagonal(self) -> None:
+        """Whether a wrong product with a square Jacobian used its diagonal alone."""
+        s, problem = self.search, self.problem
+        if s is None or s.weight is None or problem.value_shape != problem.inputs[0].shape:
+            return
+        if len(problem.inputs) != 1:
+            return
+        wrong = np.flatnonzero(s.status[0].reshape(-1) == FAIL)[:6]
+        if len(wrong) < 2 and problem.inputs[0].size > 1:
+            return
+        for i in wrong.tolist():
+            one = np.zeros(problem.value_shape)
+            one.reshape(-1)[i] = s.weight.reshape(-1)[i]
+            alone = Search(
+                problem,
+                one,
+                [one],
+                self.tolerance,
+                self.clock,
+                self.rng,
+                noise=s.noise,
+                unknown=True,
+            )
+            alone.elements(0, np.array([i]))
+            a, n = float(s.analytic[0].reshape(-1)[i]), float(alone.numeric[0].reshape(-1)[i])
+            if not abs(a - n) <= 1e-6 * abs(n) + 2 * float(alone.bar[0].reshape(-1)[i]):
+                return
+        self.mixed.append(
+            Diagnosis(
+                "diagonal",
+                "only the diagonal of the Jacobian is used: each value also depends on the other "
+                "elements of its row, as in softmax, where ∂yᵢ/∂xⱼ = yᵢ (δᵢⱼ − yⱼ)",
+            )
+        )
+
+    def look_along_ones(self) -> None:
+        """The derivative along ones of each input: what a shift of all coordinates gives."""
+        s = self.search
+        if s is None or not any((p.status == FAIL).any() for p in self.parts):
+            return
+        for which, part in enumerate(self.problem.inputs):
+            d = [np.zeros(p.shape) for p in self.problem.inputs]
+            d[which] = np.full(part.shape, s.scales[which].typical)
+            slopes, _ = s.along(d, 0.1 * 4.0 ** -np.arange(5.0))
+            unit = s.scales[which].typical
+            self.along_ones.append((float(slopes.value[0]) / unit, float(slopes.bar[0]) / unit))
+
+    radius: float = 0.0
+    located: Sequence[Any] = ()
+
+
+def numerical_columns(check: Run, clock: Clock) -> Iterator[tuple[int, Slopes]]:
+    """Columns of the Jacobian of f with respect to its first input, one after the other."""
+    problem = check.problem
+    part = problem.inputs[0]
+    small = _search._scales(part.x).small.reshape(-1)
+    for i in range(part.size):
+        clock.check(22)
+        d = np.zeros(part.size)
+        d[i] = small[i]
+        slopes, exact = check.along(check.value_at, [d.reshape(part.shape)], problem.at_x)
+        problem.reset()
+        yield i, _search._scaled(slopes, 1 / float(exact[0].reshape(-1)[i]))
+
+
+def parts_of(s: Search) -> list[Part]:
+    return [
+        Part(
+            part.name,
+            str(part.dtype),
+            s.analytic[i],
+            s.numeric[i],
+            s.bar[i],
+            s.left[i],
+            s.right[i],
+            s.status[i],
+            s.tolerance[i],
+        )
+        for i, part in enumerate(s.problem.inputs)
+    ]
+
+
+def _largest(a: Array) -> float:
+    return float(np.max(np.abs(a), initial=0, where=np.isfinite(a)))
+
+
+def _slice(s: Any, start: int, stop: int) -> Any:
+    return type(s)(*(getattr(s, f)[start:stop] for f in s.__dataclass_fields__))
+
+
+def _eps(dtype: np.dtype[Any]) -> float:
+    if dtype.name == "bfloat16":
+        return 2.0**-7
+    if dtype.kind == "f":
+        return float(np.finfo(dtype).eps)
+    return float(np.finfo(float).eps)

@@ -1,0 +1,744 @@
+"""Where numbers come from: elements, rows, directions; and where a wrong gradient hides.
+
+A `Search` holds the analytic derivative of one scalar function of all inputs and fills in the
+numeric one.  Elements are taken one by one (`elements`), as whole columns of independent rows
+(`rows`), by Gaussian directions (`directions`) and by halving (`localise`).
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastgrad._gradcheck.differences import Slopes, Sweep, derivative, difference_noise
+from fastgrad._gradcheck.problem import Array, Problem
+
+OPEN, PASS, BELOW_NOISE, KINK, FAIL, UNRESOLVED = range(6)
+"""Status of an element.  BELOW_NOISE: agrees, but its bar is over a tenth of its value."""
+
+MISS = 1e-6
+"""The guarantee of the random directions is stated for this probability of a miss."""
+SIGMAS = 5.0
+ULPS = {"element": 8.0, "direction": 32.0}
+"""Honest rounding of the analytic side, in eps of its dtype, of the largest element or the norm."""
+UNKNOWN = 1e-10
+"""Bar, relative to the slopes, that settles an element whose derivative nobody claims to know."""
+CHUNK = 256
+CONFIRM = 8
+"""So many failures are measured again on a second ladder; further ones stand by the first."""
+
+
+class OutOfBudget(Exception):
+    """Time or evaluations are used up; what is known so far stands."""
+
+
+@dataclass
+class Tolerance:
+    """How far the analytic side may be off: rtol of the element, atol, and its own rounding."""
+
+    rtol: float
+    atol: float
+    eps: float
+
+
+@dataclass
+class Direction:
+    """One Gaussian direction and what came of it."""
+
+    analytic: float
+    numeric: float
+    bar: float
+    allowance: float
+    ok: bool
+    failed: bool
+    d: list[Array]
+
+
+class Clock:
+    """Budget and progress of one check."""
+
+    def __init__(
+        self, budget: float, max_evals: int | None, callback: Any, problem: Problem
+    ) -> None:
+        self.start = time.perf_counter()
+        self.budget, self.max_evals = budget, max_evals
+        self.callback, self.problem = callback, problem
+        self.done = self.total = self.wrong = 0
+        self.phase = "noise"
+        self._told = self.start
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.start
+
+    def evals_left(self) -> int:
+        return sys.maxsize if self.max_evals is None else self.max_evals - self.problem.evals
+
+    def check(self, coming: int = 0) -> None:
+        if self.seconds > self.budget:
+            raise OutOfBudget(f"the budget of {self.budget:g} s is used up")
+        if self.max_evals is not None and self.problem.evals + coming > self.max_evals:
+            raise OutOfBudget(f"max_evals={self.max_evals} is used up")
+        if self.callback is not None and time.perf_counter() - self._told > 0.2:
+            self._told = time.perf_counter()
+            self.callback(self)
+
+
+class Search:
+    """The numeric side of one scalar function φ = Σ weight·f of the inputs.
+
+    Parameters
+    ----------
+    problem : Problem
+    weight : (value shape) array or None
+        The cotangent; None for a scalar f.
+    analytic : list of arrays
+        The derivative of φ, one array per input; zeros where `unknown`.
+    unknown : bool
+        There is nothing to compare with: numbers alone are wanted.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        weight: Array | None,
+        analytic: Sequence[Array],
+        tolerance: Sequence[Tolerance],
+        clock: Clock,
+        rng: np.random.Generator,
+        noise: float | None = None,
+        unknown: bool = False,
+    ) -> None:
+        self.unknown = unknown
+        self.problem, self.weight, self.clock, self.rng = problem, weight, clock, rng
+        self.analytic = [np.asarray(a, float) for a in analytic]
+        self.tolerance = list(tolerance)
+        self.scales = [_scales(part.x) for part in problem.inputs]
+        self.numeric = [np.full(p.shape, np.nan) for p in problem.inputs]
+        self.bar = [np.full(p.shape, np.nan) for p in problem.inputs]
+        self.left = [np.full(p.shape, np.nan) for p in problem.inputs]
+        self.right = [np.full(p.shape, np.nan) for p in problem.inputs]
+        self.status = [np.zeros(p.shape, np.uint8) for p in problem.inputs]
+        self.reach = [0.0 for _ in problem.inputs]
+        self.jumps = 0
+        self.flat = True
+        problem.reset()
+        self.middle = self.phi()
+        self.noise = self._noise() if noise is None else noise
+        self._confirmed = 0
+
+    def phi(self) -> float:
+        out = self.problem.value()
+        if self.weight is None:
+            return float(out.reshape(())) if out.size == 1 else math.nan
+        out = np.asarray(out, float)
+        with np.errstate(all="ignore"):
+            return float(np.sum(np.where(self.weight != 0, self.weight * out, 0.0)))
+
+    # ---- noise -----------------------------------------------------------------------------------
+
+    def _noise(self) -> float:
+        problem = self.problem
+        narrow = problem.eval_dtype.itemsize < 8
+        spacing = 3e-4 if narrow else 1e-9
+        d = [s.small * _signs(self.rng, s.small.shape) for s in self.scales]
+        worst = 0.5 * float(np.finfo(problem.eval_dtype).eps) * abs(self.middle)
+        for _ in range(2):
+            values = [self.middle]
+            for i in range(1, 7):
+                problem.move(d, i * spacing)
+                values.append(self.phi())
+            problem.reset()
+            table = np.array(values)[:, None]
+            if len(set(values)) > 4 or not np.isfinite(values).all():
+                break
+            # Values that repeat: the steps are below the resolution of f.
+            spacing *= 1e3
+        found = float(difference_noise(table)[0])
+        if math.isnan(found):
+            found = 0.0
+        return max(found, worst, self.problem.spread if math.isfinite(self.problem.spread) else 0.0)
+
+    # ---- elements --------------------------------------------------------------------------------
+
+    def elements(self, which: int, index: NDArray[np.intp]) -> None:
+        """Measure the elements of one input at flat positions `index`, in chunks.
+
+        Three steps first; where those do not settle it, a ladder over all scales.
+        """
+        first = min(32 if len(index) > 512 else 8, len(index))
+        # The first chunk shows which step suits the function.
+        spread = np.unique(np.linspace(0, len(index) - 1, first).astype(int))
+        rest = np.setdiff1d(np.arange(len(index)), spread)
+        exponent = self._first_exponent()
+        size = min(CHUNK, max(1, self.clock.evals_left() // 12))
+        for chunk in (spread, *(rest[i : i + size] for i in range(0, len(rest), size))):
+            if not len(chunk):
+                continue
+            self.clock.check(6 * len(chunk))
+            i = index[chunk]
+            small = self.scales[which].small.reshape(-1)[i]
+            h = small * 2.0 ** np.array([[exponent], [exponent - 1], [exponent - 2]])
+            unsettled = self._settle(which, i, self._sweep(which, i, h), last=False)
+            # Wrong beyond doubt, as others were on two ladders: the first steps stand.
+            with np.errstate(all="ignore"):
+                error = np.abs(self.analytic[which] - self.numeric[which]).reshape(-1)[unsettled]
+                clear = self.bar[which].reshape(-1)[unsettled] < 0.01 * error
+            clear &= self.status[which].reshape(-1)[unsettled] == FAIL
+            clear &= np.cumsum(clear) > CONFIRM - self._confirmed
+            unsettled = unsettled[~clear]
+            if len(unsettled):
+                exponent = self._wide(which, unsettled, exponent)
+            self.clock.done += len(chunk)
+            self.clock.wrong += int((self.status[which].reshape(-1)[i] == FAIL).sum())
+
+    def _first_exponent(self) -> float:
+        """Of 2, for the largest of three steps: truncation h⁶ against noise/h."""
+        norm = _norm(s.small * a for s, a in zip(self.scales, self.analytic, strict=True))
+        count = sum(a.size for a in self.analytic) or 1
+        typical = norm / math.sqrt(count) or abs(self.middle) or 1.0
+        with np.errstate(all="ignore"):
+            best = math.log2(max(self.noise / typical, 1e-17)) / 7 + 1
+        return float(np.clip(round(best), -8, -2))
+
+    def _wide(self, which: int, index: NDArray[np.intp], exponent: float) -> float:
+        """The ladder over all scales, and a second one before anything is called wrong.
+
+        Returns the exponent that suited most of these elements.
+        """
+        scales = self.scales[which]
+        small = scales.small.reshape(-1)[index]
+        big = scales.big.reshape(-1)[index]
+        lowest = 1e-3 if self.problem.eval_dtype.itemsize < 8 else 1e-6
+        count = 2 + math.ceil(math.log(float(np.max(0.25 * big / (lowest * small))), 4))
+        h = 0.25 * big * 4.0 ** -np.arange(min(count, 24))[:, None]
+        slopes = self._sweep(which, index, h)
+        self.clock.check()
+        wrong = self._settle(which, index, slopes, last=True)
+        with np.errstate(all="ignore"):
+            suits = np.log2(slopes.step / small)
+        suits = suits[np.isfinite(slopes.bar) & np.isfinite(suits)]
+        x = np.abs(np.asarray(self.problem.inputs[which].x, float).reshape(-1)[wrong])
+        near_zero = wrong[(x > 0) & (x < 1e-3 * scales.small.reshape(-1)[wrong])]
+        if len(near_zero):
+            # The domain may end at 0, and bend on the scale of x itself.
+            x = np.abs(np.asarray(self.problem.inputs[which].x, float).reshape(-1)[near_zero])
+            self._settle(
+                which,
+                near_zero,
+                self._sweep(which, near_zero, 0.25 * x * 4.0 ** -np.arange(10.0)[:, None]),
+                last=True,
+            )
+            wrong = wrong[self.status[which].reshape(-1)[wrong] == FAIL]
+        again = wrong[: max(0, CONFIRM - self._confirmed)]
+        if len(again):
+            self._confirmed += len(again)
+            small = np.maximum(scales.small.reshape(-1)[again], 0)
+            center = (
+                slopes.step[np.searchsorted(index, again)]
+                if np.all(np.diff(index) > 0)
+                else small / 16
+            )
+            center = np.where(np.isfinite(center) & (center > 0), center, small / 16)
+            h = 0.7 * 9.0 * center * 3.0 ** -np.arange(7.0)[:, None]
+            self._settle(which, again, self._sweep(which, again, h), last=True, confirm=True)
+        return float(np.clip(np.median(suits) + 2, -40, -2)) if len(suits) > 8 else exponent
+
+    def _sweep(self, which: int, index: NDArray[np.intp], h: Array) -> Slopes:
+        part = self.problem.inputs[which]
+        x = part.x.reshape(-1)[index]
+        with np.errstate(all="ignore"):
+            plus = (x + h).astype(part.x.dtype)
+            minus = (x - h).astype(part.x.dtype)
+        above, below = np.empty(h.shape), np.empty(h.shape)
+        flat, phi, mark = part.moving.flat, self.phi, self.problem._mark
+        fresh = self.problem._fresh
+        with np.errstate(all="ignore"):
+            for j, i in enumerate(index.tolist()):
+                for k in range(len(h)):
+                    flat[i] = plus[k, j]
+                    if fresh:
+                        mark()
+                    above[k, j] = phi()
+                    flat[i] = minus[k, j]
+                    if fresh:
+                        mark()
+                    below[k, j] = phi()
+                flat[i] = x[j]
+            if fresh:
+                mark()
+        wide = x.astype(float)
+        up, down = plus.astype(float) - wide, wide - minus.astype(float)
+        return self._slopes(up, down, above, below)
+
+    def _slopes(self, up: Array, down: Array, above: Array, below: Array) -> Slopes:
+        if self.flat and (np.any(above != self.middle) or np.any(below != self.middle)):
+            self.flat = False
+        middle = np.full(up.shape[1], self.middle)
+        with np.errstate(all="ignore"):
+            above = np.where(up > 0, above, np.nan)
+            below = np.where(down > 0, below, np.nan)
+        return derivative(Sweep(up, down, above, below, middle, np.full(up.shape[1], self.noise)))
+
+    def _settle(
+        self, which: int, index: NDArray[np.intp], s: Slopes, last: bool, confirm: bool = False
+    ) -> NDArray[np.intp]:
+        """Decide what can be decided, and return the positions of the rest.
+
+        Before the last ladder the rest is what does not clearly agree; after it, what fails.
+        """
+        a = self.analytic[which].reshape(-1)[index]
+        self.reach[which] = max(self.reach[which], float(np.max(s.reach, initial=0)))
+        self.jumps += int(s.jump.sum())
+        if self.unknown:
+            self.numeric[which].reshape(-1)[index] = s.value
+            self.bar[which].reshape(-1)[index] = s.bar
+            settled = (s.bar <= UNKNOWN * np.abs(s.value)) | (s.bar <= UNKNOWN * s.reach)
+            return index[:0] if last else index[~settled]
+        status, allowed = decide(a, s, self.tolerance[which], self._largest(which))
+        if confirm:
+            # Only what fails on both ladders is wrong.
+            status = np.where(
+                (status == FAIL) | (status == KINK),
+                status,
+                np.where(status == PASS, PASS, UNRESOLVED),
+            )
+        if not last:
+            with np.errstate(invalid="ignore"):
+                fine = (
+                    np.isin(status, (PASS, BELOW_NOISE))
+                    & (s.bar <= np.maximum(1e-5 * np.abs(a), allowed))
+                    & ~s.kink
+                )
+        else:
+            fine = status != FAIL
+        for array, values in (
+            (self.numeric, s.value),
+            (self.bar, s.bar),
+            (self.left, s.left),
+            (self.right, s.right),
+            (self.status, status),
+        ):
+            array[which].reshape(-1)[index] = values
+        rest: NDArray[np.intp] = index[~fine]
+        return rest
+
+    def _largest(self, which: int) -> float:
+        a = np.abs(self.analytic[which])
+        return float(np.max(a, initial=0, where=np.isfinite(a)))
+
+    # ---- independent rows ------------------------------------------------------------------------
+
+    def rows(self, per_row: Callable[[], Array], axis: int, factor: float, middle: Array) -> None:
+        """Measure all elements of the only input, one column of every row at a time.
+
+        `per_row` gives one value for every row, `factor` is what it counts in φ.
+        """
+        part = self.problem.inputs[0]
+        x = np.moveaxis(np.asarray(part.x, float), axis, -1).reshape(-1, part.shape[axis])
+        moving = np.moveaxis(part.moving, axis, -1)
+        a = np.moveaxis(self.analytic[0], axis, -1).reshape(x.shape)
+        small = np.moveaxis(self.scales[0].small, axis, -1).reshape(x.shape)
+        big = np.moveaxis(self.scales[0].big, axis, -1).reshape(x.shape)
+        noise = self._row_noise(
+            per_row, middle, np.moveaxis(self.scales[0].small, axis, -1), moving
+        )
+        lowest = 1e-3 if self.problem.eval_dtype.itemsize < 8 else 1e-6
+        # Rounding of the analytic side is that of its row: another row may be 1e30 times as large.
+        with np.errstate(all="ignore"):
+            largest = np.max(np.abs(a), axis=1, initial=0, where=np.isfinite(a))
+        for column in range(x.shape[1]):
+            self.clock.check(6)
+            exponents = -5.0 - np.arange(3.0)[:, None]
+            s = self._column(
+                per_row, moving, x, column, small[:, column] * 2.0**exponents, noise, middle
+            )
+            status, allowed = decide(a[:, column], _scaled(s, factor), self.tolerance[0], largest)
+            rough = (
+                (status != PASS)
+                | (factor * s.bar > np.maximum(1e-5 * np.abs(a[:, column]), allowed))
+                | s.kink
+            )
+            if rough.any():
+                reach = float(np.max(0.25 * big[rough, column] / (lowest * small[rough, column])))
+                steps = np.arange(min(2 + math.ceil(math.log(reach, 4)), 24))
+                self.clock.check(2 * len(steps))
+                wide = self._column(
+                    per_row,
+                    moving,
+                    x,
+                    column,
+                    0.25 * big[:, column] * 4.0 ** -steps[:, None],
+                    noise,
+                    middle,
+                )
+                for name in ("value", "bar", "step", "kink", "left", "right", "jump", "edge"):
+                    getattr(s, name)[rough] = getattr(wide, name)[rough]
+                status, _ = decide(a[:, column], _scaled(s, factor), self.tolerance[0], largest)
+            if (status == FAIL).any():
+                with np.errstate(all="ignore"):
+                    center = np.where(s.step > 0, s.step, small[:, column] / 16)
+                again = self._column(
+                    per_row,
+                    moving,
+                    x,
+                    column,
+                    6.3 * center * 3.0 ** -np.arange(7.0)[:, None],
+                    noise,
+                    middle,
+                )
+                second, _ = decide(a[:, column], _scaled(again, factor), self.tolerance[0], largest)
+                status = np.where(
+                    (status == FAIL) & (second != FAIL),
+                    np.where(second == PASS, PASS, UNRESOLVED),
+                    status,
+                )
+            self.jumps += int(s.jump.sum())
+            self.reach[0] = max(self.reach[0], abs(factor) * float(np.max(s.reach, initial=0)))
+            for array, values in (
+                (self.numeric, factor * s.value),
+                (self.bar, abs(factor) * s.bar),
+                (self.left, factor * s.left),
+                (self.right, factor * s.right),
+                (self.status, status),
+            ):
+                target = np.moveaxis(array[0], axis, -1)
+                target[..., column] = values.reshape(target.shape[:-1])
+            self.clock.done += len(x)
+            self.clock.wrong += int((status == FAIL).sum())
+
+    def _row_noise(self, per_row: Any, middle: Array, small: Array, moving: Any) -> Array:
+        spacing = 3e-4 if self.problem.eval_dtype.itemsize < 8 else 1e-9
+        base = moving.copy()
+        signs = _signs(self.rng, small.shape)
+        values = [middle]
+        for i in range(1, 7):
+            moving[...] = base + i * spacing * small * signs
+            values.append(per_row())
+        moving[...] = base
+        with np.errstate(all="ignore"):
+            own = np.nan_to_num(difference_noise(np.array(values)), nan=0.0)
+            size = np.abs(middle)
+            floor = 0.5 * float(np.finfo(self.problem.eval_dtype).eps) * size
+            # One row's estimate may be low by chance; the others', as parts of their values, help.
+            shared = np.sqrt(
+                np.nanmean(np.where(size > 0, own / np.where(size > 0, size, 1), 0) ** 2)
+            )
+            noise: Array = np.nan_to_num(np.maximum(np.maximum(own, floor), shared * size))
+        return noise
+
+    def _column(
+        self,
+        per_row: Any,
+        moving: Any,
+        x: Array,
+        column: int,
+        h: Array,
+        noise: Array,
+        middle: Array,
+    ) -> Slopes:
+        now = x[:, column]
+        shape = moving.shape[:-1]
+        up, down = np.empty(h.shape), np.empty(h.shape)
+        above, below = np.empty(h.shape), np.empty(h.shape)
+        with np.errstate(all="ignore"):
+            for k in range(len(h)):
+                moving[..., column] = (now + h[k]).reshape(shape)
+                up[k] = np.asarray(moving[..., column], float).reshape(-1) - now
+                above[k] = per_row()
+                moving[..., column] = (now - h[k]).reshape(shape)
+                down[k] = now - np.asarray(moving[..., column], float).reshape(-1)
+                below[k] = per_row()
+        moving[..., column] = now.reshape(shape)
+        if self.flat and (np.any(above != middle) or np.any(below != middle)):
+            self.flat = False
+        above = np.where(up > 0, above, np.nan)
+        below = np.where(down > 0, below, np.nan)
+        return derivative(Sweep(up, down, above, below, middle, noise))
+
+    # ---- directions ------------------------------------------------------------------------------
+
+    def gaussian(self) -> list[Array]:
+        """A direction, in units of each input's own scale."""
+        return [
+            s.typical * self.rng.standard_normal(part.shape)
+            for s, part in zip(self.scales, self.problem.inputs, strict=True)
+        ]
+
+    def norm(self) -> float:
+        """|g|₂ in the units of `gaussian`."""
+        return _norm(s.typical * a for s, a in zip(self.scales, self.analytic, strict=True))
+
+    def along(self, d: Sequence[Array], steps: Array) -> tuple[Slopes, list[Array]]:
+        """The derivative along d, and d as it is stored: x ± t·d are exact for these steps."""
+        problem = self.problem
+        least = float(steps[-1])
+        exact = []
+        for part, one in zip(problem.inputs, d, strict=True):
+            with np.errstate(all="ignore"):
+                stored = (part.x + (least * one).astype(part.x.dtype)) - part.x
+            exact.append(np.asarray(stored, float) / least)
+        above, below = [], []
+        with np.errstate(all="ignore"):
+            for t in steps:
+                problem.move(exact, float(t))
+                above.append(self.phi())
+                problem.move(exact, -float(t))
+                below.append(self.phi())
+        problem.reset()
+        h = np.asarray(steps, float)[:, None]
+        return self._slopes(h, h, np.array(above)[:, None], np.array(below)[:, None]), exact
+
+    def dot(self, d: Sequence[Array]) -> float:
+        with np.errstate(all="ignore"):
+            return math.fsum(
+                float(np.sum(np.where(one != 0, a * one, 0.0)))
+                for a, one in zip(self.analytic, d, strict=True)
+            )
+
+    def direction(self, d: list[Array], reach: float) -> tuple[Direction, float]:
+        """Compare along one direction; also the largest step that suits it."""
+        self.clock.check(10)
+        steps = reach * 2.0 ** -np.arange(5.0)
+        slopes, exact = self.along(d, steps)
+        a = self.dot(exact)
+        norm = self.norm()
+        rounding = SIGMAS * ULPS["direction"] * max(t.eps for t in self.tolerance) * norm
+        settled = float(slopes.bar[0]) <= max(1e-7 * norm, rounding) and not slopes.kink[0]
+        if not settled:
+            # Down the scales: a bend or a kink nearer than the steps.
+            wider = reach * 4.0 ** -np.arange(2.0, 11.0)
+            finer, finer_exact = self.along(d, wider)
+            if float(finer.bar[0]) < float(slopes.bar[0]) or not np.isfinite(slopes.bar[0]):
+                slopes, exact = finer, finer_exact
+                a = self.dot(exact)
+                if float(finer.bar[0]) < 1e-3 * norm:
+                    reach = min(reach, 4.0 * float(finer.step[0]))
+        result = self._compare(a, slopes, rounding, exact)
+        if result.failed:
+            again, exact = self.along(d, 0.7 * 3.0 * float(slopes.step[0]) * 3.0 ** -np.arange(5.0))
+            second = self._compare(self.dot(exact), again, rounding, exact)
+            if not second.failed:
+                result = second
+        return result, reach
+
+    def _compare(self, a: float, s: Slopes, rounding: float, d: list[Array]) -> Direction:
+        n, bar = float(s.value[0]), float(s.bar[0])
+        if s.kink[0]:
+            low, high = sorted((float(s.left[0]), float(s.right[0])))
+            n = min(max(a, low), high)
+        error = abs(a - n)
+        ok = error <= bar + rounding
+        failed = math.isnan(a) or (error > 2 * bar + rounding and math.isfinite(bar))
+        return Direction(a, n, bar, bar + rounding, ok, failed, d)
+
+    # ---- localise --------------------------------------------------------------------------------
+
+    def localise(self, reach: float, evals: int) -> list[tuple[int, list[NDArray[np.intp] | None]]]:
+        """Which inputs are wrong, and for each axis which indices; None where it is most of them.
+
+        Directions that live on a part of the indices of one axis disagree only if the error touches
+        that part: halve it until single indices are left.
+        """
+        stop = self.problem.evals + evals
+        found = []
+        for which, part in enumerate(self.problem.inputs):
+            if len(self.problem.inputs) > 1 and not self._disagrees(which, None, None, reach):
+                continue
+            axes: list[NDArray[np.intp] | None] = []
+            for axis, length in enumerate(part.shape):
+                axes.append(self._live(which, axis, length, reach, stop))
+            found.append((which, axes))
+        return found
+
+    def _live(
+        self, which: int, axis: int, length: int, reach: float, stop: int
+    ) -> NDArray[np.intp] | None:
+        spans = [(0, length)]
+        most = 64 if self.problem.inputs[which].x.ndim == 1 else 8
+        while any(b - a > 1 for a, b in spans):
+            halves = []
+            for a, b in spans:
+                if b - a == 1:
+                    halves.append((a, b))
+                    continue
+                middle = (a + b) // 2
+                halves += [
+                    (p, q)
+                    for p, q in ((a, middle), (middle, b))
+                    if self._disagrees(which, axis, (p, q), reach)
+                ]
+                if self.problem.evals > stop:
+                    return None
+            if len(halves) > most or not halves:
+                return None
+            spans = halves
+        return np.array([a for a, _ in spans], np.intp)
+
+    def _disagrees(
+        self, which: int, axis: int | None, span: tuple[int, int] | None, reach: float
+    ) -> bool:
+        self.clock.check(6)
+        d = [np.zeros(p.shape) for p in self.problem.inputs]
+        one = self.gaussian()[which]
+        if axis is None or span is None:
+            d[which] = one
+        else:
+            cut = [slice(None)] * one.ndim
+            cut[axis] = slice(*span)
+            d[which][tuple(cut)] = one[tuple(cut)]
+        slopes, exact = self.along(d, reach * np.array([1.0, 0.5, 0.25]))
+        with np.errstate(all="ignore"):
+            part = _norm([self.analytic[which] * exact[which]])
+        rounding = SIGMAS * ULPS["direction"] * self.tolerance[which].eps * part
+        # A kink on the way: the bar says so.
+        c = self._compare(self.dot(exact), slopes, rounding, exact)
+        return c.failed
+
+    # ---- what came of it -------------------------------------------------------------------------
+
+    def status_counts(self) -> dict[int, int]:
+        together = (
+            np.concatenate([s.reshape(-1) for s in self.status]) if self.status else np.zeros(0)
+        )
+        return {code: int((together == code).sum()) for code in range(6)}
+
+
+@dataclass
+class _Scales:
+    """Steps per element: `small` follows the spread of its row, `big` its size too."""
+
+    small: Array
+    big: Array
+    typical: float
+
+
+def _scales(x: NDArray[Any]) -> _Scales:
+    """Units in which the function may be expected to bend.
+
+    The spread within a row, not the size: logits near 1e6 that differ by 1 bend on the scale of 1.
+    """
+    with np.errstate(all="ignore"):
+        wide = np.asarray(x.real, float)
+        wide = np.where(np.isfinite(wide), wide, 0.0)
+        peak = float(np.max(np.abs(wide), initial=0)) or 1.0
+        unit = wide / peak
+        rms = math.sqrt(float(np.mean(unit**2))) if x.size else 1.0
+        center = unit.mean(axis=-1, keepdims=True) if x.ndim else unit
+        spread = (
+            np.sqrt(np.mean((unit - center) ** 2, axis=-1, keepdims=True))
+            if x.ndim
+            else np.zeros(())
+        )
+        overall = float(np.std(unit)) if x.size else 0.0
+        big = np.maximum(np.abs(unit), rms) * peak
+        # A spread of rounding alone is none.
+        floor = 1e-9 * np.abs(center)
+        small = np.where(
+            spread > floor,
+            spread,
+            overall if overall > 1e-9 * rms else np.maximum(np.abs(unit), rms),
+        )
+        small = np.maximum(small, np.abs(unit - center) if x.ndim else 0) * peak
+        small = np.broadcast_to(small, x.shape)
+        small = np.where(small > 0, small, 1.0)
+        big = np.maximum(np.where(big > 0, big, 1.0), small)
+        typical = float(np.median(small)) if x.size else 1.0
+    return _Scales(small, big, typical)
+
+
+def _norm(arrays: Iterable[Array]) -> float:
+    """Euclidean, of all arrays together; what is not finite does not count."""
+    kept = [np.where(np.isfinite(a), np.abs(a), 0.0) for a in arrays]
+    largest = max((float(np.max(a, initial=0)) for a in kept), default=0.0)
+    if not largest:
+        return 0.0
+    return largest * math.sqrt(math.fsum(float(np.sum((a / largest) ** 2)) for a in kept))
+
+
+def _signs(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    return rng.choice([-1.0, 1.0], size=shape)
+
+
+def _scaled(s: Slopes, factor: float) -> Slopes:
+    return Slopes(
+        factor * s.value,
+        abs(factor) * s.bar,
+        s.step,
+        s.kink,
+        factor * s.left,
+        factor * s.right,
+        s.jump,
+        s.edge,
+        abs(factor) * s.reach,
+    )
+
+
+def decide(
+    a: Array, s: Slopes, tolerance: Tolerance, largest: float | Array
+) -> tuple[NDArray[np.uint8], Array]:
+    """Status of every element, and what the analytic side was allowed to be off."""
+    with np.errstate(all="ignore"):
+        size = np.maximum(np.abs(a), np.where(np.isfinite(s.value), np.abs(s.value), 0))
+        allowed = tolerance.rtol * size + tolerance.atol
+        allowed = allowed + ULPS["element"] * tolerance.eps * largest
+        error = np.abs(a - s.value)
+        low, high = np.minimum(s.left, s.right), np.maximum(s.left, s.right)
+        slack = allowed + np.where(np.isfinite(s.bar), s.bar, 0) + 1e-6 * (high - low)
+        inside = s.kink & (a >= low - slack) & (a <= high + slack)
+        status = np.full(a.shape, UNRESOLVED, np.uint8)
+        status[error <= allowed + s.bar] = PASS
+        zero = (a == 0) & (s.bar <= 1e-6 * np.maximum(largest, s.reach))
+        status[(status == PASS) & (s.bar > 0.1 * size) & (s.bar > allowed) & ~zero] = BELOW_NOISE
+        status[error > allowed + 2 * s.bar] = FAIL
+        status[s.kink] = np.where(inside, KINK, FAIL)[s.kink]
+        status[~np.isfinite(s.bar) | s.jump] = UNRESOLVED
+        # Of a finite function the derivative is a number.
+        status[np.isnan(a) & np.isfinite(s.value)] = FAIL
+        status[np.isinf(a) & np.isfinite(s.bar)] = FAIL
+    return status, allowed
+
+
+def sample(
+    shape: tuple[int, ...], axes: Iterable[Any], count: int, rng: np.random.Generator
+) -> NDArray[np.intp]:
+    """Flat positions worth looking at: corners, ends of axes, whole lines, and some at random.
+
+    `axes` narrows each axis to some indices, or None for all.
+    """
+    grids = [
+        np.arange(n) if live is None else np.asarray(live)
+        for n, live in zip(shape, axes, strict=True)
+    ]
+    total = math.prod(len(g) for g in grids)
+    if total <= count:
+        return (
+            np.ravel_multi_index(np.meshgrid(*grids, indexing="ij"), shape).reshape(-1)
+            if shape
+            else np.zeros(1, np.intp)
+        )
+    picked: set[int] = set()
+
+    def add(points: Sequence[NDArray[np.intp]]) -> None:
+        flat = np.ravel_multi_index(tuple(points), shape).reshape(-1)
+        picked.update(int(i) for i in flat[: max(0, count - len(picked))])
+
+    ends = [np.unique(g[[0, -1]]) for g in grids]
+    if len(shape) <= 4:
+        add(np.meshgrid(*ends, indexing="ij"))
+    for axis, grid in enumerate(grids):
+        # A line along every axis, through a place inside.
+        line = [g[len(g) // 2 : len(g) // 2 + 1] for g in grids]
+        step = max(1, len(grid) // 24)
+        line[axis] = np.unique(np.concatenate([grid[::step], grid[-2:]]))
+        add(np.meshgrid(*line, indexing="ij"))
+    while len(picked) < count:
+        add([rng.choice(g, size=1) for g in grids])
+    return np.array(sorted(picked), np.intp)
