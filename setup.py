@@ -103,5 +103,6 @@ setup(
         extension("stats"),
         extension("segments"),
         extension("centroids"),
+        extension("bandwidth"),
     ],
 )

@@ -1,303 +1,261 @@
-"""The speed bars of fastgrad: each case beside its peers, in one process and in turns.
+"""Is every bar of the project met: each case beside its rivals, in one process and in turns.
 
-    python benchmarks/bars.py [--quick] [--threads N] [--isa NAME] [--only TEXT] [--json FILE]
-
-A bar is a ratio to the fastest peer of the same run (or to a copy of the same array, or to fastgrad
-itself on one thread), except for small calls, whose bar is a time.  Every peer's result is first
-compared with fastgrad's.  Measure on a quiet machine; on a busy one the ratios still hold roughly.
+A bar is a least ratio to the fastest rival of the same run: a peer on as many threads, a copy of
+the same array, or fastgrad itself on one thread; for small calls it is a time.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-STREAMED = "streaming copy"
+from benchmarks import centroids, cross_entropy, libraries, segments
+from benchmarks import softmax as maps
+from benchmarks.clock import Times, race
+from benchmarks.work import Case
+
+# isort: split
+import numpy as np
+
+import fastgrad as fg
+from fastgrad._kernels import bandwidth, isa
+
+softmax, both, value = maps.softmax, cross_entropy.both, cross_entropy.value
+
+PEERS, TIME, COPYTO = "peers", "time", "np.copyto"
+STREAMED, ONE_THREAD = "streamed copy", "one thread"
 BIG = ((4096, 1000), (1024, 32000))
 PLANES = (8, 21, 512, 512)
 
 
 @dataclass
 class Row:
-    """One line of the table: a piece of work on one shape, what it races against, and its bar."""
+    """One line of the table: a case, what it races against, and its bar."""
 
-    work: str
-    shape: tuple[int, ...]
-    dtype: str = "float32"
-    axis: int = -1
-    order: str = "C"
-    out: bool = False
-    against: str = "peers"
-    bar: float | None = None
+    bar: str
+    """Its name in NOTES.md."""
+    case: Case
+    least: float | None = None
     """Least ratio; for `against` "time" the most seconds; None: no bar, shown for comparison."""
-    medians: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        parts = [self.work, "x".join(map(str, self.shape)), self.dtype]
-        parts += [f"axis {self.axis}"] * (self.axis != -1) + ["Fortran"] * (self.order == "F")
-        return " ".join(parts + ["out="] * self.out)
+    against: str = PEERS
+    rivals: tuple[str, ...] | None = None
+    """Only these contestants; None: all."""
+    times: dict[str, Times] = field(default_factory=dict)
 
     @property
     def rival(self) -> str | None:
-        others = [n for n in self.medians if n != "fastgrad"]
-        return min(others, key=self.medians.__getitem__, default=None)
+        others = [n for n in self.times if n != "fastgrad"]
+        return min(others, key=lambda name: self.times[name].median, default=None)
 
     @property
     def ratio(self) -> float | None:
-        return self.medians[self.rival] / self.medians["fastgrad"] if self.rival else None
+        if self.rival is None:
+            return None
+        return self.times[self.rival].median / self.times["fastgrad"].median
 
     @property
     def verdict(self) -> str:
-        if self.bar is None:
+        if self.least is None:
             return ""
-        if self.against == "time":
-            return "ok" if self.medians["fastgrad"] <= self.bar else "MISS"
+        if self.against == TIME:
+            return "met" if self.times["fastgrad"].median <= self.least else "MISSED"
         if self.ratio is None:
             return "no peer"
-        return "ok" if self.ratio >= self.bar else "MISS"
+        return "met" if self.ratio >= self.least else "MISSED"
+
+    def measure(self, seconds: float) -> None:
+        names = None if self.rivals is None else ("fastgrad", *self.rivals)
+        calls: dict[str, Callable[[], Any]] = self.case.calls(
+            names if self.against in (PEERS, TIME) else ["fastgrad"]
+        )
+        ours = calls["fastgrad"]
+        if self.against in (COPYTO, STREAMED):
+            source = self.case.data.z
+            copy = np.copyto if self.against == COPYTO else bandwidth.stream
+            target = np.empty_like(source)
+            calls[self.against] = lambda: copy(target, source)
+        elif self.against == ONE_THREAD:
+            calls = {"fastgrad": _on_threads(2, ours), self.against: _on_threads(1, ours)}
+        self.times = race(calls, seconds)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "bar": self.bar,
+            "case": str(self.case),
+            "dtype": self.case.dtype,
+            "against": self.against,
+            "least": self.least,
+            "rival": self.rival,
+            "ratio": self.ratio,
+            "verdict": self.verdict,
+            "threads": libraries.THREADS,
+            "instruction set": isa.active_name(),
+            "times": self.times,
+        }
+
+
+def _on_threads(n: int, call: Callable[[], Any]) -> Callable[[], None]:
+    def run() -> None:
+        with fg.num_threads(n):
+            call()
+
+    return run
 
 
 def speed_rows(dtype: str) -> Iterator[Row]:
-    """The rows of PERFORMANCE.md §4 that exist, in one precision on any number of threads."""
+    """Against peers and copies, in one precision on one thread."""
     wide = dtype == "float64"
+    suffix = ", float64" if wide else ""
 
-    def bar(value: float | None) -> float | None:
-        return 2.0 if wide and value is not None else value
+    def row(bar: str, case: Case, least: float | None, against: str = PEERS) -> Row:
+        ratio_to_peers = wide and least is not None and against == PEERS
+        return Row(bar + suffix, case, 2.0 if ratio_to_peers else least, against)
 
-    softmax, both, loss = "softmax", "CE loss+gradient", "CE loss"
     if not wide:
-        yield Row(softmax, (64, 10), against="time", bar=2e-6)
-        yield Row(both, (64, 10), against="time", bar=4e-6)
-    for work, small, cached in ((softmax, 2.5, 1.8), (both, 5.0, 5.0)):
+        yield Row("one call", Case(softmax, (64, 10)), 2e-6, TIME)
+        yield Row("one call", Case(both, (64, 10)), 4e-6, TIME)
+    for work, name, small, cached in (
+        (softmax, "softmax", 2.5, 1.8),
+        (both, "CE value_and_grad", 5.0, 5.0),
+    ):
         for out in (False, True):
             for shape in ((65536, 10), (65536, 32)):
-                yield Row(work, shape, dtype, out=out, bar=bar(small))
-            yield Row(work, (256, 1000), dtype, out=out, bar=bar(cached))
+                yield row(f"{name}, small C", Case(work, shape, dtype, out=out), small)
+            yield row(f"{name}, in cache", Case(work, (256, 1000), dtype, out=out), cached)
     for shape, share in zip(BIG, (0.85, 0.75), strict=True):
-        yield Row(softmax, shape, dtype, bar=2.0 if wide else None)
-        yield Row(softmax, shape, dtype, out=True, bar=2.0 if wide else None)
-        yield Row(softmax, shape, dtype, out=True, against="np.copyto", bar=1.0)
-        yield Row(softmax, shape, dtype, out=True, against=STREAMED, bar=share)
-        yield Row(both, shape, dtype, bar=bar(3.0))
-        yield Row(both, shape, dtype, out=True, bar=bar(5.0))
-        yield Row(both, shape, dtype, out=True, against="np.copyto", bar=1.0)
+        new, old = Case(softmax, shape, dtype), Case(softmax, shape, dtype, out=True)
+        yield row("softmax, out of cache", new, 2.0 if wide else None)
+        yield row("softmax, out of cache", old, 2.0 if wide else None)
+        yield row("softmax against np.copyto", old, 1.0, COPYTO)
+        yield row("softmax against the limit", old, share, STREAMED)
+        new, old = Case(both, shape, dtype), Case(both, shape, dtype, out=True)
+        yield row("CE value_and_grad, out of cache, new", new, 3.0)
+        yield row("CE value_and_grad, out of cache, out=", old, 5.0)
+        yield row("CE value_and_grad against np.copyto", old, 1.0, COPYTO)
+        yield row("CE value_and_grad against the limit", old, None, STREAMED)
     for shape in ((65536, 10), (256, 1000), *BIG):
-        yield Row(loss, shape, dtype, bar=bar(1.8))
-    for work in (softmax, both):
-        for out in (False, True):
-            yield Row(work, PLANES, dtype, axis=1, out=out, bar=2.0)
-            for shape in ((4096, 1000), (65536, 10)):
-                yield Row(work, shape, dtype, order="F", out=out, bar=2.0)
+        yield row("CE value", Case(value, shape, dtype), 1.8)
+    for work, name in ((softmax, "softmax"), (both, "CE value_and_grad")):
+        yield row(f"{name}, layouts", Case(work, PLANES, dtype, "axis 1", out=True), 2.0)
+        for shape in ((4096, 1000), (65536, 10)):
+            yield row(f"{name}, layouts", Case(work, shape, dtype, "Fortran", out=True), 2.0)
+
+
+def ragged_rows(dtype: str) -> Iterator[Row]:
+    wide, n = dtype == "float64", segments.N
+    if not wide:
+        for shape in segments.ROWS:
+            case, bar = Case(centroids.centroids, shape), "class centroids"
+            yield Row(bar, case, _centroid_bar(shape))
+            yield Row(bar + ", JAX", case, 1.0, rivals=("jax",))
+        for k in (10, 1_000, 10_000, n):
+            least = 15.0 if k <= 10_000 else 5.0
+            yield Row("sort of ids", Case(segments.sort, (n, k)), least, rivals=("numpy",))
+        case = Case(centroids.hinge, (32, 1000, 50, 25), out=True)
+        yield Row("centroid hinge, loop", case, 10.0, rivals=("torch loop",))
+        yield Row("centroid hinge, one-hot", case, 5.0, rivals=("torch one-hot",))
+    bar = "segment_sum of (N,)" + ", float64" * wide
+    for k in (10, 1_000, 100_000):
+        for layout, rival in (("rows", "numpy bincount"), ("in order", "numpy reduceat")):
+            yield Row(bar, Case(segments.sums, (n, k), dtype, layout), 2.0, rivals=(rival,))
+
+
+def _centroid_bar(shape: tuple[int, ...]) -> float:
+    if libraries.THREADS == 1:
+        return 1.3
+    return 1.5 if 4 * shape[1] >= 256 else 1.2
 
 
 def isa_rows() -> Iterator[Row]:
     """A forced instruction set against PyTorch held to the same one."""
-    for work in ("softmax", "CE loss+gradient"):
+    for work in (softmax, both):
         for shape in ((65536, 10), (256, 1000), *BIG):
-            yield Row(work, shape, out=True, bar=1.5)
+            yield Row("AVX2 forced", Case(work, shape, out=True), 1.5)
 
 
 def thread_rows() -> Iterator[Row]:
-    """Two threads against one."""
-    for work in ("softmax", "CE loss+gradient"):
-        for shape in ((65536, 10), (65536, 32), (256, 1000), *BIG):
-            yield Row(work, shape, out=True, against="one thread", bar=1.8)
+    """Two threads against one, from 1 MiB on."""
+    for work in (softmax, both):
+        for shape in ((65536, 10), (65536, 32), (512, 1000), *BIG):
+            yield Row("two threads", Case(work, shape, out=True), 1.8, ONE_THREAD)
 
 
-# ---- measuring --------------------------------------------------------------------------------
-
-
-class StreamedCopy:
-    """memcpy with non-temporal stores, in a process of its own: glibc decides by size at start."""
-
-    CHILD = (
-        "import ctypes, sys, time, numpy as np\n"
-        "size = int(sys.argv[1])\n"
-        "a, b = np.ones(size, np.uint8), np.empty(size, np.uint8)\n"
-        "b[:] = 0\n"
-        "for n in sys.stdin:\n"
-        "    start = time.perf_counter()\n"
-        "    for _ in range(int(n)):\n"
-        "        ctypes.memmove(b.ctypes.data, a.ctypes.data, size)\n"
-        "    print(time.perf_counter() - start, flush=True)\n"
-    )
-
-    def __init__(self, size: int) -> None:
-        tunables = "glibc.cpu.x86_non_temporal_threshold=0x40000"
-        self._child = subprocess.Popen(
-            [sys.executable, "-c", self.CHILD, str(size)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "GLIBC_TUNABLES": tunables},
-        )
-
-    def measure(self, n: int) -> float:
-        """Seconds that n copies take; the clock runs in the child."""
-        assert self._child.stdin is not None
-        assert self._child.stdout is not None
-        print(n, file=self._child.stdin, flush=True)
-        return float(self._child.stdout.readline())
-
-    def close(self) -> None:
-        self._child.communicate()
-
-
-def measure(row: Row, seconds: float) -> None:
-    """Fill in the medians of a row."""
-    import clock
-    import numpy as np
-    import peers
-
-    import fastgrad as fg
-
-    case = peers.make_case(row.shape, row.dtype, axis=row.axis, order=row.order, out=row.out)
-    calls: dict[str, Callable[..., Any]] = peers.calls(row.work, case)
-    fastgrad, streamed = calls["fastgrad"], None
-    if row.against in ("peers", "time"):
-        ours = fastgrad()
-        for name, call in calls.items():
-            peers.check(row.work, name, case, call(), ours)
-    elif row.against == "np.copyto":
-        target = np.empty_like(case.z)
-        calls = {"fastgrad": fastgrad, row.against: lambda: np.copyto(target, case.z)}
-    elif row.against == STREAMED:
-        streamed = StreamedCopy(case.z.nbytes)
-        calls = {"fastgrad": fastgrad, row.against: streamed}
-    else:
-
-        def on_one() -> None:
-            with fg.num_threads(1):
-                fastgrad()
-
-        def on_two() -> None:
-            with fg.num_threads(2):
-                fastgrad()
-
-        calls = {"fastgrad": on_two, row.against: on_one}
-    row.medians = clock.medians(calls, seconds)
-    if streamed is not None:
-        streamed.close()
-
-
-# ---- the table --------------------------------------------------------------------------------
-
-
-def shown(seconds: float) -> str:
-    return f"{seconds * 1e6:.2f} µs" if seconds < 1e-3 else f"{seconds * 1e3:.2f} ms"
-
-
-HEAD = f"{'case':<51}{'fastgrad':>11}  {'fastest peer':<24}{'ratio':>8}{'bar':>9}"
-
-
-def line(row: Row) -> str:
-    peer = f"{row.rival} {shown(row.medians[row.rival])}" if row.rival else "-"
-    ratio = f"{row.ratio:.2f}x" if row.ratio else "-"
-    bar = "-" if row.bar is None else f"{row.bar:g}x"
-    if row.against == "time" and row.bar is not None:
-        bar = f"{row.bar * 1e6:g} µs"
-    ours = shown(row.medians["fastgrad"])
-    return f"{row.name:<51}{ours:>11}  {peer:<24}{ratio:>8}{bar:>9}  {row.verdict}".rstrip()
-
-
-def machine() -> str:
-    model = "unknown processor"
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-        model = next(s for s in text.splitlines() if s.startswith("model name")).split(": ")[1]
-    except (OSError, StopIteration):
-        pass
-    return f"{model}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
-
-
-def run_rows(rows: list[Row], seconds: float, title: str) -> list[Row]:
-    print(f"\n{title}\n{HEAD}", flush=True)
-    for row in rows:
-        measure(row, seconds)
-        print(line(row), flush=True)
+def part_rows(part: str, quick: bool) -> list[Row]:
+    dtypes = ("float32",) if quick else ("float32", "float64")
+    if part == "isa":
+        return list(isa_rows())
+    if part == "threads":
+        return list(thread_rows())
+    rows = [r for d in dtypes for make in (speed_rows, ragged_rows) for r in make(d)]
+    if part == "many":  # a copy by NumPy has one thread, and so has a sort
+        rows = [r for r in rows if r.against == PEERS and r.rivals is None]
+        rows = [r for r in rows if not quick or r.bar == "class centroids"]
     return rows
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--threads", type=int, default=1, help="threads of everyone (default 1)")
-    parser.add_argument("--quick", action="store_true", help="float32 only, short rounds")
-    parser.add_argument("--isa", help="force this instruction set; PyTorch is held to the same one")
-    parser.add_argument("--only", default="", help="only cases whose name contains this")
-    parser.add_argument("--json", type=Path, help="write all medians to this file")
-    parser.add_argument("--part", choices=("speed", "isa", "threads"), help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.part is None and args.isa is None:
-        return all_parts(args)
-
-    part = args.part or "isa"
-    os.environ["BENCH_THREADS"] = str(args.threads)
-    if part == "threads":
-        os.environ["BENCH_PEERS"] = ""
-    if part == "isa":
-        os.environ["BENCH_PEERS"] = "torch"
-        os.environ["ATEN_CPU_CAPABILITY"] = {"baseline": "default"}.get(args.isa, args.isa)
-    import peers
-
-    from fastgrad._kernels import isa
-
-    if args.isa:
-        isa._use(args.isa)
-    dtypes = ("float32",) if args.quick else ("float32", "float64")
-    if part == "speed":
-        title = f"fastgrad ({isa.active_name()}) against its peers, {args.threads} thread(s)"
-        rows = [row for dtype in dtypes for row in speed_rows(dtype)]
-    elif part == "isa":
-        title = f"fastgrad and PyTorch, both held to {args.isa}, {args.threads} thread(s)"
-        rows = list(isa_rows())
-    else:
-        title = "fastgrad on two threads against fastgrad on one"
-        rows = list(thread_rows())
-    rows = [row for row in rows if args.only in row.name]
-    if args.threads > 1:  # a copy runs on one thread
-        rows = [row for row in rows if row.against in ("peers", "time")]
-    if part == "speed":
-        print(machine())
-        print(", ".join(f"{name} {v}" for name, v in peers.versions().items()))
-    run_rows(rows, 0.1 if args.quick else 1.0, title)
-    if args.json:
-        results = [{**asdict(r), "name": r.name, "verdict": r.verdict} for r in rows]
-        args.json.write_text(json.dumps({"part": part, "machine": machine(), "rows": results}))
-    return int(any(row.verdict == "MISS" for row in rows))
+# ---- the table ----------------------------------------------------------------------------------
 
 
-def all_parts(args: argparse.Namespace) -> int:
+def time_text(seconds: float) -> str:
+    return f"{seconds * 1e6:.2f} µs" if seconds < 1e-3 else f"{seconds * 1e3:.2f} ms"
+
+
+HEAD = f"{'case':<58}{'fastgrad':>11}  {'fastest rival':<27}{'ratio':>8}{'bar':>8}"
+
+
+def line(row: Row) -> str:
+    rival = f"{row.rival} {time_text(row.times[row.rival].median)}" if row.rival else "-"
+    ratio = f"{row.ratio:.2f}x" if row.ratio else "-"
+    least = "-" if row.least is None else f"{row.least:g}x"
+    if row.against == TIME and row.least is not None:
+        least = f"{row.least * 1e6:g} µs"
+    ours = time_text(row.times["fastgrad"].median)
+    return f"{row.case!s:<58}{ours:>11}  {rival:<27}{ratio:>8}{least:>8}  {row.verdict}".rstrip()
+
+
+def run_part(part: str, quick: bool, only: str) -> list[dict[str, Any]]:
+    titles = {
+        "one": f"fastgrad and its peers, {libraries.THREADS} thread",
+        "many": f"fastgrad and its peers, {libraries.THREADS} threads",
+        "isa": f"fastgrad and PyTorch, both held to {isa.active_name()}",
+        "threads": "fastgrad on two threads and on one",
+    }
+    rows = [r for r in part_rows(part, quick) if only in f"{r.bar}: {r.case}"]
+    if rows:
+        print(f"\n{titles[part]}, load {os.getloadavg()[0]:.1f}\n{HEAD}", flush=True)
+    for row in rows:
+        row.measure(0.1 if quick else 1.0)
+        print(line(row), flush=True)
+    return [row.as_dict() for row in rows]
+
+
+def main(quick: bool, only: str, folder: Path) -> dict[str, Any]:
     """Each part in a process of its own: a library reads its settings only when it is loaded."""
-    from fastgrad._kernels import isa
-
-    parts = [["--part", "speed"]]
+    parts: dict[str, dict[str, str]] = {"one": {"BENCH_THREADS": "1"}}
+    if (os.cpu_count() or 1) > 1:
+        parts["many"] = {"BENCH_THREADS": "2"}
+        parts["threads"] = {"BENCH_THREADS": "2", "BENCH_PEERS": ""}
     if "avx2" in isa.available_names():
-        parts.append(["--part", "isa", "--isa", "avx2"])
-    if args.threads == 1 and (os.cpu_count() or 1) > 1:
-        parts.append(["--part", "threads"])
-    common = ["--threads", str(args.threads), "--only", args.only, *["--quick"] * args.quick]
-    missed, collected = 0, []
-    for part in parts:
-        command = [sys.executable, __file__, *part, *common]
-        if args.json:
-            command += ["--json", str(args.json)]
-        missed |= subprocess.run(command).returncode
-        if args.json:
-            collected.append(json.loads(args.json.read_text()))
-    if args.json:
-        args.json.write_text(json.dumps(collected, indent=1))
-    return missed
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        parts["isa"] = {
+            "BENCH_THREADS": "1",
+            "BENCH_PEERS": "torch",
+            "FASTGRAD_ISA": "avx2",
+            "ATEN_CPU_CAPABILITY": "avx2",
+        }
+    rows = []
+    for part, settings in parts.items():
+        saved = folder / f"bars-{part}.json"
+        command = [sys.executable, "-m", "benchmarks", "bars", "--part", part, "--only", only]
+        command += ["--results", str(folder), *["--quick"] * quick]
+        subprocess.run(command, env={**os.environ, **settings}, check=True)
+        rows += json.loads(saved.read_text())["rows"]
+        saved.unlink()
+    missed = sum(row["verdict"] == "MISSED" for row in rows)
+    print(f"\n{missed} of {sum(row['least'] is not None for row in rows)} bars missed")
+    return {"rows": rows}

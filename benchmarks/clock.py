@@ -1,57 +1,69 @@
-"""The clock of bars.py: rounds of all contestants in turns, so that a slow moment hits them all."""
+"""Rounds of all contestants in turns, so that a slow moment hits them all: what ratios need.
+
+On one thread the clock is the processor time of this process, which is that of the wall on an idle
+machine; on a busy one it leaves out the time that others had, if not what they did to the caches.
+"""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Mapping
-from statistics import median
-from typing import Any
+from statistics import quantiles
+from typing import Any, NamedTuple
+
+from benchmarks.libraries import THREADS
 
 ROUND = 2e-3
 """Seconds that a round lasts at least: far above the resolution of the clock."""
 ROUNDS = 5, 60
 
 
-def medians(contestants: Mapping[str, Any], seconds: float) -> dict[str, float]:
-    """Median seconds of one call of each; the first contestant is ours.
+class Times(NamedTuple):
+    """Quartiles of the seconds of one call."""
 
-    A contestant is a function, or an object whose `measure(n)` tells the seconds of n calls.  One
-    whose best of three rounds is three times as slow as the best of the others is then left alone.
+    low: float
+    median: float
+    high: float
+
+
+def race(
+    contestants: Mapping[str, Callable[[], Any]], seconds: float, threads: int = THREADS
+) -> dict[str, Times]:
+    """Seconds of one call of each, which uses so many threads; the first contestant is ours.
+
+    One whose best of three rounds is three times as slow as the best of the others is then left
+    alone.
     """
-    timers = {name: _timer(c) for name, c in contestants.items()}
-    times = {name: list[float]() for name in timers}
-    loops = {}
-    for name, timer in timers.items():
-        timer(1)
-        n, took = 1, timer(1)
-        while took < ROUND:
-            n = math.ceil(1.2 * n * ROUND / max(took, 1e-7))
-            took = timer(n)
-        loops[name] = n
-    ours, *others = timers
+    clock = time.process_time if threads == 1 else time.perf_counter
+    times = {name: list[float]() for name in contestants}
+    loops = {name: _loops(call, clock) for name, call in contestants.items()}
+    ours, *others = contestants
     racing = [ours, *others]
     start = time.perf_counter()
     for i in range(ROUNDS[1]):
         for name in racing:
-            times[name].append(timers[name](loops[name]) / loops[name])
+            times[name].append(_seconds(contestants[name], loops[name], clock))
         if i == 2 and others:
             # By best times: one slow moment must not take the fastest peer out of the race.
             best = min(min(times[name]) for name in others)
             racing = [ours, *(name for name in others if min(times[name]) < 3 * best)]
         if i + 1 >= ROUNDS[0] and time.perf_counter() - start > seconds:
             break
-    return {name: median(t) for name, t in times.items()}
+    return {name: Times(*quantiles(t, n=4, method="inclusive")) for name, t in times.items()}
 
 
-def _timer(contestant: Any) -> Callable[[int], float]:
-    if hasattr(contestant, "measure"):
-        return contestant.measure  # type: ignore[no-any-return]
+def _loops(call: Callable[[], Any], clock: Callable[[], float]) -> int:
+    call()
+    n, took = 1, _seconds(call, 1, clock)
+    while n * took < ROUND:
+        n = math.ceil(1.2 * ROUND / max(took, 1e-7))
+        took = _seconds(call, n, clock)
+    return n
 
-    def timer(n: int) -> float:
-        start = time.perf_counter()
-        for _ in range(n):
-            contestant()
-        return time.perf_counter() - start
 
-    return timer
+def _seconds(call: Callable[[], Any], n: int, clock: Callable[[], float]) -> float:
+    start = clock()
+    for _ in range(n):
+        call()
+    return (clock() - start) / n

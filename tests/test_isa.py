@@ -13,7 +13,7 @@ import pytest
 
 import fastgrad as fg
 from fastgrad import _reference as ref
-from fastgrad._kernels import binary, cross_entropy, hinge, isa, rows, softmax, stats
+from fastgrad._kernels import bandwidth, binary, cross_entropy, hinge, isa, rows, softmax, stats
 
 NAMES = isa.available_names()
 SHOW = "import fastgrad; from fastgrad._kernels import isa; print(isa.active_name())"
@@ -130,7 +130,7 @@ def test_show_config_shows_the_active_one(isa, capsys):
 # ---- disassembly --------------------------------------------------------------------------------
 
 OBJDUMP = shutil.which("objdump")
-MODULES = [isa, rows, softmax, cross_entropy, binary, hinge, stats]
+MODULES = [isa, rows, softmax, cross_entropy, binary, hinge, stats, bandwidth]
 VEX = re.compile(r"\tv[a-z]")  # every mnemonic of AVX and later begins with v; no older one does
 OLD_WITH_V = {"verr", "verw"}
 

@@ -10,6 +10,7 @@ binary          sigmoid, log_sigmoid and binary cross-entropy, element by elemen
 segments        sorting rows by segment, and reductions over segments
 centroids       kernels that take a whole segment: the centroid hinge, moments, prototypes
 hinge           the hinge losses, of one score and of classes
+bandwidth       copies and reads with nothing computed: the limit that benchmarks/ measures against
 stats           what language models are evaluated by: a record for every row
 csrc/           the C kernels: fastgrad.h is their contract, kernels.inc.h their spine
 
