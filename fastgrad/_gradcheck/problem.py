@@ -330,8 +330,8 @@ class Problem:
         a = np.asarray(original)
         if isinstance(original, np.ma.MaskedArray):
             raise TypeError(
-                f"{name} must not be a masked array: a difference knows no mask. Pass its data, and "
-                "let f leave out what is masked."
+                f"{name} must not be a masked array: a difference knows no mask. Pass its data, "
+                "and let f leave out what is masked."
             )
         if a.dtype.kind == "c":
             raise TypeError(f"{name} is complex; only real inputs are differentiated.")
