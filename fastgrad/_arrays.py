@@ -25,6 +25,9 @@ BoolArray: TypeAlias = NDArray[np.bool_]
 IntArray: TypeAlias = NDArray[np.integer[Any]]
 Axes: TypeAlias = int | Sequence[int] | None
 
+BY_WHERE = "where=~np.ma.getmaskarray(x)"
+BY_IDS = "leave its masked rows out by ignore_index"
+
 _NATIVE = (np.dtype(np.float32), np.dtype(np.float64))
 
 
@@ -38,12 +41,15 @@ def computed(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return _NATIVE[0] if is_half(dtype) else dtype
 
 
-def as_scores(x: ArrayLike, name: str) -> FloatArray:
-    """Floats that the kernels read; integers and bools become float64."""
+def as_scores(x: ArrayLike, name: str, leave_out: str = "") -> FloatArray:
+    """Floats that the kernels read; integers and bools become float64.
+
+    `leave_out` says how the function leaves out what a masked array masks.
+    """
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError(
-            f"{name} must be a plain array; got a masked array, whose mask would be lost. "
-            f"Pass {name}=x.filled(0) and where=~np.ma.getmaskarray(x)."
+            f"{name} must be a plain array; got a masked array, whose mask would be lost. Pass "
+            + (f"{name}=x.filled(0) and {leave_out}." if leave_out else "x.data or x.filled(0).")
         )
     a = np.asarray(x)
     if a.dtype not in _NATIVE:  # equality also holds only for native byte order
@@ -255,6 +261,12 @@ def _overlaps_itself(a: NDArray[Any]) -> bool:
 # ---- targets ----------------------------------------------------------------------------------
 
 
+def as_indices(a: ArrayLike) -> NDArray[Any]:
+    """An array; a list without elements is one of integers, though NumPy makes float64 of it."""
+    array = np.asarray(a)
+    return array.astype(np.int64) if array.size == 0 and isinstance(a, (list, tuple)) else array
+
+
 def as_target(
     target: ArrayLike, logits: FloatArray, shape: tuple[int, ...], axis: int, name: str = "logits"
 ) -> tuple[NDArray[Any], bool]:
@@ -267,7 +279,7 @@ def as_target(
             "target must be a plain array; got a masked array, whose mask would be lost. "
             "Pass target=y.filled(-100): rows with ignore_index=-100 are left out."
         )
-    y = np.asarray(target)
+    y = as_indices(target)
     rows = logits.shape[:axis] + logits.shape[axis + 1 :]
     if y.dtype.kind in "biu":
         if y.shape != rows:
@@ -306,9 +318,9 @@ def as_binary_target(
     target: ArrayLike, shape: tuple[int, ...], dtype: np.dtype[Any]
 ) -> NDArray[Any]:
     """Zeros and ones as integers or bools, or probabilities as floats of `dtype`."""
-    y = np.asarray(target)
+    y = as_indices(target)
     if y.dtype.kind not in "biu" or isinstance(target, np.ma.MaskedArray):
-        y = cast(as_scores(target, "target"), dtype)
+        y = cast(as_scores(target, "target", BY_WHERE), dtype)
     _check_elements(y, shape, "logits")
     if _is_real(y):
         _check_fit(y, "target", "a probability in [0, 1]", 1.0)
@@ -332,7 +344,7 @@ def as_signed_target(target: ArrayLike, shape: tuple[int, ...]) -> NDArray[Any]:
             "target must be a plain array; got a masked array, whose mask would be lost. "
             "Pass target=y.filled(1) and where=~np.ma.getmaskarray(y)."
         )
-    y = np.asarray(target)
+    y = as_indices(target)
     allowed = "target must hold bools, or the integers -1 and 1"
     if y.dtype.kind not in "biu":
         hint = " If its sign tells the class, pass target > 0." if _is_real(y) else ""
@@ -482,13 +494,34 @@ def check_normalizer(normalizer: float | None, reduction: str) -> float | None:
 # ---- weights ----------------------------------------------------------------------------------
 
 
+def _as_weights(weight: ArrayLike, name: str, dtype: np.dtype[Any], mean: bool = False) -> Any:
+    """Weights in the type computed in, of which only those are 0 that were given as 0.
+
+    Weights of a mean may be multiplied by a common factor, so that they keep their ratios.
+    """
+    given = as_scores(weight, name)
+    w = cast(given, computed(dtype))
+    if w.dtype.itemsize >= given.dtype.itemsize or w.all():
+        return w
+    if mean and ((w == 0) & (given != 0)).any():
+        w = cast(np.asarray(balanced(given)), computed(dtype))
+    return _as_zero_as(w, given)
+
+
+def _as_zero_as(w: FloatArray, given: FloatArray) -> FloatArray:
+    """Rounded weights, the smallest number in place of a 0 that was none."""
+    lost = (w == 0) & (given != 0)
+    least = np.finfo(w.dtype).smallest_subnormal
+    return np.where(lost, np.copysign(least, given).astype(w.dtype), w) if lost.any() else w
+
+
 def as_class_weight(
     weight: ArrayLike | None, classes: int, dtype: np.dtype[Any]
 ) -> FloatArray | None:
     """One contiguous weight per class, in the type computed in."""
     if weight is None:
         return None
-    w = np.ascontiguousarray(cast(as_scores(weight, "weight"), computed(dtype)))
+    w = np.ascontiguousarray(_as_weights(weight, "weight", dtype))
     if np.shape(weight) != (classes,):
         raise ValueError(
             f"weight must have shape ({classes},), one number per class; it has shape "
@@ -499,12 +532,15 @@ def as_class_weight(
 
 
 def as_row_weight(
-    sample_weight: ArrayLike | None, rows: tuple[int, ...], dtype: np.dtype[Any]
+    sample_weight: ArrayLike | None,
+    rows: tuple[int, ...],
+    dtype: np.dtype[Any],
+    mean: bool = False,
 ) -> FloatArray | None:
-    """One weight per row, in the type computed in."""
+    """One weight per row, in the type computed in; for a `mean`, any multiple of them."""
     if sample_weight is None:
         return None
-    s = cast(as_scores(sample_weight, "sample_weight"), computed(dtype))
+    s: FloatArray = _as_weights(sample_weight, "sample_weight", dtype, mean)
     if s.shape != rows:
         raise ValueError(
             f"sample_weight must have shape {rows}, one number per row; it has shape {s.shape}. "
@@ -520,11 +556,14 @@ def as_element_weight(
     shape: tuple[int, ...],
     dtype: np.dtype[Any],
     scores: str = "logits",
+    mean: bool = False,
 ) -> FloatArray | None:
-    """A weight for every element of the scores, broadcast to them, in the type computed in."""
+    """A weight for every element of the scores, broadcast to them, in the type computed in; for a
+    `mean`, any multiple of them.
+    """
     if weight is None:
         return None
-    w = cast(as_scores(weight, name), computed(dtype))
+    w = _as_weights(weight, name, dtype, mean)
     broadcast = _broadcast(w, shape, name, scores)
     _check_fit(w, name, "finite and >= 0")
     return broadcast
@@ -766,15 +805,13 @@ def refuse_change_of_segments(name: str) -> NoReturn:
     )
 
 
-def _as_integers(a: ArrayLike, name: str, what: str) -> IntArray:
+def _as_integers(a: ArrayLike, name: str, what: str, fill: str) -> IntArray:
     if isinstance(a, np.ma.MaskedArray):
         raise TypeError(
             f"{name} must be a plain array; got a masked array, whose mask would be lost. "
-            f"Pass {name}.filled(-1) and ignore_index=-1."
+            f"Pass {name}.{fill}."
         )
-    integers = np.asarray(a)
-    if integers.size == 0 and not isinstance(a, np.ndarray):
-        integers = integers.astype(np.int64)  # of [] NumPy makes float64
+    integers = as_indices(a)
     if integers.dtype.kind not in "biu":
         raise TypeError(
             f"{name} must hold {what} (integers); got dtype {integers.dtype}. Use "
@@ -786,7 +823,8 @@ def _as_integers(a: ArrayLike, name: str, what: str) -> IntArray:
 
 def as_ids(ids: ArrayLike, name: str) -> IntArray:
     """The segment of every row, C-contiguous; the range is not checked."""
-    a = _as_integers(ids, name, "the segment of every row")
+    fill = "filled(-1) and ignore_index=-1"
+    a = _as_integers(ids, name, "the segment of every row", fill)
     if a.ndim not in (1, 2):
         raise ValueError(
             f"{name} must have shape (N,), or (B, N) for a batch of items; it has shape {a.shape}."
@@ -794,8 +832,8 @@ def as_ids(ids: ArrayLike, name: str) -> IntArray:
     return np.require(a, a.dtype.newbyteorder("="), ["C", "A"])
 
 
-def _as_consecutive(a: ArrayLike, name: str, what: str) -> NDArray[np.int64]:
-    integers = _as_integers(a, name, what)
+def _as_consecutive(a: ArrayLike, name: str, what: str, fill: str) -> NDArray[np.int64]:
+    integers = _as_integers(a, name, what, fill)
     if integers.ndim != 1:
         raise ValueError(f"{name} must have one dimension; it has shape {integers.shape}.")
     if integers.dtype == np.uint64 and integers.max(initial=0) >= 2**63:
@@ -805,7 +843,12 @@ def _as_consecutive(a: ArrayLike, name: str, what: str) -> NDArray[np.int64]:
 
 def offsets_of_lengths(lengths: ArrayLike) -> NDArray[np.int64]:
     """Where consecutive segments of these lengths begin, and the last ends."""
-    sizes = _as_consecutive(lengths, "lengths", "the number of rows of every segment")
+    sizes = _as_consecutive(
+        lengths,
+        "lengths",
+        "the number of rows of every segment",
+        "filled(0): a segment without rows",
+    )
     if sizes.min(initial=0) < 0:
         i = int((sizes < 0).argmax())
         raise ValueError(f"lengths must be >= 0; lengths[{i}] is {sizes[i]}.")
@@ -818,7 +861,7 @@ def offsets_of_lengths(lengths: ArrayLike) -> NDArray[np.int64]:
 
 def as_offsets(offsets: ArrayLike) -> NDArray[np.int64]:
     """Where consecutive segments begin, and the last ends; a copy."""
-    a = _as_consecutive(offsets, "offsets", "where every segment begins")
+    a = _as_consecutive(offsets, "offsets", "where every segment begins", "compressed()")
     if len(a) == 0 or a[0] != 0:
         found = f"offsets[0] is {a[0]}" if len(a) else "they are empty"
         raise ValueError(
@@ -895,7 +938,7 @@ def check_no_options_of_ids(**options: Any) -> None:
 
 def as_data(data: ArrayLike, shape: tuple[int, ...]) -> FloatArray:
     """Floats with the axes of the rows first."""
-    a = as_scores(data, "data")
+    a = as_scores(data, "data", BY_IDS)
     if a.shape[: len(shape)] != shape:
         raise ValueError(
             f"data must have a shape that begins with that of segments, {shape}; it has shape "
@@ -905,12 +948,14 @@ def as_data(data: ArrayLike, shape: tuple[int, ...]) -> FloatArray:
 
 
 def as_segment_weights(
-    weights: ArrayLike | None, shape: tuple[int, ...], dtype: np.dtype[Any]
+    weights: ArrayLike | None, shape: tuple[int, ...], dtype: np.dtype[Any], mean: bool
 ) -> FloatArray | None:
-    """One contiguous weight per row, in the type computed in."""
+    """One contiguous weight per row, in the type computed in; for a `mean`, any multiple of
+    them.
+    """
     if weights is None:
         return None
-    w = cast(as_scores(weights, "weights"), computed(dtype))
+    w = _as_weights(weights, "weights", dtype, mean)
     if w.shape != shape:
         raise ValueError(
             f"weights must have the shape of segments, {shape}, one number per row; it has shape "
@@ -925,19 +970,63 @@ def balanced(weights: FloatArray | None) -> FloatArray | None:
     largest = 0.0 if weights is None or not weights.size else float(weights.max())
     if weights is None or largest == 0 or 2.0**-32 < largest < 2.0**32:
         return weights
-    return np.ldexp(weights, -math.frexp(largest)[1])
+    return _as_zero_as(np.ldexp(weights, -math.frexp(largest)[1]), weights)
 
 
 def check_empty_value(x: float) -> float:
     return _real(x, "empty_value")
 
 
+# ---- boosting ----------------------------------------------------------------------------------
+
+
+def as_raw_scores(scores: Any) -> NDArray[Any]:
+    """What a library predicts; its dtype is checked by the loss."""
+    if isinstance(scores, np.ma.MaskedArray):
+        as_scores(scores, "scores")  # raises
+    return np.asarray(scores)
+
+
+def as_labels(target: Any) -> NDArray[Any]:
+    """Labels of rows; their dtype is checked by the loss."""
+    if isinstance(target, np.ma.MaskedArray):
+        raise TypeError(
+            "target must be a plain array; got a masked array, whose mask would be lost. Leave its "
+            "masked rows out of the data, or give them weight 0."
+        )
+    y = np.asarray(target)
+    if y.ndim == 0:
+        raise ValueError(f"target must have one entry for each row; got the single number {y}.")
+    return y
+
+
+def check_training_rows(what: str, a: NDArray[Any], rows: int) -> None:
+    if a.shape[:1] != (rows,):
+        raise ValueError(
+            f"{what} must have one entry for each of the {rows} rows of the scores; it has shape "
+            f"{a.shape}. Parts of the data, as in cross-validation, need an objective of their own "
+            "where it has a target."
+        )
+
+
+def as_training_weight(weight: ArrayLike, rows: int, dtype: np.dtype[Any]) -> FloatArray:
+    """Weights of rows, of this dtype."""
+    w: FloatArray = _as_weights(weight, "sample_weight", dtype)
+    check_training_rows("sample_weight", w, rows)
+    if w.ndim > 1:
+        raise ValueError(
+            f"sample_weight must have shape ({rows},), one number per row; it has shape {w.shape}."
+        )
+    _check_fit(w, "sample_weight", "finite and >= 0")
+    return w
+
+
 # ---- centroids ---------------------------------------------------------------------------------
 
 
-def as_rows(X: ArrayLike, name: str) -> FloatArray:
+def as_rows(X: ArrayLike, name: str, leave_out: str = "") -> FloatArray:
     """Rows (N, d), or (B, N, d) of a batch."""
-    x = as_scores(X, name)
+    x = as_scores(X, name, leave_out)
     if x.ndim not in (2, 3):
         hint = f" One column is {name}[:, None]." if x.ndim == 1 else ""
         raise ValueError(

@@ -538,12 +538,15 @@ def _loss(
     out: FloatArray | None,
 ) -> tuple[Any, Any]:
     """(value or None, array or None): what `kind` asks for."""
-    z = _arrays.as_scores(logits, "logits")
+    z = _arrays.as_scores(logits, "logits", _arrays.BY_WHERE)
     how = _arrays.check_reduction(options.reduction)
     divisor = _arrays.check_normalizer(options.normalizer, how)
     y = _arrays.as_binary_target(target, z.shape, z.dtype)
     w = _arrays.as_element_weight(options.pos_weight, "pos_weight", z.shape, z.dtype)
-    s = _arrays.as_element_weight(options.sample_weight, "sample_weight", z.shape, z.dtype)
+    shares = how == "mean" and divisor is None
+    s = _arrays.as_element_weight(
+        options.sample_weight, "sample_weight", z.shape, z.dtype, mean=shares
+    )
     mask = _arrays.as_where(options.where, z.shape, "logits")
     factor, upstream = _arrays.as_grad_output(grad_output, how, z.shape, z.dtype)
     direction = _arrays.as_cotangent(v, z.shape, z.dtype, "v") if kind == "hvp" else None
@@ -558,7 +561,7 @@ def _loss(
             else _arrays.check_out(out, z.shape, z.dtype, **inputs, grad_output=upstream)
         )
 
-    if how == "mean" and divisor is None:
+    if shares:
         s = _arrays.balanced(s)
         if s is None:
             divisor = float(z.size if mask is None else np.count_nonzero(mask))

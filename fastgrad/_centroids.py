@@ -53,8 +53,10 @@ class _Rows:
         num_classes: int | ArrayLike | None,
         sample_weight: ArrayLike | None,
         ignore_index: int | None,
+        shares: bool = True,
     ) -> None:
-        self.X = _arrays.as_rows(X, "X")
+        """With `shares`, any multiple of the weights will do, for only means are taken."""
+        self.X = _arrays.as_rows(X, "X", _arrays.BY_IDS)
         if isinstance(labels, Segments):
             _arrays.check_no_options_of_ids(num_classes=num_classes, ignore_index=ignore_index)
             self.plan = labels
@@ -63,7 +65,7 @@ class _Rows:
             _arrays.check_labels(ids.shape, self.X.shape)
             self.plan = Segments._of(ids, num_classes, ignore_index, "labels")
         _arrays.check_labels(self.plan.shape, self.X.shape)
-        weight = _arrays.as_row_weight(sample_weight, self.X.shape[:-1], self.X.dtype)
+        weight = _arrays.as_row_weight(sample_weight, self.X.shape[:-1], self.X.dtype, shares)
         self.weight = None if weight is None else np.ascontiguousarray(weight)
         self.batch = self.X.shape[:-2]
         self.items = math.prod(self.batch)

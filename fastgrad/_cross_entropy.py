@@ -177,7 +177,7 @@ class CrossEntropy(Loss):
             reduction,
             normalizer,
         )
-        plain = _plain(logits, target, options, False)
+        plain = _plain(logits, target, options, False, None)
         if plain is not None:
             return plain[0]
         return _general("value", logits, target, None, options, None, None)[0]
@@ -210,6 +210,8 @@ class CrossEntropy(Loss):
             As in the call.  For "none", each row's gradient is that of its own loss.
         grad_output : float or array_like, optional
             Factor of the gradient, an upstream derivative: one number, or for "none" one per row.
+            Where it is infinite in the type computed in, a derivative of several parts (smoothing,
+            `z_loss`, probabilities) may be NaN.
         out : ndarray, optional
             Where to put it: shape and dtype of `logits`; it may be `logits` itself.
 
@@ -288,8 +290,8 @@ class CrossEntropy(Loss):
             reduction,
             normalizer,
         )
-        if out is None and grad_output is None:
-            plain = _plain(logits, target, options, True)
+        if grad_output is None:
+            plain = _plain(logits, target, options, True, out)
             if plain is not None:
                 return plain
         return _general("value_and_grad", logits, target, None, options, grad_output, out)
@@ -413,7 +415,7 @@ class CrossEntropy(Loss):
 
 
 def _plain(
-    logits: ArrayLike, target: ArrayLike, options: _Options, with_grad: bool
+    logits: ArrayLike, target: ArrayLike, options: _Options, with_grad: bool, out: Any
 ) -> tuple[Any, Any] | None:
     """The commonest call with the least overhead, or None if this is not one."""
     axis, weight, sample_weight, ignore, smoothing, z_loss, where, reduction, normalizer = options
@@ -431,7 +433,7 @@ def _plain(
         and (reduction == "mean" or reduction == "sum")
         and (ignore is None or (type(ignore) is int and -(2**63) <= ignore < 0))
     ):
-        return _kernels.plain(logits, target, reduction == "mean", with_grad)
+        return _kernels.plain(logits, target, reduction == "mean", with_grad, out)
     return None
 
 
@@ -445,7 +447,7 @@ def _general(
     out: FloatArray | None,
 ) -> tuple[Any, Any]:
     """(value or None, array or None): what `kind` asks for."""
-    z = _arrays.as_scores(logits, "logits")
+    z = _arrays.as_scores(logits, "logits", _arrays.BY_WHERE)
     shape = z.shape
     z = z.reshape(1) if z.ndim == 0 else z
     i = _arrays.one_axis(options.axis, z.ndim, "logits")
@@ -458,7 +460,8 @@ def _general(
     y, soft = _arrays.as_target(target, z, shape, i)
     ignored = _arrays.check_ignore_index(options.ignore_index, soft)
     w = _arrays.as_class_weight(options.weight, classes, z.dtype)
-    s = _arrays.as_row_weight(options.sample_weight, rows, z.dtype)
+    shares = how == "mean" and divisor is None
+    s = _arrays.as_row_weight(options.sample_weight, rows, z.dtype, shares)
     mask = _arrays.as_where(options.where, z.shape, "logits")
     factor, upstream = _arrays.as_grad_output(grad_output, how, rows, z.dtype)
     direction = None
@@ -477,7 +480,7 @@ def _general(
     if mask is not None:
         s = _arrays.check_kept(mask, y, soft, i, w, s, ignored, smoothing, z.dtype)
 
-    if how == "mean" and divisor is None:
+    if shares:
         divisor, s = float(kept), _arrays.balanced(s)
         if (
             not soft and z_loss == 0

@@ -310,13 +310,16 @@ def _elements(
     out: FloatArray | None,
 ) -> tuple[Any, Any]:
     """(value or None, array or None): what `kind` asks for."""
-    z = _arrays.as_scores(scores, "scores")
+    z = _arrays.as_scores(scores, "scores", _arrays.BY_WHERE)
     shape, dtype = z.shape, z.dtype
     how = _arrays.check_reduction(options.reduction)
     divisor = _arrays.check_normalizer(options.normalizer, how)
     margin = _arrays.check_margin(options.margin, dtype)
     y = _arrays.as_signed_target(target, shape)
-    s = _arrays.as_element_weight(options.sample_weight, "sample_weight", shape, dtype, "scores")
+    shares = how == "mean" and divisor is None
+    s = _arrays.as_element_weight(
+        options.sample_weight, "sample_weight", shape, dtype, "scores", mean=shares
+    )
     mask = _arrays.as_where(options.where, shape, "scores")
     factor, upstream = _arrays.as_grad_output(grad_output, how, shape, dtype)
     direction = _arrays.as_cotangent(v, shape, dtype, "v") if kind == "hvp" else None
@@ -331,7 +334,7 @@ def _elements(
             else _arrays.check_out(out, shape, dtype, **inputs, grad_output=upstream)
         )
 
-    if how == "mean" and divisor is None:
+    if shares:
         s = _arrays.balanced(s)
         if s is None:
             divisor = float(z.size if mask is None else np.count_nonzero(mask))
@@ -525,7 +528,7 @@ class MulticlassHinge(Loss):
             reduction,
             normalizer,
         )
-        plain = _plain(scores, target, options, False)
+        plain = _plain(scores, target, options, False, None)
         if plain is not None:
             return plain[0]
         return _classes("value", scores, target, None, options, None, None)[0]
@@ -647,8 +650,8 @@ class MulticlassHinge(Loss):
             reduction,
             normalizer,
         )
-        if out is None and grad_output is None:
-            plain = _plain(scores, target, options, True)
+        if grad_output is None:
+            plain = _plain(scores, target, options, True, out)
             if plain is not None:
                 return plain
         return _classes("value_and_grad", scores, target, None, options, grad_output, out)
@@ -786,7 +789,7 @@ def _classes(
     out: FloatArray | None,
 ) -> tuple[Any, Any]:
     """(value or None, array or None): what `kind` asks for."""
-    z = _arrays.as_scores(scores, "scores")
+    z = _arrays.as_scores(scores, "scores", _arrays.BY_WHERE)
     shape, dtype = z.shape, z.dtype
     z = z.reshape(1) if z.ndim == 0 else z
     i = _arrays.one_axis(options.axis, z.ndim, "scores")
@@ -799,7 +802,8 @@ def _classes(
     y = _arrays.as_class_indices(target, z, shape, i, "scores")
     ignored = _arrays.check_ignore_index(options.ignore_index)
     w = _arrays.as_class_weight(options.weight, classes, dtype)
-    s = _arrays.as_row_weight(options.sample_weight, rows, dtype)
+    shares = how == "mean" and divisor is None
+    s = _arrays.as_row_weight(options.sample_weight, rows, dtype, shares)
     mask = _arrays.as_where(options.where, z.shape, "scores")
     factor, upstream = _arrays.as_grad_output(grad_output, how, rows, dtype)
     direction = _arrays.as_cotangent(v, shape, dtype, "v") if kind == "hvp" else None
@@ -816,7 +820,7 @@ def _classes(
     if mask is not None:
         s = _arrays.check_kept(mask, y, False, i, w, s, ignored, 0.0, dtype)
 
-    if how == "mean" and divisor is None:
+    if shares:
         divisor, s, w = float(kept), _arrays.balanced(s), _arrays.balanced(w)
         if kept and (s is not None or w is not None):
             zeros = np.broadcast_to(_arrays.computed(dtype).type(0), rows)
@@ -852,7 +856,7 @@ def _classes(
 
 
 def _plain(
-    scores: ArrayLike, target: ArrayLike, options: _ClassOptions, with_grad: bool
+    scores: ArrayLike, target: ArrayLike, options: _ClassOptions, with_grad: bool, out: Any
 ) -> tuple[Any, Any] | None:
     """The commonest call with the least overhead, or None if this is not one."""
     axis, variant, divide, margin, squared, weight, sample_weight, ignore, *rest = options
@@ -872,7 +876,15 @@ def _plain(
         and (ignore is None or (type(ignore) is int and -(2**63) <= ignore < 0))
     ):
         return _kernels.plain_classes(
-            scores, target, variant, margin, squared, divide == "k", reduction == "mean", with_grad
+            scores,
+            target,
+            variant,
+            margin,
+            squared,
+            divide == "k",
+            reduction == "mean",
+            with_grad,
+            out,
         )
     return None
 

@@ -600,11 +600,12 @@ class _Head:
         self.target, soft = _arrays.as_target(target, logits, logits.shape, 1)
         ignored = _arrays.check_ignore_index(options.ignore_index, soft)
         self.weight = _arrays.as_class_weight(options.weight, classes, dtype)
-        self.sample_weight = _arrays.as_row_weight(options.sample_weight, (count,), dtype)
+        shares = self.how == "mean" and normalizer is None
+        self.sample_weight = _arrays.as_row_weight(options.sample_weight, (count,), dtype, shares)
         factor, self.upstream = _arrays.as_grad_output(grad_output, self.how, (count,), dtype)
         if not soft:
             _arrays.check_range(self.target, classes, ignored)
-        if self.how == "mean" and normalizer is None:
+        if shares:
             self.sample_weight = _arrays.balanced(self.sample_weight)
             if not soft and self.z_loss == 0:
                 self.weight = _arrays.balanced(self.weight)

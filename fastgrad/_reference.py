@@ -2602,7 +2602,7 @@ def _rivals(z: Exact, y: int, margin: float, crammer_singer: bool) -> Exact:
     """
     others = np.arange(len(z)) != y
     top = np.where(others, z, -np.inf).max()
-    if np.isnan(z).any() or (np.isinf(top) and top == z[y]):
+    if np.isnan(z).any() or (len(z) > 1 and np.isinf(top) and top == z[y]):
         return np.full_like(z, np.nan)
     gaps = np.where(others & (z > -np.inf), z - z[y] + np.longdouble(margin), 0)
     if crammer_singer:

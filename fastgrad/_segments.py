@@ -247,9 +247,11 @@ class Segments:
         """Positions of the rows, sorted by segment."""
         if self._ids is None:
             return _read_only(np.arange(self.shape[0], dtype=np.int64))
-        order = np.empty(int(self.offsets[-1]), np.int64)
-        _kernels.sort(self._ids, self._ignored, self.offsets[:-1].copy(), order)
-        return _read_only(order)
+        order = np.empty(self._ids.size, np.int64)
+        offsets = np.empty(self._items * self.num_segments + 1, np.int64)
+        kept = _kernels.sort(self._ids, self._ignored, offsets, order)
+        vars(self).setdefault("offsets", _read_only(offsets))
+        return _read_only(order if kept == len(order) else order[:kept].copy())
 
     def __repr__(self) -> str:
         return f"Segments(shape={self.shape}, num_segments={self.num_segments})"
@@ -329,19 +331,30 @@ def _add_up(
     table = not (in_order and columns == 1) and _kernels.prefers_table(
         items, rows, plan.num_segments, columns, out.itemsize, "order" in vars(plan) or in_order
     )
-    _kernels.reduce(
-        x,
-        plan._ids,
-        plan._ignored,
-        plan.offsets if in_order or mean or empty != 0 or not table else None,
-        None if in_order or table else plan.order,
-        out,
-        weights,
-        totals,
-        mean,
-        empty,
-        table,
-    )
+    if not (in_order or table):
+        plan.order  # noqa: B018  (made first, it makes the offsets too)
+
+    def run(out: Any, even: float) -> bool:
+        return _kernels.reduce(
+            x,
+            plan._ids,
+            plan._ignored,
+            plan.offsets if in_order or mean or empty != 0 or not table else None,
+            None if in_order or table else plan.order,
+            out,
+            weights,
+            totals,
+            mean,
+            empty,
+            table,
+            even,
+        )
+
+    if run(out, 1.0):
+        # Perhaps a sum left the range of float64 and its mean does not: again, with tiny weights.
+        again = np.empty_like(out)
+        run(again, 2.0**-64)
+        np.copyto(out, again, where=~np.isfinite(out))
 
 
 def _totals(weights: Any, plan: Segments) -> NDArray[np.float64] | None:
@@ -380,7 +393,7 @@ class _Additive(Map):
             name, v = moved
             x = _arrays.as_cotangent(v, x.shape, x.dtype, name)
         empty = _arrays.check_empty_value(empty_value)
-        w = _arrays.as_segment_weights(weights, plan.shape, rows.dtype)
+        w = _arrays.as_segment_weights(weights, plan.shape, rows.dtype, self._mean)
         result = rows.result(out, rows.reduced, data=x, weights=w)
         w = _arrays.balanced(w) if self._mean else w
         if moved is not None:
@@ -404,7 +417,7 @@ class _Additive(Map):
         rows = _Rows(data, plan)
         _arrays.check_empty_value(empty_value)
         cotangent = _arrays.as_cotangent(g, rows.reduced, rows.dtype, "g")
-        w = _arrays.as_segment_weights(weights, plan.shape, rows.dtype)
+        w = _arrays.as_segment_weights(weights, plan.shape, rows.dtype, self._mean)
         result = rows.result(out, rows.whole.shape, g=cotangent, weights=w)
         w = _arrays.balanced(w) if self._mean else w
         table = rows.table(cotangent)

@@ -56,7 +56,7 @@ class _RowMap(Map):
     def _apply(
         self, x: ArrayLike, axis: Axes, temperature: float, where: Any, out: Any
     ) -> FloatArray:
-        a = _arrays.as_scores(x, "x")
+        a = _arrays.as_scores(x, "x", _arrays.BY_WHERE)
         axes = _arrays.some_axes(axis, a.ndim, "x")
         t = _arrays.check_temperature(temperature)
         mask = _arrays.as_where(where, a.shape, "x")
@@ -98,7 +98,7 @@ class _RowMap(Map):
         out: Any,
         y: ArrayLike | None,
     ) -> FloatArray:
-        a = _arrays.as_scores(x, "x")
+        a = _arrays.as_scores(x, "x", _arrays.BY_WHERE)
         axes = _arrays.some_axes(axis, a.ndim, "x")
         t = _arrays.check_temperature(temperature)
         mask = _arrays.as_where(where, a.shape, "x")
@@ -532,7 +532,7 @@ class LogSumExp(Map):
         where: ArrayLike | None = None,
         out: FloatArray | None = None,
     ) -> Any:
-        x = _arrays.as_scores(a, "a")
+        x = _arrays.as_scores(a, "a", _arrays.BY_WHERE)
         axes = _arrays.some_axes(axis, x.ndim, "a")
         t = _arrays.check_temperature(temperature)
         mask = _arrays.as_where(where, x.shape, "a")
@@ -617,7 +617,7 @@ class LogSumExp(Map):
         >>> fg.logsumexp.vjp(np.array([0.0, 0.0]), 1.0)
         array([0.5, 0.5])
         """
-        x = _arrays.as_scores(a, "a")
+        x = _arrays.as_scores(a, "a", _arrays.BY_WHERE)
         axes = _arrays.some_axes(axis, x.ndim, "a")
         t = _arrays.check_temperature(temperature)
         mask = _arrays.as_where(where, x.shape, "a")
@@ -697,7 +697,7 @@ class LogSumExp(Map):
         >>> print(fg.logsumexp.jvp(np.array([0.0, 0.0]), np.array([1.0, 0.0])))
         0.5
         """
-        x = _arrays.as_scores(a, "a")
+        x = _arrays.as_scores(a, "a", _arrays.BY_WHERE)
         axes = _arrays.some_axes(axis, x.ndim, "a")
         t = _arrays.check_temperature(temperature)
         mask = _arrays.as_where(where, x.shape, "a")

@@ -37,6 +37,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastgrad import _arrays
 from fastgrad._binary import binary_cross_entropy
 from fastgrad._cross_entropy import cross_entropy
 from fastgrad._maps import Loss, _Options
@@ -74,13 +75,11 @@ class _Objective(abc.ABC):
                 f"and binary_cross_entropy; got {loss.__name__}. Use curvature='exact', which "
                 f"takes {loss.__name__}.hess_diag as it is."
             )
-        if not 0 <= floor < np.inf:
-            raise ValueError(f"floor must be >= 0 and finite; got {floor!r}.")
         self.loss = loss
         self._loss = _unreduced(loss)
         self.curvature = curvature
-        self.floor = floor
-        self.target = None if target is None else np.asarray(target)
+        self.floor = _arrays.check_between(floor, "floor", 0.0, float(np.finfo(np.float32).max))
+        self.target = None if target is None else _arrays.as_labels(target)
 
     def __repr__(self) -> str:
         shown = "" if self.curvature == "native" else f", curvature={self.curvature!r}"
@@ -110,7 +109,8 @@ class _Objective(abc.ABC):
         Raises
         ------
         ValueError
-            For derivatives of another shape, or not finite.
+            For derivatives of another shape, or not finite, and for weights that are negative, not
+            finite, or not one for each row.
         IndexError, TypeError, ValueError
             As the loss itself raises them for the labels.
 
@@ -120,27 +120,22 @@ class _Objective(abc.ABC):
         (labels, scores) and maybe weights.  A data set is known by its `get_label`.
         """
         if hasattr(y_pred, "get_label"):
-            scores, data = np.asarray(y_true), y_pred
+            scores, data = _arrays.as_raw_scores(y_true), y_pred
             y_true, sample_weight = np.asarray(data.get_label()), data.get_weight()
             if y_true.size == scores.size:  # XGBoost before 3.2 has (N, K) labels flat
                 y_true = y_true.reshape(scores.shape)
         else:
-            scores = np.asarray(y_pred)
+            scores = _arrays.as_raw_scores(y_pred)
         factor = self._factor(scores)
         target = _labels(y_true if self.target is None else self.target, scores)
         weight = None
         if sample_weight is not None and np.size(sample_weight):  # XGBoost passes (0,) for none
             # In the scores' dtype: in float32 the products of LightGBM's float64 would be rounded.
             wide = scores.dtype.kind == "f" and scores.itemsize >= 4
-            weight = np.asarray(sample_weight, scores.dtype if wide else np.float64)
-        for what, a in (("target", target), ("sample_weight", weight)):
-            # Blocks of rows would be cut from a longer array without a word.
-            if a is not None and a.shape[:1] != scores.shape[:1]:
-                raise ValueError(
-                    f"{what} must have one entry for each of the {len(scores)} rows of the scores; "
-                    f"it has shape {a.shape}. Parts of the data, as in cross-validation, need an "
-                    "objective of their own where it has a target."
-                )
+            dtype = scores.dtype if wide else np.dtype(np.float64)
+            weight = _arrays.as_training_weight(sample_weight, len(scores), dtype)
+        # Blocks of rows would be cut from a longer array without a word.
+        _arrays.check_training_rows("target", target, len(scores))
         grad = self._rounded("grad", scores, target, weight, 1.0)
         hess = self._rounded("hess_diag", scores, target, weight, factor)
         return grad, np.maximum(hess, np.float32(self.floor), out=hess)
@@ -215,7 +210,8 @@ class XGBoostObjective(_Objective):
     TypeError
         For what is no `Loss`, or lacks a derivative.
     ValueError
-        For another `curvature`, for "native" with a user's loss, or a negative `floor`.
+        For another `curvature`, for "native" with a user's loss, or a `floor` that is negative or
+        beyond float32.
 
     See Also
     --------
@@ -453,7 +449,10 @@ class CatBoostObjective:
         result = np.empty((len(scores), 2))
         result[:, 0] = _derivative(self._loss, "grad", scores, target)
         result[:, 1] = _derivative(self._loss, "hess_diag", scores, target)
-        return np.multiply(result, -1.0 if weights is None else -np.asarray(weights)[:, None])
+        if weights is None:
+            return -result
+        weight = _arrays.as_training_weight(weights, len(scores), scores.dtype)
+        return result * -weight[:, None]
 
     def calc_ders_multi(
         self, approx: ArrayLike, target: Any, weight: float | None
@@ -486,7 +485,7 @@ class CatBoostObjective:
             label.repeat(len(v), axis=0),
             v,
         )
-        sign = -1.0 if weight is None else -weight
+        sign = -1.0 if weight is None else -_arrays.check_between(weight, "weight", 0.0, np.inf)
         return (sign * grad[0]).tolist(), (sign * hess).tolist()
 
 
@@ -531,9 +530,11 @@ def init_score(
     Raises
     ------
     TypeError
-        For another loss: its start has no closed form known here.
+        For another loss, whose start has no closed form known here; for a `num_class` that is no
+        int, and masked arrays.
     ValueError
-        If no row has mass, or for a loss with `where`, whose start is no share.
+        For weights that are negative, not finite or not one for each row; if no row has mass; or
+        for a loss with `where`, whose start is no share.
 
     Notes
     -----
@@ -558,6 +559,8 @@ def init_score(
             f"{getattr(loss, '__name__', loss)!r}. Minimise its sum over the rows in a constant "
             "score, for example with scipy.optimize.minimize."
         )
+    if num_class is not None:
+        num_class = _arrays.check_count(num_class, "num_class")
     if base is cross_entropy and (num_class is None or num_class < 2):
         raise ValueError(
             "cross_entropy has one score for each class: give init_score num_class=K, with K > 1; "
@@ -565,11 +568,14 @@ def init_score(
         )
     if options.get("where") is not None:
         raise ValueError("init_score needs every class in every row; the loss has where=.")
-    y = np.asarray(target)
+    y = _arrays.as_labels(target)
     scores = np.zeros((len(y),) if num_class is None else (len(y), num_class))
     y = _labels(y, scores)
-    weight = 1.0 if sample_weight is None else np.asarray(sample_weight, np.float64)
-    rows = np.broadcast_to(weight, (len(y),)).reshape(-1, *[1] * (scores.ndim - 1))
+    rows: Any = 1.0
+    if sample_weight is not None:
+        weight = _arrays.as_training_weight(sample_weight, len(y), scores.dtype)
+        # Shares do not depend on the weights' size, and their products must not leave the range.
+        rows = np.asarray(_arrays.balanced(weight)).reshape(-1, *[1] * (scores.ndim - 1))
     # At score 0 every class has p = 1/K, so the gradient is mass / K - mass of the class, and the
     # curvature mass (1 - 1/K) / K: together they give each class's share of the mass.
     per_row = _unreduced(loss)
@@ -618,7 +624,7 @@ def _by_rows(loss: Loss) -> bool:
 
 def _labels(labels: ArrayLike, scores: _Array) -> _Array:
     """Class indices and signs as integers, though the libraries hand them over as float32."""
-    y = np.asarray(labels)
+    y = _arrays.as_labels(labels)
     signs = y.ndim == scores.ndim == 1 and bool((np.abs(y) == 1).all())
     if y.dtype.kind == "f" and (y.ndim < scores.ndim or signs) and np.isfinite(y).all():
         whole = y.astype(np.int64)

@@ -24,7 +24,7 @@ array([334, 333, 333])
 from __future__ import annotations
 
 import math
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -40,6 +40,13 @@ __all__ = ["CentroidState", "LogSumExpState", "LossSum"]
 
 Pair: TypeAlias = tuple[NDArray[np.float64], NDArray[np.float64]]
 """Head and tail of sums: their value is that of both together."""
+
+
+_ROOM = 64
+"""The power of two by which sums are scaled down that would leave the range of float64."""
+
+_LARGE = 2.0**900
+"""Sums of fewer than 2**64 numbers below this one do not leave it."""
 
 
 def _whole(pair: Pair) -> NDArray[np.float64]:
@@ -84,9 +91,10 @@ class CentroidState:
     Notes
     -----
     The state is the weights, the weighted sums in two words and the squared deviations M2, of each
-    class.  Centroids are those of all rows at once to 1 ulp, whatever the chunks; M2, merged by the
-    formula of Chan, Golub and LeVeque [1]_, to 1e-12 relative to the sum of squares.  Results take
-    the widest dtype of all chunks.
+    class, all over a power of two that keeps them in range whatever the size of rows and weights.
+    Centroids are those of all rows at once to 1 ulp, whatever the chunks; M2, merged by the formula
+    of Chan, Golub and LeVeque [1]_, to 1e-12 relative to the sum of squares.  Results take the
+    widest dtype of all chunks.
 
     References
     ----------
@@ -110,6 +118,7 @@ class CentroidState:
         self._ignored = _arrays.check_ignore_index(ignore_index)
         self._counts = np.zeros(self.num_classes, np.int64)
         self._weights: Pair = np.zeros(self.num_classes), np.zeros(self.num_classes)
+        self._exponents = np.zeros(self.num_classes, np.int64)
         self._sums: Pair | None = None
         self._squares: NDArray[np.float64] | None = None
         self._dtype: np.dtype[Any] | None = None
@@ -150,14 +159,34 @@ class CentroidState:
             None if plan else self.num_classes,
             sample_weight,
             None if plan else self._ignored,
+            shares=False,
         )
         _arrays.check_same_classes(rows.plan.num_segments, self.num_classes)
         self._check_columns(rows.X.shape[1])
-        counts, weights, sums, squares = _kernels.moments(
-            _items(rows.X), rows.weight, rows.plan.order, rows.plan.offsets
-        )
-        self._add(counts, (weights[0], weights[1]), (sums[0], sums[1]), squares, rows.X.dtype)
+        weight, exponent = _arrays.balanced(rows.weight), 0
+        if rows.weight is not None and weight is not rows.weight:
+            exponent = int(np.frexp(rows.weight.max())[1])
+        moments = self._moments(rows, weight)
+        if rows.X.dtype == np.float64:
+            lost = ~np.isfinite(moments[2][0]).all(axis=0)
+            columns = np.abs(rows.X[:, lost])
+            if (
+                np.isfinite(columns) & (columns > _LARGE)
+            ).any():  # else an infinity or NaN was there
+                weight = np.ones(rows.X.shape[:1]) if weight is None else weight
+                moments = self._moments(rows, np.ldexp(weight, -_ROOM))
+                exponent += _ROOM
+        self._add(*moments, np.full(self.num_classes, exponent), rows.X.dtype)
         return self
+
+    @staticmethod
+    def _moments(
+        rows: _Rows, weight: FloatArray | None
+    ) -> tuple[NDArray[np.int64], Pair, Pair, NDArray[np.float64]]:
+        counts, weights, sums, squares = _kernels.moments(
+            _items(rows.X), weight, rows.plan.order, rows.plan.offsets
+        )
+        return counts, (weights[0], weights[1]), (sums[0], sums[1]), squares
 
     def merge(self, other: CentroidState) -> CentroidState:
         """Add all that another state has seen.
@@ -184,7 +213,14 @@ class CentroidState:
         )
         if other._sums is not None and other._squares is not None:
             self._check_columns(other._squares.shape[1])
-            self._add(other._counts, other._weights, other._sums, other._squares, other._dtype)
+            self._add(
+                other._counts,
+                other._weights,
+                other._sums,
+                other._squares,
+                other._exponents,
+                other._dtype,
+            )
         return self
 
     def _check_columns(self, columns: int) -> None:
@@ -198,21 +234,37 @@ class CentroidState:
         weights: Pair,
         sums: Pair,
         squares: NDArray[np.float64],
+        exponents: NDArray[np.int64],
         dtype: np.dtype[Any] | None,
     ) -> None:
-        if self._sums is None or self._squares is None or self._dtype is None:
-            self._sums, self._squares, self._dtype = sums, squares, dtype
-        else:
-            ours, theirs = _whole(self._weights), _whole(weights)
-            here, there = _quotient(self._sums, self._weights), _quotient(sums, weights)
-            apart = (here[0] - there[0]) + (here[1] - there[1])
-            between = (ours * (theirs / (ours + theirs)))[:, None] * apart**2
-            both = ((ours > 0) & (theirs > 0))[:, None]
-            self._dtype = _widest(self._dtype, dtype)
-            self._squares = self._squares + squares + np.where(both, between, 0)
-            self._sums = _added(self._sums, sums)
         self._counts = self._counts + counts
-        self._weights = _added(self._weights, weights)
+        if self._sums is None or self._squares is None or self._dtype is None:
+            self._sums, self._squares, self._weights = sums, squares, weights
+            self._exponents, self._dtype = exponents, dtype
+            return
+        ours, theirs = _whole(self._weights), _whole(weights)
+        common = np.maximum(
+            np.where(ours > 0, self._exponents, exponents),
+            np.where(theirs > 0, exponents, self._exponents),
+        )
+        for _ in range(2):  # again with room for a sum of two that left the range
+            mine = _scaled(self._exponents - common, *self._weights, *self._sums, self._squares)
+            other = _scaled(exponents - common, *weights, *sums, squares)
+            total = _added((mine[2], mine[3]), (other[2], other[3]))
+            lost = np.isinf(total[0]) & np.isfinite(mine[2]) & np.isfinite(other[2])
+            if not lost.any():
+                break
+            common = common + _ROOM * lost.any(axis=1)
+        here, there = _quotient(self._sums, self._weights), _quotient(sums, weights)
+        apart = (here[0] - there[0]) + (here[1] - there[1])
+        ours, theirs = mine[0] + mine[1], other[0] + other[1]
+        between = (ours * (theirs / (ours + theirs)))[:, None] * apart**2
+        both = ((ours > 0) & (theirs > 0))[:, None]
+        self._dtype = _widest(self._dtype, dtype)
+        self._squares = mine[4] + other[4] + np.where(both, between, 0)
+        self._sums = total
+        self._weights = _added((mine[0], mine[1]), (other[0], other[1]))
+        self._exponents = common
 
     @property
     def counts(self) -> NDArray[np.int64]:
@@ -239,6 +291,11 @@ class CentroidState:
 
     def __repr__(self) -> str:
         return f"CentroidState(num_classes={self.num_classes}, rows={int(self._counts.sum())})"
+
+
+def _scaled(exponents: NDArray[np.int64], *parts: NDArray[np.float64]) -> list[Any]:
+    """Numbers of classes times powers of two."""
+    return [np.ldexp(a, exponents.reshape(-1, *[1] * (a.ndim - 1))) for a in parts]
 
 
 def _quotient(sums: Pair, weights: Pair) -> Pair:
@@ -436,7 +493,7 @@ class LossSum:
     """
 
     def __init__(self) -> None:
-        self._sum = self._weight = 0.0, 0.0
+        self._sum = self._weight = _Number(0.0)
 
     def update(self, values: ArrayLike, weight: ArrayLike | None = None) -> LossSum:
         """Add losses.
@@ -462,8 +519,8 @@ class LossSum:
         1.5
         """
         v, w = _arrays.as_losses(values, weight)
-        self._sum = _plus(self._sum, _kernels.total(v))
-        self._weight = _plus(self._weight, (float(v.size), 0.0) if w is None else _kernels.total(w))
+        self._sum = _plus(self._sum, _total(v))
+        self._weight = _plus(self._weight, _Number(float(v.size)) if w is None else _total(w))
         return self
 
     def merge(self, other: LossSum) -> LossSum:
@@ -494,22 +551,53 @@ class LossSum:
     @property
     def sum(self) -> float:
         """Of all losses."""
-        return self._sum[0] + self._sum[1]
+        return self._sum.times(0)
 
     @property
     def weight(self) -> float:
         """Of all rows."""
-        return self._weight[0] + self._weight[1]
+        return self._weight.times(0)
 
     @property
     def mean(self) -> float:
         """The sum over the weight; NaN without weight."""
-        return self.sum / self.weight if self.weight else math.nan
+        weight = self._weight.head + self._weight.tail
+        if not weight:
+            return math.nan
+        quotient = _Number((self._sum.head + self._sum.tail) / weight, 0.0, self._sum.exponent)
+        return quotient.times(-self._weight.exponent)
 
     def __repr__(self) -> str:
         return f"LossSum(sum={self.sum!r}, weight={self.weight!r})"
 
 
-def _plus(a: tuple[float, float], b: tuple[float, float]) -> tuple[float, float]:
-    head, tail = _added((np.asarray(a[0]), np.asarray(a[1])), (np.asarray(b[0]), np.asarray(b[1])))
-    return float(head), float(tail)
+class _Number(NamedTuple):
+    """(head + tail) times 2**exponent."""
+
+    head: float
+    tail: float = 0.0
+    exponent: int = 0
+
+    def times(self, exponent: int) -> float:
+        """As one float, times 2**exponent."""
+        with np.errstate(all="ignore"):
+            return float(np.ldexp(self.head + self.tail, self.exponent + exponent))
+
+
+def _total(a: FloatArray) -> _Number:
+    total = _Number(*_kernels.total(a))
+    if not math.isfinite(total.head) and np.isfinite(a).all():
+        total = _Number(*_kernels.total(np.ldexp(a, -_ROOM)), _ROOM)
+    return total
+
+
+@np.errstate(all="ignore")
+def _plus(a: _Number, b: _Number) -> _Number:
+    # Both near the end of the range, the sum may be beyond it: it is taken with room, and kept so
+    # only as long as it is that large.
+    room = _ROOM if max(abs(a.times(0)), abs(b.times(0))) > _LARGE else 0
+    parts = [
+        (np.ldexp(x.head, x.exponent - room), np.ldexp(x.tail, x.exponent - room)) for x in (a, b)
+    ]
+    head, tail = _added(*parts)
+    return _Number(float(head), float(tail), room)

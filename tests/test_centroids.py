@@ -118,6 +118,49 @@ def test_one_nan_stays_in_its_class_and_column(isa, dtype):
     assert np.argwhere(np.isnan(c)).tolist() == [[0, 33]]
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("columns", [1, 5, 40])
+def test_what_is_not_finite_is_left_out_of_its_own_mean(isa, dtype, rng, columns, weighted):
+    X = rng.normal(size=(12, columns)).astype(dtype)
+    y = np.array([0] * 4 + [1] * 4 + [2] * 4)
+    X[0, -1] = NAN  # alone: the mean without it is finite
+    X[5, 0] = INF
+    X[8, 0], X[9, 0], X[10, -1] = INF, -INF, -INF
+    weight = rng.uniform(0.5, 2, 12).astype(dtype) if weighted else None
+    options = {"sample_weight": weight, "leave_one_out": True}
+    exact, counts = ref.class_centroids(X, y, **options)
+    found = fg.class_centroids(X, y, **options)
+    np.testing.assert_array_equal(found.counts, counts)
+    assert_near(found.centroids, exact, 2, 2)
+    pulled = fg.class_centroids.vjp(np.zeros_like(X), y, X, **options)
+    assert_near(pulled, ref.class_centroids_vjp(np.zeros_like(X), y, X, **options), 2, 4)
+
+
+def test_what_is_not_finite_is_left_out_of_its_own_mean_in_halves(isa):
+    X = np.array([[1.0, 2.0], [NAN, 4.0], [5.0, INF], [7.0, 8.0]], np.float16)
+    others = fg.class_centroids(X, [0, 0, 0, 0], leave_one_out=True).centroids
+    wide = fg.class_centroids(X.astype(np.float32), [0, 0, 0, 0], leave_one_out=True).centroids
+    np.testing.assert_array_equal(others, wide.astype(np.float16))
+    np.testing.assert_array_equal(others[1], np.float16([13 / 3, INF]))
+
+
+def test_means_of_rows_whose_sum_leaves_the_range(isa, assert_ulps):
+    """Nothing that is asked for is beyond float64, only what a plain sum meets on the way."""
+    huge = np.array([[1.7e308, -1.5e308], [1.7e308, -1.5e308], [1.2e308, 1e-300], [0.5, INF]])
+    y = [0, 0, 0, 1]
+    exact = ref.class_centroids(huge, y).centroids
+    assert_ulps(fg.class_centroids(huge, y).centroids, exact, 1)
+    options = {"sample_weight": [1.0, 2.0, 3.0, 1.0]}
+    exact = ref.class_centroids(huge, y, **options).centroids
+    assert_ulps(fg.class_centroids(huge, y, **options).centroids, exact, 1)
+    others = fg.class_centroids(huge, y, leave_one_out=True).centroids
+    assert_ulps(others, ref.class_centroids(huge, y, leave_one_out=True).centroids, 1)
+    near = np.array([[1.5e308], [1.6e308]])
+    value, grad = fg.centroid_hinge.value_and_grad(near, [0, 0], squared=False, margin=0.0)
+    assert_near(value, LD(0.05e308), 1.6e308, 1)
+    assert_near(grad, [[-0.5], [0.5]], 1, 2)
+
+
 def test_classes_absent_and_rows_alone():
     c, counts = fg.class_centroids([[1.0], [3.0]], [1, 1], num_classes=4)
     np.testing.assert_array_equal(c[:, 0], [NAN, 2, NAN, NAN])
@@ -366,6 +409,36 @@ def test_squares_that_leave_the_range(isa):
         value, grad = fg.centroid_hinge.value_and_grad(X, [0, 0], margin=0.0, squared=False)
         assert_near(value, 5 * LD(size), 5 * size, 2)
         assert_near(grad, [[-0.3, -0.4], [0.3, 0.4]], 1, 2)
+
+
+@pytest.mark.parametrize("centroid_grad", [False, True])
+@pytest.mark.parametrize("squared", [False, True])
+@pytest.mark.parametrize("exponent", [-1060, -1022, -600, -500, -300, -200, 0, 200, 500])
+def test_derivatives_at_every_distance(isa, rng, exponent, squared, centroid_grad):
+    """Lengths, their squares and third powers leave the range; directions do not."""
+    size = 2.0**exponent
+    X = np.ldexp(rng.integers(-8, 9, (6, 3)).astype(float), exponent)
+    X[:2] = [[3 * size, 4 * size, 0], [-3 * size, -4 * size, 0]]
+    y = [0, 0, 1, 1, 1, 1]
+    v = rng.normal(size=X.shape)
+    for margin in (0.0, 2 * size):
+        options = {"margin": margin, "squared": squared, "centroid_grad": centroid_grad}
+        grad = fg.centroid_hinge.grad(X, y, **options)
+        slope = ref.centroid_hinge_grad(X, y, **options)
+        assert_near(grad, slope, np.abs(slope).max(), 32, "grad")
+        with np.errstate(over="ignore"):
+            bend = ref.centroid_hinge_hvp(X, y, v, **options)
+        if np.abs(bend).max() < np.finfo(float).max:
+            assert_near(fg.centroid_hinge.hvp(X, y, v, **options), bend, np.abs(bend).max(), 64)
+        still = np.zeros_like(v)
+        np.testing.assert_array_equal(fg.centroid_hinge.hvp(X, y, still, **options), still)
+
+
+def test_a_row_near_its_centroid_among_far_ones(isa):
+    X = np.array([[1.0], [-1.0], [3e-200], [-3e-200]])
+    options = {"margin": 0.0, "squared": False}
+    grad = fg.centroid_hinge.grad(X, [0, 0, 0, 0], **options)
+    np.testing.assert_array_equal(grad[:, 0], [0.25, -0.25, 0.25, -0.25])
 
 
 def test_nan_and_infinity_stay_in_their_class(isa, dtype, rng):

@@ -957,3 +957,49 @@ def test_scikit_learn_has_the_same_mean_of_classes(rng):
     z, y, s = rng.normal(size=(50, 6)), rng.integers(0, 6, 50), rng.random(50)
     expected = metrics.hinge_loss(y, z, labels=np.arange(6), sample_weight=s)
     np.testing.assert_allclose(MH(z, y, sample_weight=s), expected, rtol=1e-13)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("squared", [False, True])
+@pytest.mark.parametrize("variant", ["crammer_singer", "weston_watkins"])
+def test_a_class_without_rivals(isa, dtype, variant, squared, axis):
+    """One class, or one that is kept: 0, but NaN of NaN; a rival at -inf is still a rival."""
+    options = {"variant": variant, "squared": squared, "reduction": "none"}
+    one = np.array([[NAN], [-INF], [INF], [2.0]], dtype)
+    two = np.concatenate([one, np.full_like(one, -INF)], axis=1)
+    y = np.zeros(4, int)
+    masked = {"where": np.moveaxis(np.array([[True, False]]), 1, axis)}
+    for z, expected, extra in (
+        (one, [NAN, 0, 0, 0], {}),
+        (two, [NAN, NAN, 0, 0], {}),
+        (two, [NAN, 0, 0, 0], masked),
+    ):
+        given = {**options, **extra, "axis": axis}
+        turned = np.moveaxis(z, 1, axis)
+        value, grad = MH.value_and_grad(turned, y, **given)
+        np.testing.assert_array_equal(value, expected)
+        np.testing.assert_array_equal(value, ref.multiclass_hinge(turned, y, **given))
+        grad = np.moveaxis(grad, axis, 1)
+        np.testing.assert_array_equal(grad[:, 0], expected)
+        product = np.moveaxis(MH.hvp(turned, y, np.ones_like(turned), **given), axis, 1)
+        np.testing.assert_array_equal(product[:, 0], expected)
+
+
+@pytest.mark.parametrize("loss", [MH, fg.cross_entropy], ids=lambda f: f.__name__)
+def test_the_short_way_writes_where_it_is_told_to(rng, dtype, loss):
+    z, y = rng.normal(size=(64, 10)).astype(dtype), rng.integers(0, 10, 64)
+    value, grad = loss.value_and_grad(z, y)
+    room = np.zeros(1000, dtype)
+    strided = np.zeros((64, 20), dtype)[:, ::2]
+    for out in (np.empty_like(z), room[:640].reshape(64, 10), strided, z.copy()):
+        own, target = (out, y) if np.array_equal(out, z) else (z, y)
+        again, written = loss.value_and_grad(own, target, out=out)
+        assert written is out
+        assert again == value
+        np.testing.assert_array_equal(written, grad)
+    big = np.zeros(1000, dtype)
+    big[:640] = z.ravel()
+    with pytest.raises(ValueError, match="overlap"):
+        loss.value_and_grad(big[:640].reshape(64, 10), y, out=big[1:641].reshape(64, 10))
+    with pytest.raises(TypeError, match="dtype"):
+        loss.value_and_grad(z, y, out=np.zeros(z.shape, np.float16))

@@ -61,13 +61,30 @@ def test_order_is_that_of_a_stable_sort(rng, dtype, shape, ignored):
     assert {a.dtype for a in (s.order, s.counts, s.offsets)} == {np.dtype(np.int64)}
 
 
-@pytest.mark.parametrize("segments", [1, 100, 1024, 1025, 5000, 40_000, 200_000])
-def test_order_of_many_segments(rng, segments):
-    """Below and above what has several tables of counters, prefetches, or a wider copy."""
-    ids = rng.integers(0, segments, 30_000)
-    s = fg.Segments.from_ids(ids, segments)
-    assert np.array_equal(s.order, np.argsort(ids, kind="stable"))
-    assert np.array_equal(s.counts, np.bincount(ids, minlength=segments))
+@pytest.mark.parametrize("ignored", [False, True])
+@pytest.mark.parametrize("items", [1, 3])
+@pytest.mark.parametrize(
+    "segments", [1, 100, 1024, 1025, 5000, 8192, 8193, 40_000, 200_000, 3_000_000]
+)
+def test_order_of_many_segments(rng, segments, items, ignored):
+    """Below and above what has several tables of counters, two steps, or a wider copy."""
+    ids = rng.integers(-1 if ignored else 0, segments, (items, 30_000))
+    ids[:, ::3] = segments - 1  # a bucket of many rows
+    s = fg.Segments.from_ids(ids, segments, ignore_index=-1 if ignored else None)
+    together = (ids + segments * np.arange(items)[:, None]).ravel()
+    kept = np.flatnonzero(ids.ravel() >= 0)
+    assert np.array_equal(s.order, kept[np.argsort(together[kept], kind="stable")])
+    counts = np.bincount(together[kept], minlength=segments * items)
+    assert np.array_equal(np.diff(s.offsets), counts)
+    again = fg.Segments.from_ids(ids, segments, ignore_index=-1 if ignored else None)
+    assert np.array_equal(again.offsets, s.offsets)  # made without the order
+
+
+@pytest.mark.parametrize("ids", [[5, 5, 5], [], [0], [20_000]], ids=str)
+def test_order_of_few_rows_of_many_segments(ids):
+    s = fg.Segments.from_ids(np.array(ids, int), 20_001)
+    assert np.array_equal(s.order, np.arange(len(ids)))
+    assert np.array_equal(s.offsets[1:], np.searchsorted(ids, np.arange(20_001), side="right"))
 
 
 def test_a_plan_of_strided_ids(rng):
@@ -372,6 +389,24 @@ def test_halves_are_float32_rounded_once(isa, rng, half, name, columns):
 # ---- paths, threads, layouts --------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("columns", [1, 2, 3])
+def test_means_beyond_the_range_change_no_others(isa, rng, columns):
+    x = rng.normal(size=(300, columns))
+    ids = rng.integers(0, 20, 300)
+    plain = fg.segment_mean(x, ids, num_segments=20)
+    for plan in (ids, fg.Segments.from_ids(ids, 20)):
+        if isinstance(plan, fg.Segments):
+            assert plan.order.size == 300  # sorted: the other path
+        x[ids == 3, -1] = 1.6e308
+        mean = fg.segment_mean(x, plan, **({} if plan is not ids else {"num_segments": 20}))
+        np.testing.assert_array_equal(mean[3, -1], 1.6e308)
+        same = np.ones(mean.shape, bool)
+        same[3, -1] = False
+        np.testing.assert_array_equal(mean[same], plain[same])
+    assert fg.segment_mean(np.full(9, 1.7e308), fg.Segments.from_lengths([9]))[0] == 1.7e308
+    assert np.isinf(fg.segment_sum(np.full(9, 1.7e308), [0] * 9)[0])
+
+
 @pytest.mark.parametrize("columns", [1, 3, 16, 33, 130])
 @pytest.mark.parametrize("weighs", [False, True])
 @pytest.mark.parametrize("shape", [(3000,), (4, 1500)], ids=str)
@@ -387,9 +422,33 @@ def test_both_paths_give_the_same_bits(isa, dtype, rng, monkeypatch, columns, we
     assert len(seen) == 1
 
 
+@pytest.mark.parametrize("columns", [2, 4, 5, 8])
+@pytest.mark.parametrize("weighs", [False, True])
+@pytest.mark.parametrize("segments", [1, 3, 1000])
+def test_threads_that_share_out_the_segments(isa, dtype, rng, columns, weighs, segments):
+    """Where rows are too short to cut; `taken` rows have the weights of their own."""
+    x, ids = draw(rng, (100_000,), segments, (columns,), dtype, ignored=True)
+    x = np.concatenate([x, x], axis=1)[:, :columns]  # strided, too
+    w = rng.random(len(x)).astype(dtype) if weighs else None
+    seen = set()
+    for threads in (1, 2, 3, 7):
+        with fg.num_threads(threads):
+            options = {"ignore_index": -1, "num_segments": segments, "weights": w}
+            seen.add(fg.segment_sum(x, ids, **options).tobytes())
+            seen.add(fg.segment_sum(x, ids, empty_value=7, **options).tobytes())
+            mean = fg.segment_mean(x, ids, **options)
+    assert len(seen) == 1
+    plan = fg.Segments.from_ids(ids, segments, ignore_index=-1)
+    assert plan.order.size  # sorted: the other path
+    with fg.num_threads(1):
+        assert fg.segment_mean(x, plan, weights=w).tobytes() == mean.tobytes()
+
+
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize(
-    ("shape", "columns"), [((200_000,), 1), ((20_000,), 40), ((4, 10_000), 20)], ids=str
+    ("shape", "columns"),
+    [((200_000,), 1), ((100_000,), 5), ((20_000,), 40), ((4, 10_000), 20)],
+    ids=str,
 )
 def test_threads_change_no_bit(dtype, rng, name, shape, columns):
     x, ids = draw(rng, shape, 300, (columns,), dtype)
@@ -548,3 +607,34 @@ def test_means_do_not_depend_on_the_size_of_weights(data, weight):
 def test_an_empty_value_too_large_for_the_dtype_warns_of_nothing():
     best = fg.segment_max(np.ones(2, np.float32), [0, 2], empty_value=1e300)
     np.testing.assert_array_equal(best, np.float32([1, INF, 1]))
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax", "logsumexp"])
+@pytest.mark.parametrize("in_order", [True, False])
+def test_neighbours_change_no_bit(isa, dtype, rng, name, in_order):
+    """Short segments are sorted by length and put side by side; each alone gives the same."""
+    lengths = rng.integers(0, 40, 3000)
+    ids = np.repeat(np.arange(3000), lengths)
+    x = rng.normal(0, 3, len(ids)).astype(dtype)
+    plan = fg.Segments.from_lengths(lengths)
+    if not in_order:
+        plan = fg.Segments.from_ids(ids, 3000)
+    found = function(name)(x, plan)
+    for k in (0, 1, 17, 2047, 2048, 2999):
+        own = ids == k
+        alone = function(name)(x[own], fg.Segments.from_lengths([own.sum()]))
+        np.testing.assert_array_equal(found[k : k + 1] if len(found) == 3000 else found[own], alone)
+
+
+@pytest.mark.parametrize("shares", [1.0, 1e-30])
+def test_weights_too_small_for_float32_still_count(shares):
+    """Only a weight that was given as 0 leaves its row out; a mean keeps the ratios."""
+    x = np.float32([[1.0], [5.0], [NAN], [7.0]])
+    weights = np.array([1e-60, 3e-60, 0.0, 2e-55]) * shares
+    mean = fg.segment_mean(x, [0, 0, 0, 1], weights=weights)
+    np.testing.assert_array_equal(mean, np.float32([[4.0], [7.0]]))
+    np.testing.assert_array_equal(
+        fg.class_centroids(x, [0, 0, 0, 1], sample_weight=weights).counts, [2, 1]
+    )
+    nan = fg.segment_sum(x, [0, 0, 1, 1], weights=np.array([1.0, 1.0, 1e-60, 1.0]))
+    np.testing.assert_array_equal(nan, np.float32([[6.0], [NAN]]))

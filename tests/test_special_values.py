@@ -446,3 +446,66 @@ def test_infinite_loss_reduces_to_infinity(isa, dtype, reduction):
 def test_nan_loss_reduces_to_nan(isa, dtype):
     x = np.array([[0, NAN], [0, 1], [0, -INF]], dtype)
     assert np.isnan(fg.cross_entropy(x, [1, 1, 1]))
+
+
+@pytest.mark.parametrize("layout", ["C", "F"])
+@pytest.mark.parametrize("classes", [1, 2, 7, 90, 700])
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_a_class_that_is_alone_has_probability_one(isa, dtype, rng, classes, layout, temperature):
+    """Exactly, where all others are -inf; so a target among these has gradient exactly -1."""
+    alone = rng.integers(0, classes, 200)
+    z = np.full((200, classes), -INF, dtype)
+    z[np.arange(200), alone] = 100 * rng.normal(size=200)
+    z = np.asarray(z, order=layout)
+    exact = np.eye(classes, dtype=dtype)[alone]
+    np.testing.assert_array_equal(fg.softmax(z, temperature=temperature), exact)
+    if classes > 1 and temperature == 1:
+        y = (alone + 1) % classes
+        grad = fg.cross_entropy.grad(z, y, reduction="sum")
+        np.testing.assert_array_equal(grad, exact - np.eye(classes, dtype=dtype)[y])
+
+
+@pytest.mark.parametrize("classes", [3, 200])
+@pytest.mark.parametrize("factor", [INF, -INF, 1e300])
+def test_an_infinite_factor_of_a_gradient(isa, dtype, rng, classes, factor):
+    """As IEEE has it: infinite where the derivative is finite and not 0."""
+    z, y = rng.normal(size=(5, classes)).astype(dtype), rng.integers(0, classes, 5)
+    sign = np.where(np.arange(classes) == y[:, None], -1, 1)
+    many = {"reduction": "sum", "grad_output": factor}
+    expected = factor * sign if dtype is np.float64 else sign * np.copysign(INF, factor)
+    for grad in (
+        fg.cross_entropy.grad(z, y, **many),
+        fg.binary_cross_entropy.grad(z, sign < 0, **many),
+        fg.binary_cross_entropy.grad(z, np.where(sign < 0, 1.0, 0.0), **many),
+    ):
+        if np.isinf(expected).all():
+            np.testing.assert_array_equal(grad, expected)
+        else:
+            assert (np.isfinite(grad) & (np.sign(grad) == np.sign(expected))).all()
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda: fg.cross_entropy(np.zeros((0, 3)), []),
+        lambda: fg.multiclass_hinge(np.zeros((0, 3)), []),
+        lambda: fg.linear_cross_entropy(np.zeros((0, 2)), np.ones((3, 2)), []),
+        lambda: fg.hinge(np.zeros(0), []),
+        lambda: fg.binary_cross_entropy(np.zeros(0), []),
+        lambda: fg.centroid_hinge(np.zeros((0, 3)), []),
+        lambda: fg.cross_entropy(np.zeros((2, 0, 3)), [[], []]),
+    ],
+)
+def test_an_empty_list_is_a_target_of_no_rows(f):
+    """Though NumPy makes an array of float64 of it: the mean of no rows is NaN."""
+    assert np.isnan(f())
+
+
+@pytest.mark.parametrize("loss", [fg.cross_entropy, fg.multiclass_hinge], ids=lambda f: f.__name__)
+def test_weights_too_small_for_float32_keep_their_rows(loss):
+    z, y = np.float32([[NAN, 1.0], [1.0, 2.0]]), [0, 1]
+    assert np.isnan(loss(z, y, sample_weight=[1e-60, 1.0]))
+    one, other = loss(z[1:], y[1:]), loss(z[1:], [0])
+    mean = loss(z[[1, 1]], [1, 0], sample_weight=[1e-60, 3e-60])
+    assert abs(mean - (one + 3 * other) / 4) <= 1e-6 * abs(mean)
+    assert loss(z, y, sample_weight=[0.0, 1.0]) == one

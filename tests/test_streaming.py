@@ -338,3 +338,57 @@ def test_states_of_different_axes_are_not_merged():
     other = fg.streaming.LogSumExpState(axis=1).update(np.zeros((2, 3)))
     with pytest.raises(ValueError, match="same axis; got None here and 1 there"):
         fg.streaming.LogSumExpState().merge(other)
+
+
+# ---- the ends of the range ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3])
+def test_sums_of_rows_that_leave_the_range(chunk):
+    X = np.array([[1.5e308, 1.0], [1.7e308, 3.0], [1.6e308, 2.0]])
+    parts = [X[i : i + chunk] for i in range(0, 3, chunk)]
+    state = functools.reduce(lambda s, x: s.update(x, [0] * len(x)), parts, CentroidState(2))
+    merged_state = merged([CentroidState(2).update(x, [0] * len(x)) for x in parts])
+    for s in (state, merged_state):
+        np.testing.assert_array_equal(s.centroids[0], [1.6e308, 2.0])
+        np.testing.assert_allclose(s.variance[0, 1], 2 / 3, rtol=1e-15)
+    state.update([[-1.6e308, 2.0]], [1])
+    np.testing.assert_array_equal(state.centroids[1], [-1.6e308, 2.0])
+
+
+@pytest.mark.parametrize("weight", [5e-324, 1e-310, 1e-300, 1.0, 1e300, 1e308])
+@pytest.mark.parametrize("size", [1e-100, 1.0, 1e100])
+@pytest.mark.parametrize("together", [False, True])
+def test_results_do_not_depend_on_the_size_of_weights(weight, size, together):
+    state = CentroidState(2)
+    if together:
+        state.update([[size], [3 * size]], [0, 0], sample_weight=[weight, weight])
+    else:
+        for x in (size, 3 * size):
+            state.update([[x]], [0], sample_weight=[weight])
+    np.testing.assert_allclose(state.centroids[0], 2 * size, rtol=1e-15)
+    np.testing.assert_allclose(state.variance[0], size**2, rtol=1e-15)
+    state.update([[7.0]], [1])  # of another size of weights, in another class
+    np.testing.assert_allclose(state.centroids[:, 0], [2 * size, 7], rtol=1e-15)
+    np.testing.assert_array_equal(state.counts, [2, 1])
+
+
+def test_a_row_of_much_less_weight_hardly_counts():
+    state = CentroidState(1).update([[1.0]], [0], sample_weight=[1e-300])
+    state.update([[3.0]], [0], sample_weight=[1e300])
+    np.testing.assert_array_equal(state.centroids, [[3.0]])
+    np.testing.assert_array_equal(state.counts, [2])
+
+
+def test_losses_whose_sum_leaves_the_range():
+    total = LossSum().update([1.5e308, 1.5e308])
+    assert (total.sum, total.mean, total.weight) == (np.inf, 1.5e308, 2)
+    other = LossSum().update([1.5e308]).update([1.5e308])
+    assert other.mean == 1.5e308
+    assert other.update([-1.5e308]).update([-1.5e308]).update([3.0]).sum == 3.0
+    assert other.mean == 3.0 / 5
+    assert total.merge(LossSum().update([-1.5e308, -1.5e308])).sum == 0.0
+    weighed = LossSum().update([1.0, 3.0], [1.5e308, 1.5e308])
+    assert (weighed.sum, weighed.weight) == (4.0, np.inf)
+    assert weighed.mean == pytest.approx(2 / 1.5e308, rel=1e-12)
+    assert LossSum().update([5e-324] * 3, [5e-324] * 3).mean == 1.0

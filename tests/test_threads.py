@@ -271,6 +271,11 @@ SLOW_CALLS = {
     "loss": "fg.cross_entropy(x, y)",
     "factors": "fg.logsumexp(x, b=np.broadcast_to(x[:1], x.shape))",
     "strided": "fg.logsumexp(x.transpose(1, 0), 0)",
+    "segment sum": "fg.segment_sum(x, y)",
+    "segment max": "fg.segment_max(x, y)",
+    "segment logsumexp": "fg.segment_logsumexp(x, y)",
+    "centroid hinge": "fg.centroid_hinge(x, y)",
+    "centroid state": "fg.streaming.CentroidState(2).update(x, y)",
 }
 PROGRAM = """
 import os, signal, threading, time

@@ -2,10 +2,10 @@
 # cython: freethreading_compatible=True
 """The driver of kernels that take whole segments: the centroid hinge, moments, means without a row.
 
-A segment is one kernel call, so its results do not depend on threads; a slab of segments is cut at
-segments, so that every thread has about the same number of rows.  Between slabs signals are looked
-at.  Operands are (B, N, d) with contiguous last axis; positions count from the first row of the
-batch on.
+A segment is one kernel call, so its results do not depend on threads; segments are shared out so
+that every thread has about the same number of rows.  Kernels ask now and then whether a signal has
+ended the call.  Operands are (B, N, d) with contiguous last axis; positions count from the first
+row of the batch on.
 """
 import numpy as np
 
@@ -26,16 +26,13 @@ from fastgrad._kernels.isa cimport (
     fg_segment_kernel,
 )
 from fastgrad._kernels.rows cimport add_two_words, kind_of
+from fastgrad._kernels.watch cimport Watch, ends, raised, watching
 
-
-cdef extern from "Python.h":
-    int PyErr_CheckSignals() except -1
 
 cnp.import_array()
 
 cdef enum:
     REDUCE = 4096                  # values of a block of a sum
-    SLAB_ELEMENTS = 1 << 23        # per thread: some 10 ms of work
     ELEMENTS_PER_THREAD = 1 << 15  # less does not pay a second thread
 
 cdef struct Operand:
@@ -101,10 +98,18 @@ cdef Job _job(
     return job
 
 
-cdef void _stretch(const Job *job, Py_ssize_t begin, Py_ssize_t end, void *scratch) noexcept nogil:
+cdef int _kernel_ends(void *watch, Py_ssize_t elements) noexcept nogil:
+    return ends(<Watch *>watch, elements)
+
+
+cdef void _stretch(
+    const Job *job, Py_ssize_t begin, Py_ssize_t end, void *scratch, Watch *watch
+) noexcept nogil:
     """Segments [begin, end)."""
     cdef fg_segment s = job.options
     cdef Py_ssize_t k, item
+    s.ends = _kernel_ends
+    s.watch = watch
     s.features = job.features
     s.weight = job.weight
     s.x = job.x.rows
@@ -113,6 +118,8 @@ cdef void _stretch(const Job *job, Py_ssize_t begin, Py_ssize_t end, void *scrat
     s.scratch = scratch
     for k in range(begin, end):
         item = k // job.per_item
+        if ends(watch, (job.offsets[k + 1] - job.offsets[k]) * job.features):
+            break
         s.count = job.offsets[k + 1] - job.offsets[k]
         s.order = job.order + job.offsets[k]
         s.first = item * job.rows
@@ -135,11 +142,9 @@ cdef void _stretch(const Job *job, Py_ssize_t begin, Py_ssize_t end, void *scrat
             job.total[1][k] = s.total[1]
 
 
-cdef Py_ssize_t _segment_at(
-    const Job *job, Py_ssize_t low, Py_ssize_t high, int64_t row
-) noexcept nogil:
-    """The first segment in [low, high] that begins at this row or behind it."""
-    cdef Py_ssize_t middle
+cdef Py_ssize_t _segment_at(const Job *job, int64_t row) noexcept nogil:
+    """The first segment that begins at this row or behind it."""
+    cdef Py_ssize_t low = 0, high = job.segments, middle
     while low < high:
         middle = (low + high) // 2
         if job.offsets[middle] < row:
@@ -150,7 +155,8 @@ cdef Py_ssize_t _segment_at(
 
 
 cdef int _run(Job *job) except -1:
-    cdef Py_ssize_t k, most = 0, step, begin = 0, end, rows, first, last
+    cdef Py_ssize_t k, most = 0, step, first, last
+    cdef Watch watch = watching()
     cdef int64_t kept = job.offsets[job.segments] - job.offsets[0]
     cdef int t, threads = 1
     cdef char *block
@@ -166,32 +172,20 @@ cdef int _run(Job *job) except -1:
             f"no room for {step * threads} bytes of scratch (segments of {most} rows)"
         )
     scratch = block + (-<uintptr_t>block & 63)
-    rows = SLAB_ELEMENTS // max(job.features, 1) * threads + 1
     try:
         with nogil:
-            while begin < job.segments:
-                # At least one segment, however large.
-                end = _segment_at(job, begin + 1, job.segments, job.offsets[begin] + rows)
-                if threads == 1:
-                    _stretch(job, begin, end, scratch)
-                else:
-                    kept = job.offsets[end] - job.offsets[begin]
-                    for t in prange(threads, num_threads=threads, schedule="static", chunksize=1):
-                        first = _segment_at(
-                            job, begin, end, job.offsets[begin] + kept * t // threads
-                        )
-                        last = _segment_at(
-                            job, begin, end, job.offsets[begin] + kept * (t + 1) // threads
-                        )
-                        if t == 0:
-                            first = begin
-                        if t == threads - 1:
-                            last = end
-                        _stretch(job, first, last, scratch + t * step)
-                begin = end
-                if begin < job.segments:
-                    with gil:
-                        PyErr_CheckSignals()
+            if threads == 1:
+                _stretch(job, 0, job.segments, scratch, &watch)
+            else:
+                for t in prange(threads, num_threads=threads, schedule="static", chunksize=1):
+                    first = _segment_at(job, kept * t // threads)
+                    last = _segment_at(job, kept * (t + 1) // threads)
+                    if t == 0:
+                        first = 0
+                    if t == threads - 1:
+                        last = job.segments
+                    _stretch(job, first, last, scratch + t * step, &watch)
+        raised(&watch)
     finally:
         free(block)
     return 0

@@ -32,5 +32,5 @@ def total_weight(
     where: NDArray[Any] | None = None,
 ) -> float: ...
 def plain(
-    logits: object, target: object, mean: bool, with_grad: bool
+    logits: object, target: object, mean: bool, with_grad: bool, out: object
 ) -> tuple[float, NDArray[Any]] | None: ...

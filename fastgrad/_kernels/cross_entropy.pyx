@@ -276,7 +276,37 @@ cdef bint is_plain(logits, target):
     )
 
 
-def plain(logits, target, bint mean, bint with_grad):
+cdef cnp.ndarray plain_out(cnp.ndarray z, cnp.ndarray y, out):
+    """Where the gradient of a plain call goes: a new array, or `out` if it fits and is z itself or
+    apart from z and y; None if it is not."""
+    cdef cnp.ndarray a
+    if out is None:
+        return cnp.PyArray_EMPTY(2, cnp.PyArray_DIMS(z), cnp.PyArray_TYPE(z), 0)
+    if not cnp.PyArray_CheckExact(out):
+        return None
+    a = out
+    if (
+        cnp.PyArray_TYPE(a) == cnp.PyArray_TYPE(z)
+        and cnp.PyArray_NDIM(a) == 2
+        and cnp.PyArray_DIM(a, 0) == cnp.PyArray_DIM(z, 0)
+        and cnp.PyArray_DIM(a, 1) == cnp.PyArray_DIM(z, 1)
+        and cnp.PyArray_IS_C_CONTIGUOUS(a)
+        and cnp.PyArray_ISBEHAVED(a)
+        and (cnp.PyArray_DATA(a) == cnp.PyArray_DATA(z) or _apart(a, z))
+        and _apart(a, y)
+    ):
+        return a
+    return None
+
+
+cdef bint _apart(cnp.ndarray a, cnp.ndarray b) noexcept:
+    """Do two contiguous arrays share no memory?"""
+    cdef const char *p = <const char *>cnp.PyArray_DATA(a)
+    cdef const char *q = <const char *>cnp.PyArray_DATA(b)
+    return p + cnp.PyArray_NBYTES(a) <= q or q + cnp.PyArray_NBYTES(b) <= p
+
+
+def plain(logits, target, bint mean, bint with_grad, out):
     """(value, gradient or None) of the commonest call, or None if it is not one (is_plain)."""
     cdef Plan plan
     cdef cnp.ndarray z, y, grad = None
@@ -291,7 +321,9 @@ def plain(logits, target, bint mean, bint with_grad):
     plan_rowwise(&plan, TARGET, y, 1, 2)
     plan.sum_values = True
     if with_grad:
-        grad = cnp.PyArray_EMPTY(2, cnp.PyArray_DIMS(z), cnp.PyArray_TYPE(z), 0)
+        grad = plain_out(z, y, out)
+        if grad is None:
+            return None
         plan_full(&plan, OUT, grad, 1)
         plan.run.scale = 1.0 / n if mean else 1.0
     plan_run(&plan, FG_CROSS_ENTROPY_GRAD if with_grad else FG_CROSS_ENTROPY)

@@ -48,4 +48,5 @@ def plain_classes(
     per_class: bool,
     mean: bool,
     with_grad: bool,
+    out: object,
 ) -> tuple[float, NDArray[Any]] | None: ...

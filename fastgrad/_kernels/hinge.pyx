@@ -6,7 +6,7 @@ import numpy as np
 cimport numpy as cnp
 from libc.stdint cimport int64_t, uint64_t
 
-from fastgrad._kernels.cross_entropy cimport is_plain
+from fastgrad._kernels.cross_entropy cimport is_plain, plain_out
 from fastgrad._kernels.isa cimport (
     FG_CRAMMER_SINGER,
     FG_CRAMMER_SINGER_GRAD,
@@ -163,7 +163,8 @@ def run_classes(
 
 
 def plain_classes(
-    scores, target, variant, double margin, bint squared, bint per_class, bint mean, bint with_grad
+    scores, target, variant, double margin, bint squared, bint per_class, bint mean,
+    bint with_grad, out,
 ):
     """(value, gradient or None) of the commonest call, or None if it is not one (is_plain)."""
     cdef Plan plan
@@ -182,7 +183,9 @@ def plain_classes(
     plan.run.squared = squared
     plan.run.per_class = per_class
     if with_grad:
-        grad = cnp.PyArray_EMPTY(2, cnp.PyArray_DIMS(z), cnp.PyArray_TYPE(z), 0)
+        grad = plain_out(z, y, out)
+        if grad is None:
+            return None
         plan_full(&plan, OUT, grad, 1)
         plan.run.scale = 1.0 / n if mean else 1.0
     plan_run(&plan, _CLASS_KERNELS["grad" if with_grad else "value", variant])

@@ -1,4 +1,4 @@
-from libc.stdint cimport int64_t
+from libc.stdint cimport int32_t, int64_t
 
 cdef extern from "fastgrad.h" nogil:
     ctypedef struct fg_run:
@@ -94,6 +94,7 @@ cdef extern from "fastgrad.h" nogil:
         char *out
         Py_ssize_t out_row
         const int64_t *code
+        const int32_t *taken
         const int64_t *order
         const int64_t *offsets
         int64_t base
@@ -101,8 +102,8 @@ cdef extern from "fastgrad.h" nogil:
         const double *total
         double *table
         Py_ssize_t pitch
-        double empty
-        int mean, far
+        double empty, even
+        int mean
     ctypedef struct fg_rows:
         char *data
         Py_ssize_t row
@@ -115,6 +116,8 @@ cdef extern from "fastgrad.h" nogil:
         const char *weight
         double margin, scale
         int squared, moving
+        int (*ends)(void *watch, Py_ssize_t elements) noexcept nogil
+        void *watch
         double value
         double total[2]
         double *sum[2]
@@ -145,12 +148,19 @@ cdef extern from "fastgrad.h" nogil:
             Py_ssize_t step, Py_ssize_t lines, Py_ssize_t n, int stream
         ) noexcept nogil
         void (*segment_add)(const fg_segments *) noexcept nogil
-        void (*segment_finish)(const fg_segments *, Py_ssize_t, Py_ssize_t) noexcept nogil
-        void (*segment_gather)(const fg_segments *, Py_ssize_t, Py_ssize_t) noexcept nogil
+        int (*segment_finish)(const fg_segments *, Py_ssize_t, Py_ssize_t) noexcept nogil
+        int (*segment_gather)(const fg_segments *, Py_ssize_t, Py_ssize_t) noexcept nogil
         void (*segment_spread)(const fg_segments *) noexcept nogil
         void (*segment_extreme)(
             const fg_segments *, int least, Py_ssize_t begin, Py_ssize_t end, int packed, int start,
             void *best, int64_t *place
+        ) noexcept nogil
+        void (*lines_take)(
+            const char **from_, const Py_ssize_t *n, Py_ssize_t lines, Py_ssize_t pitch,
+            double fill, void *to
+        ) noexcept nogil
+        void (*lines_put)(
+            const void *tile, const Py_ssize_t *n, Py_ssize_t lines, Py_ssize_t pitch, char **to
         ) noexcept nogil
         Py_ssize_t (*segment_scratch)(Py_ssize_t, Py_ssize_t) noexcept nogil
         fg_segment_kernel centroid_hinge, centroid_hinge_hvp, class_moments

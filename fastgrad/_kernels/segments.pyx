@@ -6,8 +6,11 @@ Ids are (B, N), C-contiguous, of any integer dtype; they are widened to int64 bl
 where ignored.  Data are (B, N, d) with any strides: B items of N rows.  A column of a segment is
 reduced by one thread in the order of its rows, so that no choice made here (path, threads, blocks
 of columns) changes a bit.
+
+About every SLAB elements the thread that called looks at signals, so that Ctrl-C ends a long call.
 """
 from cython.parallel cimport prange
+from libc.math cimport INFINITY
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
@@ -35,6 +38,7 @@ from fastgrad._kernels.isa cimport (
     fg_segments,
 )
 from fastgrad._kernels.rows cimport UNSIGNED, integer_type, kind_of, widen
+from fastgrad._kernels.watch cimport SLAB, Watch, ends, raised, watching
 
 
 cdef extern from "platform.h" nogil:
@@ -45,10 +49,13 @@ cdef extern from "threads.h" nogil:
 cnp.import_array()
 
 cdef enum:
-    CHUNK = 512      # rows widened at once
+    CHUNK = 512       # rows widened at once
     COPIES = 4        # of a small table of counters: neighbours of one segment then do not wait
     SMALL = 1 << 10   # segments of such a table
-    LARGE = 1 << 12   # segments whose counters leave L1: prefetch them
+    LARGE = 1 << 13   # segments whose counters leave L1: sort in two steps
+    BUCKETS_BITS = 11  # of such a sort: more leave the cache
+    PLACE_BITS = 44   # of a row's position, in one word with what is left of its id
+
 
 cdef struct Ids:
     const char *data
@@ -98,6 +105,7 @@ def scan(cnp.ndarray ids, ignore_index, const int64_t[::1] classes):
     cdef Py_ssize_t items = cnp.PyArray_DIM(ids, 0), rows = cnp.PyArray_DIM(ids, 1), b, i, k, n
     cdef Py_ssize_t bad = -1
     cdef int64_t most = -1, limit
+    cdef Watch watch = watching()
     # The id that is ignored becomes -1, and so must not be mistaken for one that is wrong.
     with nogil:
         for b in range(items):
@@ -127,8 +135,11 @@ def scan(cnp.ndarray ids, ignore_index, const int64_t[::1] classes):
                             if at[k] > most:
                                 most = at[k]
                 i += n
-            if bad >= 0:
+                if i % SLAB == 0 and ends(&watch, SLAB + 1):
+                    break
+            if bad >= 0 or watch.ended:
                 break
+    raised(&watch)
     return bad, most
 
 
@@ -146,6 +157,7 @@ def pack(cnp.ndarray ids, ignore_index, narrow[:, ::1] out):
     cdef const int64_t *at
     cdef Py_ssize_t size = cnp.PyArray_SIZE(ids), i = 0, k, n
     cdef narrow *to
+    cdef Watch watch = watching()
     if size == 0:
         return
     to = &out[0, 0]
@@ -156,98 +168,219 @@ def pack(cnp.ndarray ids, ignore_index, narrow[:, ::1] out):
             for k in range(n):
                 to[i + k] = <narrow>at[k]
             i += n
+            if i % SLAB == 0 and ends(&watch, SLAB + 1):
+                break
+    raised(&watch)
+
+
+cdef void _count(
+    const Ids *ids, Py_ssize_t begin, Py_ssize_t rows, Py_ssize_t segments, int64_t *counts,
+    Watch *watch,
+) noexcept nogil:
+    """Rows of every segment of an item, into `counts`, which holds zeros; ids are in range."""
+    cdef int64_t chunk[CHUNK]
+    cdef int64_t table[(COPIES - 1) * SMALL]
+    cdef const int64_t *at
+    cdef int64_t *c0 = counts
+    cdef int64_t *c1 = counts
+    cdef int64_t *c2 = counts
+    cdef int64_t *c3 = counts
+    cdef Py_ssize_t i = 0, k, n
+    if segments <= SMALL:
+        c1, c2, c3 = table, table + SMALL, table + 2 * SMALL
+        for k in range(segments):
+            c1[k] = c2[k] = c3[k] = 0
+    while i < rows:
+        n = CHUNK if rows - i > CHUNK else rows - i
+        at = _codes(ids, begin + i, n, chunk)
+        k = 0
+        if ids.ignoring:
+            for k in range(n):
+                if at[k] >= 0:
+                    c0[at[k]] += 1
+        else:
+            while k + 4 <= n:
+                c0[at[k]] += 1
+                c1[at[k + 1]] += 1
+                c2[at[k + 2]] += 1
+                c3[at[k + 3]] += 1
+                k += 4
+            while k < n:
+                c0[at[k]] += 1
+                k += 1
+        i += n
+        if i % SLAB == 0 and ends(watch, SLAB + 1):
+            return
+    if segments <= SMALL:
+        for k in range(segments):
+            c0[k] += c1[k] + c2[k] + c3[k]
 
 
 def count(cnp.ndarray ids, ignore_index, int64_t[:, ::1] counts):
     """Rows of every segment, into `counts` (B, K), which holds zeros; ids are in range."""
     cdef Ids a = _ids(ids, ignore_index)
-    cdef int64_t chunk[CHUNK]
-    cdef int64_t table[(COPIES - 1) * SMALL]
-    cdef const int64_t *at
-    cdef int64_t *c0
-    cdef int64_t *c1
-    cdef int64_t *c2
-    cdef int64_t *c3
-    cdef Py_ssize_t items = cnp.PyArray_DIM(ids, 0), rows = cnp.PyArray_DIM(ids, 1), b, i, k, n
+    cdef Py_ssize_t items = cnp.PyArray_DIM(ids, 0), rows = cnp.PyArray_DIM(ids, 1), b
     cdef Py_ssize_t segments = counts.shape[1]
+    cdef Watch watch = watching()
     if rows == 0 or segments == 0:
         return
     with nogil:
         for b in range(items):
-            c0 = c1 = c2 = c3 = &counts[b, 0]
-            if segments <= SMALL:
-                c1, c2, c3 = table, table + SMALL, table + 2 * SMALL
-                for k in range(segments):
-                    c1[k] = c2[k] = c3[k] = 0
-            i = 0
-            while i < rows:
-                n = CHUNK if rows - i > CHUNK else rows - i
-                at = _codes(&a, b * rows + i, n, chunk)
-                k = 0
-                if a.ignoring:
-                    for k in range(n):
-                        if at[k] >= 0:
-                            c0[at[k]] += 1
-                else:
-                    while k + 4 <= n:
-                        c0[at[k]] += 1
-                        c1[at[k + 1]] += 1
-                        c2[at[k + 2]] += 1
-                        c3[at[k + 3]] += 1
-                        k += 4
-                    while k < n:
-                        c0[at[k]] += 1
-                        k += 1
-                i += n
-            if segments <= SMALL:
-                for k in range(segments):
-                    c0[k] += c1[k] + c2[k] + c3[k]
+            _count(&a, b * rows, rows, segments, &counts[b, 0], &watch)
+            if watch.ended:
+                break
+    raised(&watch)
 
 
-def sort(cnp.ndarray ids, ignore_index, int64_t[::1] cursor, int64_t[::1] order):
-    """A stable counting sort: positions of the rows by segment.
-
-    `cursor` holds for every segment where it begins in `order`; and where it ends, afterwards.
+def sort(cnp.ndarray ids, ignore_index, int64_t[::1] offsets, int64_t[::1] order):
+    """A stable sort by segment: positions of the rows into `order` (B * N), where segments begin
+    into `offsets` (B * K + 1).  Returns how many rows belong to one; ids are in range.
     """
     cdef Ids a = _ids(ids, ignore_index)
-    cdef int64_t chunk[CHUNK]
-    cdef const int64_t *at
-    cdef int64_t *next
+    cdef Py_ssize_t items = cnp.PyArray_DIM(ids, 0), rows = cnp.PyArray_DIM(ids, 1), b, k
+    cdef Py_ssize_t segments = (offsets.shape[0] - 1) // max(items, 1)
+    cdef int64_t *cursor
     cdef int64_t *to
-    cdef Py_ssize_t items = cnp.PyArray_DIM(ids, 0), rows = cnp.PyArray_DIM(ids, 1), b, i, k, n
-    cdef Py_ssize_t segments, from_row, place
-    if order.shape[0] == 0:
-        return
-    segments = cursor.shape[0] // items
+    cdef Watch watch = watching()
+    cdef bint full = False
+    offsets[:] = 0
+    if order.shape[0] == 0 or segments == 0:
+        return 0
     to = &order[0]
+    if segments > LARGE and segments <= 1 << 30 and order.shape[0] < 1LL << PLACE_BITS:
+        with nogil:
+            for b in range(items):
+                full = _sort_in_steps(
+                    &a, b * rows, rows, segments, &offsets[b * segments], to, &watch
+                )
+                if full or watch.ended:
+                    break
+        if full:
+            raise MemoryError("no room for the rows of some segments")
+        raised(&watch)
+        return int(offsets[items * segments])
+    cursor = <int64_t *>malloc(8 * segments)
+    if cursor == NULL:
+        raise MemoryError("no room for the counters of the segments")
     with nogil:
         for b in range(items):
-            next = &cursor[b * segments]
-            i = 0
-            while i < rows:
-                n = CHUNK if rows - i > CHUNK else rows - i
-                from_row = b * rows + i
-                at = _codes(&a, from_row, n, chunk)
-                for k in range(n if segments > LARGE else 0):
-                    if at[k] >= 0:
-                        FG_PREFETCH(&next[at[k]])
-                for k in range(n):
-                    if at[k] >= 0:
-                        place = next[at[k]]
-                        next[at[k]] = place + 1
-                        to[place] = from_row + k
-                i += n
+            memset(cursor, 0, 8 * segments)
+            _count(&a, b * rows, rows, segments, cursor, &watch)
+            for k in range(segments):
+                offsets[b * segments + k + 1] = offsets[b * segments + k] + cursor[k]
+                cursor[k] = offsets[b * segments + k]
+            if not watch.ended:
+                _place(&a, b * rows, rows, cursor, to, &watch)
+            if watch.ended:
+                break
+    free(cursor)
+    raised(&watch)
+    return int(offsets[items * segments])
+
+
+cdef void _place(
+    const Ids *ids, Py_ssize_t begin, Py_ssize_t rows, int64_t *next, int64_t *order, Watch *watch
+) noexcept nogil:
+    """The position of each row to where its segment goes on, which `next` says."""
+    cdef int64_t chunk[CHUNK]
+    cdef const int64_t *at
+    cdef Py_ssize_t i = 0, k, n, place
+    while i < rows:
+        n = CHUNK if rows - i > CHUNK else rows - i
+        at = _codes(ids, begin + i, n, chunk)
+        for k in range(n):
+            if at[k] >= 0:
+                place = next[at[k]]
+                next[at[k]] = place + 1
+                order[place] = begin + i + k
+        i += n
+        if i % SLAB == 0 and ends(watch, SLAB + 1):
+            return
+
+
+cdef bint _sort_in_steps(
+    const Ids *ids, Py_ssize_t begin, Py_ssize_t rows, Py_ssize_t segments, int64_t *offsets,
+    int64_t *order, Watch *watch,
+) noexcept nogil:
+    """Sort an item, from offsets[0] on: first into buckets of neighbouring segments, then each of
+    these, whose counters and rows stay in cache.  True without memory."""
+    cdef int64_t chunk[CHUNK]
+    cdef int64_t heads[(1 << BUCKETS_BITS) + 1]
+    cdef const int64_t *at
+    cdef int64_t *scratch
+    cdef int64_t *next
+    cdef int shift = 0
+    cdef Py_ssize_t buckets, low, i, k, n, h, here, most = 0, first, last
+    cdef int64_t base = offsets[0], entry, place
+    while (segments - 1) >> shift >= 1 << BUCKETS_BITS or shift < 8:
+        shift += 1
+    buckets = ((segments - 1) >> shift) + 1
+    low = <Py_ssize_t>1 << shift
+    memset(heads, 0, sizeof(heads))
+    for k in range(2):  # count, then place
+        i = 0
+        while i < rows:
+            n = CHUNK if rows - i > CHUNK else rows - i
+            at = _codes(ids, begin + i, n, chunk)
+            if k == 0:
+                for h in range(n):
+                    if at[h] >= 0:
+                        heads[at[h] >> shift] += 1
+            else:
+                for h in range(n):
+                    if at[h] >= 0:
+                        place = heads[at[h] >> shift]
+                        heads[at[h] >> shift] = place + 1
+                        order[place] = (at[h] & (low - 1)) << PLACE_BITS | (begin + i + h)
+            i += n
+            if i % SLAB == 0 and ends(watch, SLAB + 1):
+                return False
+        if k == 0:
+            place = base
+            for h in range(buckets):
+                most = max(most, <Py_ssize_t>heads[h])
+                entry = heads[h]
+                heads[h] = place
+                place += entry
+    scratch = <int64_t *>malloc(8 * (most + low))
+    if scratch == NULL:
+        return True
+    next = scratch + most
+    place = base
+    for h in range(buckets):
+        n = heads[h] - place
+        first = h << shift
+        last = min(first + low, segments)
+        here = last - first
+        memset(next, 0, 8 * here)
+        for i in range(n):
+            entry = scratch[i] = order[place + i]
+            next[entry >> PLACE_BITS] += 1
+        for i in range(here):
+            entry = next[i]
+            next[i] = offsets[first + i] = place
+            place += entry
+        for i in range(n):
+            entry = scratch[i]
+            k = entry >> PLACE_BITS
+            order[next[k]] = entry & ((<int64_t>1 << PLACE_BITS) - 1)
+            next[k] += 1
+        if ends(watch, n):
+            break
+    offsets[segments] = place
+    free(scratch)
+    return False
 
 
 # ---- reductions -------------------------------------------------------------------------------
 
 cdef enum:
     LINE = 64                     # bytes of a cache line
-    TABLE_NEAR = 32 << 10         # bytes of accumulators that stay in L1
     TABLE_BLOCK = 1 << 20         # of a block of columns, which stay in L2
     TABLE_FAR = 16 << 20          # of a table that is worth its misses where rows are short
     PER_THREAD = 1 << 16          # elements: less does not pay a second thread
     PIECES = 8                    # of the segments, for every thread
+    SHARED = 16                   # bytes of a row from which on threads share out the segments
 
 # How the ids of a call are found: of every row, or consecutive segments by their offsets.
 cdef struct Rows:
@@ -375,23 +508,35 @@ cdef struct Unit:
     Data x
     Rows rows
     Py_ssize_t n, columns, block
+    Py_ssize_t parts              # of the segments, where rows are too short to cut
     const char *weight            # (B, N), contiguous
 
 
+cdef enum:
+    LOST = 1   # a mean that is not finite
+    FULL = 2   # no memory
+
+
 cdef int _add_unit(
-    const Unit *u, const fg_segments *common, Py_ssize_t which
+    const Unit *u, const fg_segments *common, Py_ssize_t which, Watch *watch
 ) noexcept nogil:
-    """One block of columns of one item, from its rows to its results; -1 without memory."""
+    """One block of columns of one item, or one part of its segments, from its rows to its results;
+    LOST, FULL or 0."""
     cdef fg_segments run = common[0]
     cdef Py_ssize_t blocks = (u.columns + u.block - 1) // u.block
-    cdef Py_ssize_t b = which // blocks, c = which % blocks * u.block, i = 0, n, most = CHUNK
-    cdef Py_ssize_t segments = u.rows.segments, segment = 0
+    cdef Py_ssize_t b = which // (blocks * u.parts), c = which // u.parts % blocks * u.block
+    cdef Py_ssize_t i = 0, k, n, most = CHUNK, low, some
+    cdef int64_t own[CHUNK]
+    cdef int32_t taken[CHUNK]
+    cdef int lost
+    cdef Py_ssize_t segments = u.rows.segments, segment = 0, part = which % u.parts
     cdef const char *x = u.x.data + b * u.x.item + c * u.x.column
     cdef int64_t chunk[CHUNK]
     cdef char *scratch = NULL
+    low = segments * part // u.parts
+    segments = segments * (part + 1) // u.parts - low
     run.columns = min(u.block, u.columns - c)
     run.pitch = _pitch(run.columns, u.x.size)
-    run.far = segments * run.pitch * 8 > TABLE_NEAR
     run.table = <double *>fg_table_of(segments * run.pitch * 8)
     if not u.x.plain:
         most = max(1, min(<Py_ssize_t>CHUNK, (1 << 15) // run.columns))
@@ -399,37 +544,50 @@ cdef int _add_unit(
     if run.table == NULL or (scratch == NULL and not u.x.plain):
         free(run.table)
         free(scratch)
-        return -1
+        return FULL
     run.x_row = u.x.row if u.x.plain else run.columns * u.x.size
     while i < u.n:
         n = min(most, u.n - i)
+        if ends(watch, n * run.columns):
+            break
         run.rows = n
         run.code = _segment_of(&u.rows, b * u.n + i, n, chunk, &segment)
         if u.weight != NULL:
             run.weight = u.weight + (b * u.n + i) * u.x.size
         run.x = _packed(&u.x, u.precision, x + i * u.x.row, n, run.columns, scratch)
+        if u.parts > 1:
+            some = 0
+            for k in range(n):  # no branch: which rows are of this part cannot be foreseen
+                own[some] = run.code[k] - low
+                taken[some] = <int32_t>k
+                some += <uint64_t>own[some] < <uint64_t>segments
+            run.code = own
+            run.taken = taken
+            run.rows = some
         u.precision.segment_add(&run)
         i += n
-    run.out = common.out + b * segments * common.out_row + c * u.x.size
+    low += b * u.rows.segments
+    run.out = common.out + low * common.out_row + c * u.x.size
     if run.offsets != NULL:
-        run.offsets += b * segments
+        run.offsets += low
     if run.total != NULL:
-        run.total += b * segments
-    u.precision.segment_finish(&run, 0, segments)
+        run.total += low
+    lost = 0 if watch.ended else u.precision.segment_finish(&run, 0, segments)
     free(run.table)
     free(scratch)
-    return 0
+    return LOST if lost else 0
 
 
 cdef int _gather_unit(
-    const Unit *u, const fg_segments *common, Py_ssize_t which, Py_ssize_t pieces
+    const Unit *u, const fg_segments *common, Py_ssize_t which, Py_ssize_t pieces, Watch *watch
 ) noexcept nogil:
     """Some of the segments of one item, chosen so that all pieces have as many rows."""
     cdef fg_segments run = common[0]
     cdef Py_ssize_t b = which // pieces, k = which % pieces, segments = u.rows.segments
     cdef Py_ssize_t first = _piece(run.offsets + b * segments, segments, k, pieces)
     cdef Py_ssize_t last = _piece(run.offsets + b * segments, segments, k + 1, pieces)
-    if first == last:
+    cdef int lost
+    if first == last or ends(watch, u.n // pieces * u.columns):
         return 0
     run.x = u.x.data + b * u.x.item
     run.x_row = u.x.row
@@ -440,10 +598,18 @@ cdef int _gather_unit(
         run.weight = u.weight + b * u.n * u.x.size
     run.table = <double *>malloc(8 * run.pitch + 64)
     if run.table == NULL:
-        return -1
-    u.precision.segment_gather(&run, b * segments + first, b * segments + last)
+        return FULL
+    lost = u.precision.segment_gather(&run, b * segments + first, b * segments + last)
     free(run.table)
-    return 0
+    return LOST if lost else 0
+
+
+cdef Py_ssize_t _pieces(Py_ssize_t items, Py_ssize_t elements, int threads):
+    """Into how many pieces the segments of each item go: several for a thread, and a slab each."""
+    cdef Py_ssize_t pieces = elements // SLAB + 1
+    if threads > 1:
+        pieces = max(pieces, <Py_ssize_t>(PIECES * threads))
+    return (pieces + items - 1) // items
 
 
 cdef Py_ssize_t _piece(
@@ -467,18 +633,21 @@ cdef Py_ssize_t _piece(
 def reduce(
     cnp.ndarray x, ids, ignore_index, const int64_t[::1] offsets, const int64_t[::1] order,
     cnp.ndarray out, weight, const double[::1] total, bint mean, double empty, bint table,
+    double even,
 ):
     """Sums or means of x (B, N, d) over segments, into `out` (B, K, d), contiguous, of the type
-    computed in.
+    computed in; whether a mean of float64 is not finite.
 
     `table` chooses the path; without it `offsets` are needed, and `order` unless `ids` are None.
     `weight` is (B, N), contiguous, of that type; `total` (B * K) what means are divided by instead
-    of the rows' number, 0 for an empty segment.
+    of the rows' number, 0 for an empty segment.  All weights, and `total`, are multiplied by
+    `even`, a power of two; 1 for float32.
     """
     cdef fg_segments common
     cdef Unit u
-    cdef Py_ssize_t items = cnp.PyArray_DIM(x, 0), which, pieces, units
-    cdef int threads, failed = 0
+    cdef Py_ssize_t items = cnp.PyArray_DIM(x, 0), which, pieces, units, elements
+    cdef int threads, told = 0
+    cdef Watch watch = watching()
     memset(&common, 0, sizeof(common))
     u.n = cnp.PyArray_DIM(x, 1)
     u.columns = cnp.PyArray_DIM(x, 2)
@@ -490,41 +659,49 @@ def reduce(
         u.weight = <const char *>cnp.PyArray_DATA(weight)
         common.weight = u.weight
     if items == 0 or u.columns == 0 or u.rows.segments == 0:
-        return
+        return False
     common.out = <char *>cnp.PyArray_DATA(out)
     common.out_row = u.columns * u.x.size
     common.mean = mean
     common.empty = empty
+    common.even = even
     if offsets is not None:
         common.offsets = &offsets[0]
     if order is not None and order.shape[0] > 0:
         common.order = &order[0]
     if total is not None:
         common.total = &total[0]
-    threads = _threads(items * u.n * u.columns)
+    elements = items * u.n * u.columns
+    threads = _threads(elements)
     if table or not u.x.plain:
         u.block = _columns_at_once(items, u.rows.segments, u.columns, u.x.size, threads)
         units = items * ((u.columns + u.block - 1) // u.block)
+        u.parts = 1
+        if units < threads and u.columns * u.x.size >= SHARED:
+            u.parts = min(<Py_ssize_t>threads, u.rows.segments)
+            units *= u.parts
         threads = <int>min(<Py_ssize_t>threads, units)
         with nogil:
             if threads == 1:
                 for which in range(units):
-                    failed |= _add_unit(&u, &common, which)
+                    told |= _add_unit(&u, &common, which, &watch)
             else:
                 for which in prange(units, num_threads=threads, schedule="dynamic", chunksize=1):
-                    failed |= _add_unit(&u, &common, which)
+                    told |= _add_unit(&u, &common, which, &watch)
     else:
-        pieces = 1 if threads == 1 else max(1, PIECES * threads // items)
+        pieces = _pieces(items, elements, threads)
         units = items * pieces
         with nogil:
             if threads == 1:
                 for which in range(units):
-                    failed |= _gather_unit(&u, &common, which, pieces)
+                    told |= _gather_unit(&u, &common, which, pieces, &watch)
             else:
                 for which in prange(units, num_threads=threads, schedule="dynamic", chunksize=1):
-                    failed |= _gather_unit(&u, &common, which, pieces)
-    if failed:
+                    told |= _gather_unit(&u, &common, which, pieces, &watch)
+    raised(&watch)
+    if told & FULL:
         raise MemoryError("no room for the accumulators of the segments")
+    return bool(told & LOST)
 
 
 def spread(
@@ -536,6 +713,7 @@ def spread(
     cdef Unit u
     cdef Py_ssize_t items = cnp.PyArray_DIM(out, 0), chunks, which
     cdef int threads
+    cdef Watch watch = watching()
     memset(&common, 0, sizeof(common))
     u.n = cnp.PyArray_DIM(out, 1)
     u.columns = cnp.PyArray_DIM(out, 2)
@@ -555,19 +733,22 @@ def spread(
     with nogil:
         if threads == 1:
             for which in range(items * chunks):
-                _spread_unit(&u, &common, which, chunks)
+                _spread_unit(&u, &common, which, chunks, &watch)
         else:
             for which in prange(items * chunks, num_threads=threads, schedule="static"):
-                _spread_unit(&u, &common, which, chunks)
+                _spread_unit(&u, &common, which, chunks, &watch)
+    raised(&watch)
 
 
 cdef void _spread_unit(
-    const Unit *u, const fg_segments *common, Py_ssize_t which, Py_ssize_t chunks
+    const Unit *u, const fg_segments *common, Py_ssize_t which, Py_ssize_t chunks, Watch *watch
 ) noexcept nogil:
     cdef fg_segments run = common[0]
     cdef Py_ssize_t b = which // chunks, i = which % chunks * CHUNK, segment = 0, low, high
     cdef Py_ssize_t begin = b * u.n + i
     cdef int64_t chunk[CHUNK]
+    if ends(watch, CHUNK * u.columns):
+        return
     if u.rows.offsets != NULL:  # the last segment that begins at or before the row
         low, high = 0, u.rows.segments
         while low + 1 < high:
@@ -588,7 +769,7 @@ cdef void _spread_unit(
 
 cdef int _extreme_unit(
     const Unit *u, const fg_segments *common, Py_ssize_t which, Py_ssize_t pieces, bint least,
-    int64_t *place,
+    int64_t *place, Watch *watch,
 ) noexcept nogil:
     """The extremes of some of the segments of one item."""
     cdef fg_segments run = common[0]
@@ -600,10 +781,12 @@ cdef int _extreme_unit(
     cdef char *best
     cdef int64_t *at = NULL
     cdef char *scratch = NULL
+    if watch.ended:
+        return 0
     if not u.x.plain:
         scratch = <char *>malloc(u.x.size * (most * u.columns + 16))
         if scratch == NULL:
-            return -1
+            return FULL
     run.columns = u.columns
     run.base = b * u.n
     for s in range(_piece(offsets, segments, k, pieces), last):
@@ -612,21 +795,20 @@ cdef int _extreme_unit(
         best = common.out + (b * segments + s) * common.out_row
         if place != NULL:
             at = place + (b * segments + s) * u.columns
-        if u.x.plain:
-            run.x = x
-            run.x_row = u.x.row
-            u.precision.segment_extreme(&run, least, i, end, False, True, best, at)
-            continue
-        run.x = scratch
-        run.x_row = u.columns * u.x.size
+        run.x = x if u.x.plain else scratch
+        run.x_row = u.x.row if u.x.plain else u.columns * u.x.size
         while i < end:
             n = min(most, end - i)
-            for j in range(n):
+            if ends(watch, n * u.columns):
+                break
+            for j in range(0 if u.x.plain else n):
                 r = i + j if run.order == NULL else run.order[i + j] - run.base
                 _packed(
                     &u.x, u.precision, x + r * u.x.row, 1, u.columns, scratch + j * run.x_row
                 )
-            u.precision.segment_extreme(&run, least, i, i + n, True, i == offsets[s], best, at)
+            u.precision.segment_extreme(
+                &run, least, i, i + n, not u.x.plain, i == offsets[s], best, at
+            )
             i += n
     free(scratch)
     return 0
@@ -643,8 +825,9 @@ def extreme(
     """
     cdef fg_segments common
     cdef Unit u
-    cdef Py_ssize_t items = cnp.PyArray_DIM(x, 0), which, pieces
-    cdef int threads, failed = 0
+    cdef Py_ssize_t items = cnp.PyArray_DIM(x, 0), which, pieces, elements
+    cdef int threads, told = 0
+    cdef Watch watch = watching()
     cdef int64_t *at = NULL
     memset(&common, 0, sizeof(common))
     u.n = cnp.PyArray_DIM(x, 1)
@@ -662,18 +845,20 @@ def extreme(
         common.order = &order[0]
     if place is not None:
         at = &place[0, 0, 0]
-    threads = _threads(items * u.n * u.columns)
-    pieces = 1 if threads == 1 else max(1, PIECES * threads // items)
+    elements = items * u.n * u.columns
+    threads = _threads(elements)
+    pieces = _pieces(items, elements, threads)
     with nogil:
         if threads == 1:
             for which in range(items * pieces):
-                failed |= _extreme_unit(&u, &common, which, pieces, least, at)
+                told |= _extreme_unit(&u, &common, which, pieces, least, at, &watch)
         else:
             for which in prange(
                 items * pieces, num_threads=threads, schedule="dynamic", chunksize=1
             ):
-                failed |= _extreme_unit(&u, &common, which, pieces, least, at)
-    if failed:
+                told |= _extreme_unit(&u, &common, which, pieces, least, at, &watch)
+    raised(&watch)
+    if told:
         raise MemoryError("no room for a block of rows")
 
 
@@ -692,6 +877,10 @@ cdef enum:
     FEW = 16           # columns from which on those of one segment are a tile
     TILE = 1 << 14     # elements of a tile of such columns
     SCRATCH = 1 << 20  # bytes that the lanes kernels need for short rows
+    WINDOW = 1 << 11   # segments that are sorted by length; fewer if they have more rows than
+    WINDOW_ROWS = 1 << 15
+    NEXT = 1 << 13     # bytes of a segment that are prefetched
+    LENGTHS = 256      # lengths that are told apart then
 
 _KERNELS = {
     "softmax": FG_SOFTMAX,
@@ -726,6 +915,9 @@ cdef struct Tile:
     char *alpha
     void *scratch
     Py_ssize_t count, longest
+    const char *line[GROUP]
+    char *to[GROUP]
+    Py_ssize_t length[GROUP]
     Py_ssize_t item[GROUP]
     Py_ssize_t segment[GROUP]
     Py_ssize_t column[GROUP]
@@ -816,22 +1008,38 @@ cdef void _flush(const Series *u, Tile *t) noexcept nogil:
     """Compute the series side by side in the tile, and put them where they belong."""
     cdef fg_run run = _run_of(u, t)
     cdef Py_ssize_t k, at, line = t.longest * u.size
+    cdef bint joined = u.order == NULL and u.columns == 1
     if t.count == 0:
         return
     run.rows = t.count
     run.classes = t.longest
     run.x_row = run.out_row = run.g_row = line
     run.x_class = run.out_class = run.g_class = u.size
+    if joined:
+        for k in range(t.count):
+            at = u.offsets[t.segment[k]]
+            t.length[k] = u.offsets[t.segment[k] + 1] - at
+            t.line[k] = u.x + t.item[k] * u.x_item + at * u.size
+            if u.out != NULL:
+                t.to[k] = u.out + (t.item[k] * u.n + at) * u.size
+    if joined and u.x_row == u.size:
+        u.precision.lines_take(
+            t.line, t.length, t.count, t.longest, -INFINITY if u.g == NULL else 0.0, t.x
+        )
+    else:
+        for k in range(t.count):
+            _take_any(u, False, t.item[k], t.segment[k], t.column[k], t.x + k * line, t.longest)
     for k in range(t.count):
-        _take_any(u, False, t.item[k], t.segment[k], t.column[k], t.x + k * line, t.longest)
         if u.g != NULL:
             _take_any(u, True, t.item[k], t.segment[k], t.column[k], t.g + k * line, t.longest)
         if u.alpha != NULL:
             at = (t.segment[k] * u.columns + t.column[k]) * u.size
             memcpy(t.alpha + k * u.size, u.alpha + at, u.size)
     u.precision.kernel[FG_NATIVE][u.kernel][FG_LANES](&run)
+    if joined and u.out != NULL:
+        u.precision.lines_put(t.out, t.length, t.count, t.longest, t.to)
     for k in range(t.count):
-        if u.out != NULL:
+        if u.out != NULL and not joined:
             _put_any(u, t.out + k * line, t.item[k], t.segment[k], t.column[k])
         if u.value != NULL:
             at = (t.segment[k] * u.columns + t.column[k]) * u.size
@@ -840,19 +1048,25 @@ cdef void _flush(const Series *u, Tile *t) noexcept nogil:
 
 
 cdef void _one_by_one(
-    const Series *u, Tile *t, Py_ssize_t b, Py_ssize_t s, Py_ssize_t n
+    const Series *u, Tile *t, Py_ssize_t b, Py_ssize_t s, Py_ssize_t n, Watch *watch
 ) noexcept nogil:
     """A long segment, each of its columns packed unless it is contiguous."""
     cdef fg_run run = _run_of(u, t)
-    cdef Py_ssize_t c, at
+    cdef Py_ssize_t c, at, ahead
     cdef bint in_order = u.order == NULL
     run.rows = 1
     run.classes = n
     run.x_class = run.out_class = run.g_class = u.size
     for c in range(u.columns):
+        if ends(watch, n):
+            return
         at = (s * u.columns + c) * u.size
         if in_order and u.x_row == u.size:
             run.x = u.x + b * u.x_item + c * u.x_column + u.offsets[s] * u.size
+            ahead = n * u.size
+            for at in range(ahead, ahead + min(ahead, <Py_ssize_t>NEXT), 64):
+                FG_PREFETCH(run.x + at)  # the next segment: to the kernel there is none
+            at = (s * u.columns + c) * u.size
         else:
             _take_any(u, False, b, s, c, t.x, n)
         if u.g != NULL and in_order and u.g_row == u.size:
@@ -871,7 +1085,7 @@ cdef void _one_by_one(
 
 
 cdef void _side_by_side(
-    const Series *u, Tile *t, Py_ssize_t b, Py_ssize_t s, Py_ssize_t n
+    const Series *u, Tile *t, Py_ssize_t b, Py_ssize_t s, Py_ssize_t n, Watch *watch
 ) noexcept nogil:
     """A segment with many columns, some of them at a time."""
     cdef fg_run run = _run_of(u, t)
@@ -883,6 +1097,8 @@ cdef void _side_by_side(
     run.x_row = run.out_row = run.g_row = u.size
     while c < u.columns:
         k = min(most, u.columns - c)
+        if ends(watch, k * n):
+            return
         run.rows = k
         run.x_class = run.g_class = run.out_class = k * u.size
         if direct_x:
@@ -931,15 +1147,21 @@ cdef void _copy_any(
         _copy_rows(<const int64_t *>p, 0, step, 1, n, <int64_t *>to)
 
 
-cdef int _series_unit(const Series *u, Py_ssize_t which, Py_ssize_t pieces) noexcept nogil:
-    """All series of some of the segments of one item; -1 without memory."""
+cdef int _series_unit(
+    const Series *u, Py_ssize_t which, Py_ssize_t pieces, Watch *watch
+) noexcept nogil:
+    """All series of some of the segments of one item; FULL without memory."""
     cdef Py_ssize_t b = which // pieces, k = which % pieces, s, c, n, step
     cdef const int64_t *offsets = u.offsets + b * u.segments
     cdef Py_ssize_t first = b * u.segments + _piece(offsets, u.segments, k, pieces)
     cdef Py_ssize_t last = b * u.segments + _piece(offsets, u.segments, k + 1, pieces)
-    cdef Py_ssize_t longest = 0, short_max, room, scratch
+    cdef Py_ssize_t longest = 0, short_max, room, scratch, n_rows
+    cdef Py_ssize_t begin, end
+    cdef Py_ssize_t by_length[WINDOW]
     cdef Tile t
     cdef char *block
+    if watch.ended:
+        return 0
     for s in range(first, last):
         longest = max(longest, u.offsets[s + 1] - u.offsets[s])
     if longest == 0:
@@ -949,7 +1171,7 @@ cdef int _series_unit(const Series *u, Py_ssize_t which, Py_ssize_t pieces) noex
     room = max(n * GROUP, longest)
     if u.columns >= FEW:
         room = max(longest, min(n * u.columns, max(<Py_ssize_t>TILE, n * FEW)))
-    room = (room * u.size + 127) & ~<Py_ssize_t>63
+    room = (room * u.size + 64 + 127) & ~<Py_ssize_t>63  # and a vector more
     scratch = max(<Py_ssize_t>SCRATCH, u.precision.scratch_bytes(n, FG_LANES, u.kernel))
     if longest > short_max:
         scratch = max(scratch, u.precision.scratch_bytes(longest, FG_ROWS, u.kernel))
@@ -957,7 +1179,7 @@ cdef int _series_unit(const Series *u, Py_ssize_t which, Py_ssize_t pieces) noex
     step = 64 * 8
     block = <char *>malloc(3 * room + scratch + 2 * step + 64)
     if block == NULL:
-        return -1
+        return FULL
     t.x = block + (-<uintptr_t>block & 63)
     t.g = t.x + room
     t.out = t.g + room
@@ -965,26 +1187,61 @@ cdef int _series_unit(const Series *u, Py_ssize_t which, Py_ssize_t pieces) noex
     t.alpha = t.value + step
     t.scratch = t.alpha + step
     t.count = t.longest = 0
-    for s in range(first, last):
-        n = u.offsets[s + 1] - u.offsets[s]
-        if n == 0:
-            continue
-        if n > short_max:
-            _one_by_one(u, &t, b, s, n)
-        elif u.columns >= FEW:
-            _side_by_side(u, &t, b, s, n)
-        else:
-            for c in range(u.columns):
-                t.item[t.count] = b
-                t.segment[t.count] = s
-                t.column[t.count] = c
-                t.longest = max(t.longest, n)
-                t.count += 1
-                if t.count == GROUP:
-                    _flush(u, &t)
-    _flush(u, &t)
+    begin = first
+    while begin < last:
+        end = begin + 1
+        while (
+            end < last
+            and end < begin + WINDOW
+            and u.offsets[end] < u.offsets[begin] + WINDOW_ROWS
+        ):
+            end += 1
+        n = _sort_short(u, begin, end, short_max, by_length)
+        for k in range(n):
+            s = by_length[k]
+            n_rows = u.offsets[s + 1] - u.offsets[s]
+            if n_rows > short_max:
+                _one_by_one(u, &t, b, s, n_rows, watch)
+            elif u.columns >= FEW:
+                _side_by_side(u, &t, b, s, n_rows, watch)
+            else:
+                for c in range(u.columns):
+                    t.item[t.count] = b
+                    t.segment[t.count] = s
+                    t.column[t.count] = c
+                    t.longest = max(t.longest, n_rows)
+                    t.count += 1
+                    if t.count == GROUP:
+                        _flush(u, &t)
+        _flush(u, &t)
+        if ends(watch, end - begin):  # the short ones, of which each tile is soon done
+            break
+        begin = end
     free(block)
     return 0
+
+
+cdef Py_ssize_t _sort_short(
+    const Series *u, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t short_max, Py_ssize_t *to
+) noexcept nogil:
+    """Segments [begin, end) that have rows, by their length, so that those of a tile are alike;
+    returns their number."""
+    cdef Py_ssize_t places[LENGTHS]
+    cdef Py_ssize_t s, n, k, sum = 0, most = min(short_max + 1, <Py_ssize_t>LENGTHS - 1)
+    memset(places, 0, sizeof(places))
+    for s in range(begin, end):
+        places[min(u.offsets[s + 1] - u.offsets[s], most)] += 1
+    places[0] = 0
+    for k in range(most + 1):
+        n = places[k]
+        places[k] = sum
+        sum += n
+    for s in range(begin, end):
+        n = min(u.offsets[s + 1] - u.offsets[s], most)
+        if n:
+            to[places[n]] = s
+            places[n] += 1
+    return sum
 
 
 def series(
@@ -998,7 +1255,8 @@ def series(
     """
     cdef Series u
     cdef Py_ssize_t items = cnp.PyArray_DIM(x, 0), which, pieces
-    cdef int threads, failed = 0
+    cdef int threads, told = 0
+    cdef Watch watch = watching()
     cdef cnp.ndarray a
     memset(&u, 0, sizeof(u))
     u.kernel = _KERNELS[name]
@@ -1029,15 +1287,16 @@ def series(
     if order is not None and order.shape[0] > 0:
         u.order = &order[0]
     threads = _threads(cnp.PyArray_SIZE(x))
-    pieces = 1 if threads == 1 else max(1, PIECES * threads // items)
+    pieces = _pieces(items, cnp.PyArray_SIZE(x), threads)
     with nogil:
         if threads == 1:
             for which in range(items * pieces):
-                failed |= _series_unit(&u, which, pieces)
+                told |= _series_unit(&u, which, pieces, &watch)
         else:
             for which in prange(
                 items * pieces, num_threads=threads, schedule="dynamic", chunksize=1
             ):
-                failed |= _series_unit(&u, which, pieces)
-    if failed:
+                told |= _series_unit(&u, which, pieces, &watch)
+    raised(&watch)
+    if told:
         raise MemoryError("no room for the terms of a segment")

@@ -110,17 +110,22 @@ FG_INLINE V binary_apply(const int op, const fg_run *run, ptrdiff_t r, ptrdiff_t
     *value = vdrop(gone, bring_down(y->log, total * beta) + apart);
   }
   if (op == BINARY) return zero;
+  const V infinity = vset((T)__builtin_inf());
   V factor = scale.h;
   if (run->alpha) {
     const V alpha = take(run->alpha + r * run->alpha_row, run->alpha_row, n);
-    factor = vfma(alpha, scale.h, alpha * scale.l);
+    factor = vsel(vlt(vabs(alpha), infinity), vfma(alpha, scale.h, alpha * scale.l), alpha * scale.h);
   }
   if (op == BINARY_HESS) {
     V c = total * factor;
     if (run->v) c *= take(run->v + r * run->v_row, run->v_row, n);
     return vdrop(gone, bring_down(mul2(y->small, y->big), c));
   }
-  const V slope = times(y->big, near * factor) - bring_down(y->small, far * factor);
+  /* An infinite factor comes last: before, it would make inf - inf of the two masses. */
+  const M fits = vlt(vabs(factor), infinity);
+  const V part = vsel(fits, factor, one);
+  V slope = times(y->big, near * part) - bring_down(y->small, far * part);
+  slope = vsel(fits, slope, slope * factor);
   return vdrop(gone, vsel(above, slope, -slope));
 }
 

@@ -96,6 +96,8 @@ typedef struct {
   const double *weight;    /* of each, or NULL for 1 */
   double total[2];         /* of the weights, head and tail */
   double *column[COLUMN_ARRAYS], *factor[2];
+  double *lift; /* of each row, a power of two that brings its residue near 1; 1 but at the ends of the range */
+  int squared;
   double floor; /* squared lengths up to this one are the rounding of the mean: the row lies on it */
   T *line;      /* HALF_LINES rows of half precision, widened or still to be narrowed */
 } Members;
@@ -103,18 +105,21 @@ typedef struct {
 FG_INLINE ptrdiff_t column_pitch(ptrdiff_t d) { return (d + 63) / 64 * 64; }
 
 FG_KERNEL ptrdiff_t FG_NAME(segment_scratch)(ptrdiff_t count, ptrdiff_t d) {
-  return (COLUMN_ARRAYS * 8 + HALF_LINES * (ptrdiff_t)sizeof(T)) * column_pitch(d) + 32 * count;
+  return (COLUMN_ARRAYS * 8 + HALF_LINES * (ptrdiff_t)sizeof(T)) * column_pitch(d) + 40 * count;
 }
 
 /* Lay out the scratch, and leave out rows of weight 0: those may hold anything. */
 FG_INLINE Members members(const fg_segment *s) {
-  Members m = {.n = s->count, .d = s->features, .line_pitch = column_pitch(s->features), .floor = -1};
+  Members m = {
+      .n = s->count, .d = s->features, .line_pitch = column_pitch(s->features), .squared = s->squared, .floor = -1};
   double *at = (double *)s->scratch;
   memset(at, 0, (size_t)(COLUMN_ARRAYS * m.line_pitch) * sizeof *at);
   for (int i = 0; i < COLUMN_ARRAYS; i++, at += m.line_pitch) m.column[i] = at;
   m.line = (T *)at;
   at = (double *)(m.line + HALF_LINES * m.line_pitch);
   for (int i = 0; i < 2; i++, at += s->count) m.factor[i] = at;
+  m.lift = at;
+  at += s->count;
   m.position = s->order;
   m.total[0] = (double)s->count;
   if (s->weight != NULL) {
@@ -133,6 +138,11 @@ FG_INLINE Members members(const fg_segment *s) {
     m.weight = weight;
   }
   return m;
+}
+
+#define REST 4096 /* rows between two questions whether to go on */
+FG_INLINE int ends(const fg_segment *s, const Members *m, ptrdiff_t i) {
+  return FG_UNLIKELY(i % REST == 0) && i > 0 && s->ends(s->watch, REST * m->d);
 }
 
 FG_INLINE char *place(const fg_rows *a, const fg_segment *s, const Members *m, ptrdiff_t i) {
@@ -197,6 +207,7 @@ FG_INLINE void sum_rows(const fg_rows *x, const fg_segment *s, const Members *m,
 #define SUM4(j, n) sum_column(row, f == NULL ? NULL : f + i, TOGETHER, two, h, l, j, n)
 #define SUM1(j, n) sum_column(row, f == NULL ? NULL : f + i, 1, two, h, l, j, n)
   for (; i + TOGETHER <= m->n; i += TOGETHER) {
+    if (ends(s, m, i)) return;
     if (x->kind == FG_NATIVE) prefetch_rows(x, s, m, i + TOGETHER);
     rows_at(x, s, m, i, TOGETHER, m->line, row);
     EACH_COLUMN(m->d, SUM4);
@@ -220,6 +231,14 @@ FG_INLINE void mean_columns(const Members *m, double *h, double *l) {
 #endif
   }
   (void)l;
+}
+
+#define EVEN 0x1p-64
+
+FG_INLINE int all_finite(const double *h, ptrdiff_t d) {
+  int finite = 1;
+  for (ptrdiff_t j = 0; j < d; j++) finite &= h[j] - h[j] == 0;
+  return finite;
 }
 
 /* x - mean */
@@ -261,28 +280,64 @@ FG_INLINE void squares_of(const T *const *row, const T *const *move, const int k
   }
 }
 
-/* The length of a residue whose squares sum to q. */
-FG_INLINE double length_of(double q, const T *x, const Members *m) {
-#if FG_DOUBLE
-  if (FG_UNLIKELY(!(q > 0x1p-900 && q < 0x1p1000) && q == q)) { /* squares that left the range: scale them */
-    double top = 0, sum = 0;
+#define LIFTS FG_DOUBLE /* float data make no double whose third power leaves the range */
+
+/* The length of a residue whose squares sum to q, over and under a power of two `lift` that brings it near 1 where q
+ * comes near the ends of the range; then also p, its product with `move`. */
+FG_INLINE double length_of(double *q, double *p, const T *x, const T *move, const Members *m, double *lift) {
+  *lift = 1;
+#if LIFTS
+  if (FG_UNLIKELY(!(*q > 0x1p-400 && *q < 0x1p400) && *q == *q)) {
+    const double *const h = m->column[0], *const l = m->column[1];
+    double top = 0, sum = 0, along = 0;
     for (ptrdiff_t j = 0; j < m->d; j++) {
-      const double r = (x[j] - m->column[0][j]) - m->column[1][j], size = r < 0 ? -r : r;
+      const double r = (x[j] - h[j]) - l[j], size = r < 0 ? -r : r;
       top = size > top ? size : top;
     }
     if (top == 0 || top - top != 0) return top;
+    int exponent;
+    __builtin_frexp(top, &exponent);
+    *lift = __builtin_ldexp(1.0, -exponent < 1000 ? -exponent : 1000);
     for (ptrdiff_t j = 0; j < m->d; j++) {
-      const double r = ((x[j] - m->column[0][j]) - m->column[1][j]) / top;
+      const double r = ((x[j] - h[j]) - l[j]) * *lift;
       sum += r * r;
+      if (move != NULL) along += r * ((move[j] - m->column[4][j]) - m->column[5][j]);
     }
-    return top * __builtin_sqrt(sum);
+    *q = sum;
+    *p = along;
   }
 #endif
-  (void)x, (void)m;
-  return __builtin_sqrt(q);
+  (void)x, (void)m, (void)p, (void)move;
+  return __builtin_sqrt(*q);
 }
 
 /* ---- the centroid hinge ---- */
+
+/* What the i-th row adds to the slopes of its class.  A residue that leaves the range is lifted; what is divided by a
+ * length, as the second derivative of a length is, is lifted once more. */
+FG_INLINE D slope_column(const T *x, const T *v, const Members *m, ptrdiff_t i, const int second, const int lifts,
+                         ptrdiff_t j, ptrdiff_t n) {
+  const D r = residue(x, m->column[0], m->column[1], j, n), up = lifts ? r * dset(m->lift[i]) : r;
+  if (!second) return dset(m->factor[0][i]) * up;
+  const D move = residue(v, m->column[4], m->column[5], j, n);
+  if (!lifts) return dset(m->factor[0][i]) * move + dset(m->factor[1][i]) * up;
+  const D again = dset(m->squared ? 1 : m->lift[i]);
+  return dset(m->factor[0][i]) * (move * again) + dset(m->factor[1][i]) * (up * again);
+}
+
+FG_INLINE void pull_column(const T *const *row, const T *const *move, const Members *m, ptrdiff_t i, const int k,
+                           const int second, const int lifts, ptrdiff_t j, ptrdiff_t n) {
+  D head = dload(m->column[2] + j), tail = dload(m->column[3] + j);
+  for (int r = 0; r < k; r++) {
+    const D u = slope_column(row[r], second ? move[r] : NULL, m, i + r, second, lifts, j, n);
+    if (FG_DOUBLE)
+      dadd2(&head, &tail, u);
+    else
+      head += u;
+  }
+  dstore(m->column[2] + j, head);
+  dstore(m->column[3] + j, tail);
+}
 
 /* Rows [i, i + k) of the second pass: their share of the value, their factors of residue and direction, and what the
  * centroid gets of their slopes. */
@@ -291,52 +346,52 @@ FG_INLINE void hinge_rows(fg_segment *s, const Members *m, ptrdiff_t i, const in
   const T *row[TOGETHER], *move[TOGETHER];
   const int smooth = s->squared && s->margin == 0; /* a square of lengths, without a kink even at 0 */
   double q[TOGETHER], p[TOGETHER];
-  int some = 0;
+  int some = 0, lifts = 0;
   rows_at(&s->x, s, m, i, k, m->line, row);
   if (second) rows_at(&s->v, s, m, i, k, m->line + TOGETHER * m->line_pitch, move);
   squares_of(row, second ? move : NULL, k, m, q, p);
   for (int r = 0; r < k; r++) {
     const double w = m->weight == NULL ? 1 : m->weight[i + r], share = s->scale * w / m->total[0];
-    const double length = q[r] <= m->floor ? 0 : length_of(q[r], row[r], m);
-    double slope = 0, bend = 0; /* the derivative over the length, and that again over the length */
-    if (!(length <= s->margin)) {
-      const double h = length - s->margin;
+    double *const lift = m->lift + i + r;
+    /* The length and the margin times the lift, which is 1 of a row that lies on its centroid. */
+    double length = 0;
+    *lift = 1;
+    if (!(q[r] <= m->floor)) length = length_of(&q[r], &p[r], row[r], second ? move[r] : NULL, m, lift);
+    const double margin = s->margin * *lift;
+    double slope = 0, bend = 0; /* factors of the direction (or residue), and of the residue: see slope_column */
+    if (!(length <= margin)) {
+      const double lifted = length - margin, h = lifted / *lift;
       dadd1(&value[0], &value[1], s->squared ? w * (h * h) : w * h);
-      slope = s->squared ? 2 * h / length : 1 / length;
-      if (second) bend = (s->squared ? 2 * s->margin : -1.0) / (length * length * length);
+      slope = (s->squared ? 2 * (second ? lifted : h) : 1) / length;
+      if (second && !smooth) bend = (s->squared ? 2 * margin : -1.0) * (p[r] / length / length) / length;
     }
     if (second && smooth && length == 0) slope = 2;
-    if (second) m->factor[1][i + r] = share * bend * (smooth ? 0 : p[r]);
+    if (second) m->factor[1][i + r] = share * bend;
     m->factor[0][i + r] = share * slope;
     some |= slope != 0;
+    lifts |= *lift != 1;
   }
   if (!some || smooth || !s->moving || s->out.data == NULL) return;
-  const double *const a = m->factor[0] + i, *const b = m->factor[1] + i;
-#define PULL(j, n)                                                                          \
-  {                                                                                         \
-    D head = dload(m->column[2] + (j)), tail = dload(m->column[3] + (j));                   \
-    for (int r = 0; r < k; r++) {                                                           \
-      const D x = residue(row[r], m->column[0], m->column[1], j, n);                        \
-      D u = dset(a[r]) * (second ? residue(move[r], m->column[4], m->column[5], j, n) : x); \
-      if (second) u += dset(b[r]) * x;                                                      \
-      if (FG_DOUBLE)                                                                        \
-        dadd2(&head, &tail, u);                                                             \
-      else                                                                                  \
-        head += u;                                                                          \
-    }                                                                                       \
-    dstore(m->column[2] + (j), head);                                                       \
-    dstore(m->column[3] + (j), tail);                                                       \
-  }
-  EACH_COLUMN(m->d, PULL);
+#define PULL(j, n) pull_column(row, move, m, i, k, second, 0, j, n)
+#define PULL_LIFTED(j, n) pull_column(row, move, m, i, k, second, 1, j, n)
+  if (LIFTS && FG_UNLIKELY(lifts))
+    EACH_COLUMN(m->d, PULL_LIFTED);
+  else
+    EACH_COLUMN(m->d, PULL);
 #undef PULL
+#undef PULL_LIFTED
+}
+
+FG_INLINE void write_column(const T *x, const T *v, const Members *m, ptrdiff_t i, const int second, const int lifts,
+                            T *out, ptrdiff_t j, ptrdiff_t n) {
+  const D w = dset(m->weight == NULL ? 1 : m->weight[i]);
+  narrowed(out + j, slope_column(x, v, m, i, second, lifts, j, n) - w * dload(m->column[2] + j), n);
 }
 
 FG_INLINE void hinge_out(const fg_segment *s, const Members *m, const int second) {
   T *const spare = m->line + (HALF_LINES - 1) * m->line_pitch;
-  const double *const h = m->column[0], *const l = m->column[1], *const u = m->column[2];
-  const double *const vh = m->column[4], *const vl = m->column[5];
   const ptrdiff_t d = m->d;
-  for (ptrdiff_t i = 0; i < m->n; i++) {
+  for (ptrdiff_t i = 0; i < m->n && !ends(s, m, i); i++) {
     const T *row[1], *move[1];
     rows_at(&s->x, s, m, i, 1, m->line, row);
     if (second) rows_at(&s->v, s, m, i, 1, m->line + m->line_pitch, move);
@@ -347,17 +402,14 @@ FG_INLINE void hinge_out(const fg_segment *s, const Members *m, const int second
     }
     const T *const x = row[0], *const v = second ? move[0] : NULL;
     T *const out = s->out.kind == FG_NATIVE ? (T *)to : spare;
-    const D a = dset(m->factor[0][i]), b = dset(second ? m->factor[1][i] : 0);
-    const D w = dset(m->weight == NULL ? 1 : m->weight[i]);
-#define WRITE(j, n)                                        \
-  {                                                        \
-    const D r = residue(x, h, l, j, n);                    \
-    D slope = a * (second ? residue(v, vh, vl, j, n) : r); \
-    if (second) slope += b * r;                            \
-    narrowed(out + (j), slope - w * dload(u + (j)), n);    \
-  }
-    EACH_COLUMN(d, WRITE);
+#define WRITE(j, n) write_column(x, v, m, i, second, 0, out, j, n)
+#define WRITE_LIFTED(j, n) write_column(x, v, m, i, second, 1, out, j, n)
+    if (LIFTS && FG_UNLIKELY(m->lift[i] != 1))
+      EACH_COLUMN(d, WRITE_LIFTED);
+    else
+      EACH_COLUMN(d, WRITE);
 #undef WRITE
+#undef WRITE_LIFTED
 #if !FG_DOUBLE
     if (s->out.kind != FG_NATIVE) FG_NAME(narrow)(s->out.kind, out, 0, to, 0, 2, 1, d, 0);
 #endif
@@ -370,7 +422,17 @@ FG_INLINE void hinge_segment(fg_segment *s, const int second) {
   s->value = 0;
   if (m.n == 0) return;
   sum_rows(&s->x, s, &m, m.weight, FG_DOUBLE, m.column[0], m.column[1]);
-  mean_columns(&m, m.column[0], m.column[1]);
+  if (LIFTS && FG_UNLIKELY(!all_finite(m.column[0], m.d))) {
+    /* Perhaps the sum left the range and the mean does not: once more, with smaller weights. */
+    const double total[2] = {m.total[0], m.total[1]};
+    for (ptrdiff_t i = 0; i < m.n; i++) m.factor[0][i] = EVEN * (m.weight == NULL ? 1 : m.weight[i]);
+    for (int i = 0; i < 2; i++) memset(m.column[i], 0, (size_t)m.line_pitch * sizeof(double)), m.total[i] *= EVEN;
+    sum_rows(&s->x, s, &m, m.factor[0], FG_DOUBLE, m.column[0], m.column[1]);
+    mean_columns(&m, m.column[0], m.column[1]);
+    for (int i = 0; i < 2; i++) m.total[i] = total[i];
+  } else {
+    mean_columns(&m, m.column[0], m.column[1]);
+  }
   D size = dset(0);
   for (ptrdiff_t j = 0; j < m.d; j += DLANES) size += dload(m.column[0] + j) * dload(m.column[0] + j);
   m.floor = dtotal(size) * (FG_DOUBLE ? 0x1p-196 : 0x1p-98);
@@ -380,7 +442,10 @@ FG_INLINE void hinge_segment(fg_segment *s, const int second) {
     mean_columns(&m, m.column[4], m.column[5]);
   }
   ptrdiff_t i = 0;
-  for (; i + TOGETHER <= m.n; i += TOGETHER) hinge_rows(s, &m, i, TOGETHER, second, value);
+  for (; i + TOGETHER <= m.n; i += TOGETHER) {
+    if (ends(s, &m, i)) return;
+    hinge_rows(s, &m, i, TOGETHER, second, value);
+  }
   for (; i < m.n; i++) hinge_rows(s, &m, i, 1, second, value);
   const double sum = value[0] + value[1];
   s->value = (value[0] - value[0] != 0 ? value[0] : sum) / m.total[0];
@@ -409,7 +474,7 @@ FG_KERNEL void FG_NAME(class_moments)(fg_segment *s) {
   if (m.n == 0) return;
   /* The second word counts here even for float: its sums are exact to 106 bits, not the mean of 53. */
   mean_columns(&m, h, l);
-  for (ptrdiff_t i = 0; i < m.n; i++) {
+  for (ptrdiff_t i = 0; i < m.n && !ends(s, &m, i); i++) {
     const T *row[1];
     rows_at(&s->x, s, &m, i, 1, m.line, row);
     const D w = dset(m.weight == NULL ? 1 : m.weight[i]);
@@ -430,6 +495,53 @@ FG_KERNEL void FG_NAME(class_moments)(fg_segment *s) {
   }
 }
 
+/* The columns of leave_out whose sum is not finite: who has NaN or an infinity is left out of its own mean only, and
+ * a sum beyond the range is taken with smaller weights. */
+FG_INLINE void leave_out_wild(fg_segment *s, const Members *m, const int pull) {
+  double *const head = m->column[2], *const tail = m->column[3], *const plus = m->column[4],
+                *const minus = m->column[5];
+  double *const sum = m->column[0], *const nan = m->column[1];
+  for (ptrdiff_t j = 0; j < m->d; j++) nan[j] = 0;
+  for (int last = 0; last <= 1; last++) /* first what there is, then what there is without each */
+    for (ptrdiff_t i = 0; i < m->n && !ends(s, m, i); i++) {
+      const T *row[1];
+      rows_at(&s->x, s, m, i, 1, m->line, row);
+      const double w = m->weight == NULL ? 1 : m->weight[i], f = m->factor[0][i] * EVEN, rest = m->factor[1][i];
+      for (ptrdiff_t j = 0; j < m->d; j++) {
+        if (sum[j] - sum[j] == 0) continue;
+        const double x = (double)row[0][j];
+        const int number = x == x, finite = x - x == 0;
+        const double own = finite ? x * f : 0, lost = finite ? dlost(dset(x), dset(f), dset(own))[0] : 0;
+        if (!last) {
+          dadd1(&head[j], &tail[j], own);
+          tail[j] += lost;
+          nan[j] += !number;
+          plus[j] += number && !finite && x > 0;
+          minus[j] += number && !finite && x < 0;
+          continue;
+        }
+        const int some_nan = nan[j] > !number, some_plus = plus[j] > (number && !finite && x > 0);
+        const int some_minus = minus[j] > (number && !finite && x < 0);
+        double h = head[j], l = tail[j] - lost;
+        dadd1(&h, &l, -own);
+        double out = ((pull ? w * (h + l) : (h + l) / rest)) / EVEN;
+        if (some_nan || (some_plus && some_minus))
+          out = __builtin_nan("");
+        else if (some_plus || some_minus)
+          out = some_plus ? __builtin_inf() : -__builtin_inf();
+        T value[LANES] = {(T)out};
+        char *const to = place(&s->out, s, m, i);
+#if !FG_DOUBLE
+        if (s->out.kind != FG_NATIVE) {
+          FG_NAME(narrow)(s->out.kind, value, 0, to + 2 * j, 0, 2, 1, 1, 0);
+          continue;
+        }
+#endif
+        ((T *)to)[j] = value[0];
+      }
+    }
+}
+
 /* out_i = (sum of f - f_i) / (W - w_i) with f = w x; or, pulled back, w_i (sum of f - f_i) with f = x / (W - w_i).
  * A row that is alone in its class is left as it is. */
 FG_INLINE void leave_out(fg_segment *s, const int pull) {
@@ -445,7 +557,7 @@ FG_INLINE void leave_out(fg_segment *s, const int pull) {
     f[i] = pull ? 1 / rest[i] : w;
   }
   sum_rows(&s->x, s, &m, pull || m.weight != NULL ? f : NULL, 1, m.column[0], m.column[1]);
-  for (ptrdiff_t i = 0; i < m.n; i++) {
+  for (ptrdiff_t i = 0; i < m.n && !ends(s, &m, i); i++) {
     const T *row[1];
     rows_at(&s->x, s, &m, i, 1, m.line, row);
     char *const to = place(&s->out, s, &m, i);
@@ -465,6 +577,7 @@ FG_INLINE void leave_out(fg_segment *s, const int pull) {
     if (s->out.kind != FG_NATIVE) FG_NAME(narrow)(s->out.kind, out, 0, to, 0, 2, 1, m.d, 0);
 #endif
   }
+  if (FG_UNLIKELY(!all_finite(m.column[0], m.d))) leave_out_wild(s, &m, pull);
 }
 
 FG_KERNEL void FG_NAME(leave_one_out)(fg_segment *s) { leave_out(s, 0); }

@@ -110,6 +110,7 @@ typedef struct {
   char *out; /* (segments, columns) out; (rows, columns) for spread */
   ptrdiff_t out_row;
   const int64_t *code;    /* (rows) in: segment of each, -1 for none; add and spread */
+  const int32_t *taken;   /* (rows) in: which row of x and weight each is; NULL: all in order; add */
   const int64_t *order;   /* in: positions of rows by segment, from `base` on; NULL: in order; gather */
   const int64_t *offsets; /* in: where segments begin in order; NULL in finish: none is empty */
   int64_t base;
@@ -119,8 +120,8 @@ typedef struct {
   double *table;   /* accumulators: of every segment in add and finish, of one in gather */
   ptrdiff_t pitch; /* of a segment's, in doubles: an even number, twice as many for double */
   double empty;    /* result of an empty segment */
+  double even;     /* a power of two that every weight is multiplied by; 1 but for means whose sum left the range */
   int mean;        /* divide */
-  int far;         /* the table leaves L1: prefetch it */
 } fg_segments;
 
 /* Rows of contiguous elements, `row` bytes apart; of half precision if `kind` says so. */
@@ -142,6 +143,8 @@ typedef struct {
   double value;                       /* out: of the hinge; the number of rows of weight > 0 for class_moments */
   double total[2], *sum[2], *squares; /* out, of class_moments: weights, weighted sums, squared deviations */
   void *scratch;                      /* segment_scratch(count, features) bytes, 64-byte aligned */
+  int (*ends)(void *watch, ptrdiff_t elements); /* asked now and then: is the rest not wanted any more? */
+  void *watch;
 } fg_segment;
 
 /* Rows against a table of centroids. */
@@ -170,11 +173,17 @@ typedef struct {
   void (*narrow)(int kind, const float *from, ptrdiff_t pitch, char *to, ptrdiff_t line, ptrdiff_t step,
                  ptrdiff_t lines, ptrdiff_t n, int stream);
   void (*segment_add)(const fg_segments *run);
-  void (*segment_finish)(const fg_segments *run, ptrdiff_t first, ptrdiff_t last);
-  void (*segment_gather)(const fg_segments *run, ptrdiff_t first, ptrdiff_t last);
+  /* Whether a mean is not finite. */
+  int (*segment_finish)(const fg_segments *run, ptrdiff_t first, ptrdiff_t last);
+  int (*segment_gather)(const fg_segments *run, ptrdiff_t first, ptrdiff_t last);
   void (*segment_spread)(const fg_segments *run);
   void (*segment_extreme)(const fg_segments *run, int least, ptrdiff_t begin, ptrdiff_t end, int packed, int start,
                           void *best, int64_t *place);
+  /* Lines of n[k] elements into a tile, `pitch` elements apart and filled up, and back; the tile has room for one
+   * vector more. */
+  void (*lines_take)(const char *const *from, const ptrdiff_t *n, ptrdiff_t lines, ptrdiff_t pitch, double fill,
+                     void *to);
+  void (*lines_put)(const void *tile, const ptrdiff_t *n, ptrdiff_t lines, ptrdiff_t pitch, char *const *to);
   ptrdiff_t (*segment_scratch)(ptrdiff_t count, ptrdiff_t features);
   fg_segment_kernel centroid_hinge, centroid_hinge_hvp, class_moments, leave_one_out, leave_one_out_pull;
   void (*row_squares)(const void *x, ptrdiff_t rows, ptrdiff_t features, void *out);

@@ -110,10 +110,24 @@ FG_INLINE V margin_slope(const int op, const int squared, V h, V v, const Own *o
   return t;
 }
 
-/* The value of a row, NaN where it has none: a class is NaN, or the target and its rival are the same infinity. */
-FG_INLINE V margin_value(V value, const Own *own) {
-  const M absent = veq(value, vset(0)) & veq(own->x, vset((T)-__builtin_inf()));
-  return vsel(absent, vset((T)__builtin_nan("")), value);
+FG_INLINE ptrdiff_t kept_classes(const fg_run *run, ptrdiff_t r) {
+  if (!run->where) return run->classes;
+  ptrdiff_t kept = 0;
+  for (ptrdiff_t c = 0; c < run->classes; c++) kept += run->where[r * run->where_row + c * run->where_class] != 0;
+  return kept;
+}
+
+/* The values of up to LANES rows from `first` on, NaN where they have none: a class is NaN, or the target and its
+ * rival are the same infinity. */
+FG_INLINE V margin_value(V value, const Own *own, const fg_run *run, ptrdiff_t first, ptrdiff_t rows) {
+  const V nan = vset((T)__builtin_nan(""));
+  M absent = veq(value, vset(0)) & veq(own->x, vset((T)-__builtin_inf()));
+  if (FG_UNLIKELY(vany(absent))) { /* without a rival at -inf there is none */
+    T rivals[LANES];
+    for (ptrdiff_t l = 0; l < LANES; l++) rivals[l] = (T)(kept_classes(run, first + (l < rows ? l : 0)) - 1);
+    absent &= vlt(vset(0), vload(rivals));
+  }
+  return vsel(absent, nan, vsel(veq(own->x, own->x), value, nan));
 }
 
 FG_INLINE V margin_weigh(V value, V classes, V beta, const fg_run *run) {
@@ -126,13 +140,6 @@ FG_INLINE V margin_own_out(const int op, V slopes, const Own *own) {
 
 /* The tail of a sum that is infinite is none. */
 FG_INLINE V joined(V2 sum) { return vsel(veq(vabs(sum.h), vset((T)__builtin_inf())), sum.h, sum.h + sum.l); }
-
-FG_INLINE ptrdiff_t kept_classes(const fg_run *run, ptrdiff_t r) {
-  if (!run->where || !run->per_class) return run->classes;
-  ptrdiff_t kept = 0;
-  for (ptrdiff_t c = 0; c < run->classes; c++) kept += run->where[r * run->where_row + c * run->where_class] != 0;
-  return kept;
-}
 
 /* ---- rows ------------------------------------------------------------------------------------------------ */
 
@@ -256,7 +263,7 @@ FG_INLINE void margin_rows(const int op, const int every, const int squared, con
       if (has_out) row_fill(flat ? (T *)out : line, n, 0, stream);
     } else {
       const char *const v_row = op == MARGIN_HVP ? run->v + r * run->v_row : NULL;
-      const V classes = vset((T)kept_classes(run, r));
+      const V classes = vset((T)(run->per_class ? kept_classes(run, r) : n));
       const V alpha = vset(run->alpha ? *at(run->alpha, r * run->alpha_row) : 1);
       const V beta = vset(run->beta ? *at(run->beta, r * run->beta_row) : 1);
       const V v_own = vset(op == MARGIN_HVP ? *at(v_row, y * run->v_class) : 0);
@@ -285,7 +292,7 @@ FG_INLINE void margin_rows(const int op, const int every, const int squared, con
           to[rival] = at_rival[0];
         }
       }
-      value = margin_value(value, &own);
+      value = margin_value(value, &own, run, r, 1);
       total = margin_weigh(value, classes, beta, run)[0];
       if (has_out) to[y] = margin_own_out(op, slope, &own)[0];
       if (has_out && FG_UNLIKELY(value[0] != value[0]))
@@ -315,7 +322,7 @@ FG_INLINE void margin_group(const int op, const int every, const int squared, co
     /* +inf makes every hinge of a row that is left out 0. */
     own_x[l] = lane_y[l] < 0 ? (T)__builtin_inf() : x[lane_y[l] * LANES + l];
     own_v[l] = op == MARGIN_HVP && lane_y[l] >= 0 ? v[lane_y[l] * LANES + l] : 0;
-    kept[l] = (T)(run->where ? kept_classes(run, first + (l < rows ? l : 0)) : n);
+    kept[l] = (T)(run->per_class ? kept_classes(run, first + (l < rows ? l : 0)) : n);
   }
   const VI target = viload_wide(lane_y);
   const M gone = vieq(target, viset(-1));
@@ -365,7 +372,7 @@ FG_INLINE void margin_group(const int op, const int every, const int squared, co
       for (ptrdiff_t c = 0; c < n; c++, class += viset(1)) vstore(x + c * LANES, vsel(vieq(rival, class), out, zero));
     }
   }
-  value = margin_value(value, &own);
+  value = margin_value(value, &own, run, first, rows);
   if (run->value)
     put(run->value + first * run->value_row, run->value_row, vdrop(gone, margin_weigh(value, classes, beta, run)),
         rows);

@@ -8,10 +8,14 @@
  *
  * Accumulators of a segment are `pitch` doubles: one for every column, and for double as many tails behind.
  * A row of weight 0 is left out, whatever it holds.
+ *
+ * Prefetches (measured, benchmarks/NOTES.md): rows as they come want one of the rows, some 2 KiB ahead, and none of the
+ * table; rows by their positions want one into L2 only, far ahead.
  */
 #define STEP (FG_DOUBLE ? LANES : LANES / 2) /* columns of an accumulator of one vector */
-#define GATHERED 4                           /* such accumulators that gather keeps */
-#define ROWS_AHEAD 16                        /* rows between a prefetch and its use */
+#define GATHERED (FG_DOUBLE ? 4 : 8)         /* such accumulators that gather keeps */
+#define ROWS_AHEAD 32                        /* rows between a prefetch and its use: by position, */
+#define BYTES_AHEAD 2048                     /* and in order */
 
 #if FG_DOUBLE
 typedef V2 Acc;
@@ -78,24 +82,31 @@ FG_INLINE void acc1_store(double *p, ptrdiff_t pitch, Acc1 a) {
 
 /* ---- add ------------------------------------------------------------------------------------------ */
 
-FG_INLINE void add_as(const fg_segments *run, const int weighs, const int one) {
-  const ptrdiff_t columns = one ? 1 : run->columns, pitch = run->pitch, whole = columns - columns % STEP;
-  const ptrdiff_t ahead = run->far ? ROWS_AHEAD : 0;
-  const T *const weight = (const T *)run->weight;
-  double *const table = run->table;
-  const char *x = run->x;
-  for (ptrdiff_t i = 0; i < run->rows; i++, x += run->x_row) {
+/* A weight, `even` times that of the row if it has one. */
+FG_INLINE T weight_at(const fg_segments *run, ptrdiff_t r) {
+  return run->weight ? ((const T *)run->weight)[r] * (T)run->even : (T)run->even;
+}
+
+enum { ANY_COLUMNS, ONE_VECTOR, TWO_VECTORS, ONE_COLUMN };
+
+FG_INLINE void add_as(const fg_segments *run, const int weighs, const int shape, const int some) {
+  const int fixed = shape == ONE_VECTOR || shape == TWO_VECTORS;
+  const ptrdiff_t columns = fixed ? shape * STEP : shape == ONE_COLUMN ? 1 : run->columns;
+  const ptrdiff_t pitch = fixed ? columns * (FG_DOUBLE ? 2 : 1) : run->pitch;
+  const ptrdiff_t bytes = columns * (ptrdiff_t)sizeof(T), whole = columns - columns % STEP;
+  const ptrdiff_t ahead = run->x_row == bytes ? BYTES_AHEAD : (BYTES_AHEAD + bytes - 1) / bytes * run->x_row;
+  for (ptrdiff_t i = 0; i < run->rows; i++) {
     const int64_t code = run->code[i];
-    const T w = weighs ? weight[i] : 1;
-    double *const a = table + code * pitch;
-    if (ahead && i + ahead < run->rows) {
-      const char *const next = (const char *)(table + run->code[i + ahead] * pitch);
-      for (ptrdiff_t c = 0; c < pitch * 8; c += 64) FG_PREFETCH(next + c);
-    }
+    const ptrdiff_t r = some ? run->taken[i] : i;
+    const char *const x = run->x + r * run->x_row;
+    const T w = weighs ? weight_at(run, r) : 1;
+    double *const a = run->table + code * pitch;
+    if (shape != ONE_COLUMN)
+      for (ptrdiff_t b = 0; b < bytes; b += 64) FG_PREFETCH(x + ahead + b);
     if (code < 0 || (weighs && w == 0)) continue;
     const T *const row = (const T *)x;
     ptrdiff_t c = 0;
-    if (!one)
+    if (shape != ONE_COLUMN)
       for (; c < whole; c += STEP) {
         Acc v = acc_load(a + c, pitch);
         if (weighs)
@@ -112,40 +123,64 @@ FG_INLINE void add_as(const fg_segments *run, const int weighs, const int one) {
   }
 }
 
-FG_KERNEL void FG_NAME(segment_add)(const fg_segments *run) {
-  if (run->columns == 1 && !run->weight)
-    add_as(run, 0, 1);
+FG_INLINE void add_some(const fg_segments *run, const int some) {
+  const int weighs = run->weight || run->even != 1;
+  if (weighs && run->columns == 1)
+    add_as(run, 1, ONE_COLUMN, some);
+  else if (weighs)
+    add_as(run, 1, ANY_COLUMNS, some);
   else if (run->columns == 1)
-    add_as(run, 1, 1);
-  else if (!run->weight)
-    add_as(run, 0, 0);
+    add_as(run, 0, ONE_COLUMN, some);
+  else if (run->columns == STEP)
+    add_as(run, 0, ONE_VECTOR, some);
+  else if (run->columns == 2 * STEP)
+    add_as(run, 0, TWO_VECTORS, some);
   else
-    add_as(run, 1, 0);
+    add_as(run, 0, ANY_COLUMNS, some);
+}
+
+FG_KERNEL void FG_NAME(segment_add)(const fg_segments *run) {
+  if (run->taken)
+    add_some(run, 1);
+  else
+    add_some(run, 0);
 }
 
 /* ---- the result of accumulators ------------------------------------------------------------------- */
 
-FG_INLINE void finish_row(const fg_segments *run, ptrdiff_t s, const double *a, ptrdiff_t columns, T *out) {
+/* What a sum is divided by, 0 for an empty segment. */
+FG_INLINE double divisor_of(const fg_segments *run, ptrdiff_t s) {
   const double count = run->offsets ? (double)(run->offsets[s + 1] - run->offsets[s]) : 1;
-  const double total = run->total ? run->total[s] : count;
-  if (count == 0 || total == 0) {
+  return count == 0 ? 0 : (run->total ? run->total[s] : count) * run->even;
+}
+
+#if FG_DOUBLE
+FG_INLINE V finish_part(const fg_segments *run, V h, V l, V divisor) {
+  const V sum = vsel(veq(l, l), h + l, h); /* of an infinite sum the tail is inf - inf */
+  if (!run->mean) return sum;
+  const V2 q = div2((V2){h, l}, (V2){divisor, vset(0)});
+  const V mean = q.h + q.l;
+  return vsel(veq(mean, mean), mean, sum / divisor);
+}
+FG_INLINE int infinite(V a) { return vany((M)~vlt(vabs(a), vset((T)__builtin_inf()))); }
+#endif
+
+/* Whether a mean is not finite, be it that its sum left the range of double. */
+FG_INLINE int finish_row(const fg_segments *run, ptrdiff_t s, const double *a, ptrdiff_t columns, T *out) {
+  const double divisor = divisor_of(run, s);
+  int lost = 0;
+  if (divisor == 0) {
     for (ptrdiff_t c = 0; c < columns; c++) out[c] = (T)run->empty;
-    return;
+    return 0;
   }
 #if FG_DOUBLE
-  const V n = vset(total);
   for (ptrdiff_t c = 0; c < columns; c += LANES) {
     const ptrdiff_t k = columns - c < LANES ? columns - c : LANES;
+    const double *const h = a + c, *const l = h + run->pitch / 2;
     const V zero = vset(0);
-    V h = k < LANES ? vload_n(a + c, k, zero) : vload(a + c);
-    V l = k < LANES ? vload_n(a + c + run->pitch / 2, k, zero) : vload(a + c + run->pitch / 2);
-    V v = h + l;
-    v = vsel(veq(l, l), v, h); /* of an infinite sum the tail is inf - inf */
-    if (run->mean) {
-      const V2 q = div2((V2){h, l}, (V2){n, zero});
-      const V fine = q.h + q.l;
-      v = vsel(veq(fine, fine), fine, v / n);
-    }
+    const V v = finish_part(run, k < LANES ? vload_n(h, k, zero) : vload(h), k < LANES ? vload_n(l, k, zero) : vload(l),
+                            vset(divisor));
+    if (run->mean) lost |= infinite(v);
     if (k < LANES)
       vstore_n(out + c, v, k);
     else
@@ -153,15 +188,24 @@ FG_INLINE void finish_row(const fg_segments *run, ptrdiff_t s, const double *a, 
   }
 #else
   if (run->mean)
-    for (ptrdiff_t c = 0; c < columns; c++) out[c] = (T)(a[c] / total);
+    for (ptrdiff_t c = 0; c < columns; c++) out[c] = (T)(a[c] / divisor);
   else
     for (ptrdiff_t c = 0; c < columns; c++) out[c] = (T)a[c];
 #endif
+  return lost;
 }
 
-FG_KERNEL void FG_NAME(segment_finish)(const fg_segments *run, ptrdiff_t begin, ptrdiff_t end) {
+FG_KERNEL int FG_NAME(segment_finish)(const fg_segments *run, ptrdiff_t begin, ptrdiff_t end) {
+  int lost = 0;
+  const ptrdiff_t columns = run->columns;
+  if (!FG_DOUBLE && !run->mean && !run->offsets && run->out_row == columns * (ptrdiff_t)sizeof(T)) {
+    finish_row(run, begin, run->table + begin * columns, (end - begin) * columns,
+               (T *)(run->out + begin * run->out_row));
+    return 0;
+  }
   for (ptrdiff_t s = begin; s < end; s++)
-    finish_row(run, s, run->table + s * run->pitch, run->columns, (T *)(run->out + s * run->out_row));
+    lost |= finish_row(run, s, run->table + s * run->pitch, run->columns, (T *)(run->out + s * run->out_row));
+  return lost;
 }
 
 /* ---- gather --------------------------------------------------------------------------------------- */
@@ -176,18 +220,18 @@ FG_INLINE void gather_parts(const fg_segments *run, const int weighs, const int 
   const ptrdiff_t bytes = parts * STEP * (ptrdiff_t)sizeof(T);
   const char *const x = run->x + c * (ptrdiff_t)sizeof(T);
   Acc v[GATHERED];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int k = 0; k < parts; k++) v[k] = acc_zero();
   for (ptrdiff_t i = begin; i < end; i++) {
     const ptrdiff_t r = row_at(run, i);
     if (i + ROWS_AHEAD < limit) {
       const char *const next = x + row_at(run, i + ROWS_AHEAD) * run->x_row;
-      for (ptrdiff_t b = 0; b < bytes; b += 64) FG_PREFETCH(next + b);
+      for (ptrdiff_t b = 0; b < bytes; b += 64) FG_PREFETCH_L2(next + b);
     }
-    const T w = weighs ? ((const T *)run->weight)[r] : 1;
+    const T w = weighs ? weight_at(run, r) : 1;
     if (weighs && w == 0) continue;
     const T *const row = (const T *)(x + r * run->x_row);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int k = 0; k < parts; k++) {
       if (weighs)
         acc_add_times(&v[k], part_load(row + k * STEP), w);
@@ -195,7 +239,7 @@ FG_INLINE void gather_parts(const fg_segments *run, const int weighs, const int 
         acc_add(&v[k], part_load(row + k * STEP));
     }
   }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int k = 0; k < parts; k++) acc_store(a + c + k * STEP, run->pitch, v[k]);
 }
 
@@ -204,8 +248,8 @@ FG_INLINE void gather_columns(const fg_segments *run, const int weighs, ptrdiff_
   for (ptrdiff_t k = c; k < columns; k++) acc1_store(a + k, run->pitch, (Acc1){0, 0});
   for (ptrdiff_t i = begin; i < end; i++) {
     const ptrdiff_t r = row_at(run, i);
-    if (i + ROWS_AHEAD < limit) FG_PREFETCH((const T *)(run->x + row_at(run, i + ROWS_AHEAD) * run->x_row) + c);
-    const T w = weighs ? ((const T *)run->weight)[r] : 1;
+    if (i + ROWS_AHEAD < limit) FG_PREFETCH_L2((const T *)(run->x + row_at(run, i + ROWS_AHEAD) * run->x_row) + c);
+    const T w = weighs ? weight_at(run, r) : 1;
     if (weighs && w == 0) continue;
     const T *const row = (const T *)(run->x + r * run->x_row);
     for (ptrdiff_t k = c; k < columns; k++) {
@@ -216,12 +260,14 @@ FG_INLINE void gather_columns(const fg_segments *run, const int weighs, ptrdiff_
   }
 }
 
-/* One column: an accumulator waits for each of its additions, so those of LINES segments wait side by side. */
+/* One column: an accumulator waits for each of its additions, so those of several segments wait side by side. */
 #define LINES 4
+#define STRIP 64 /* rows of a segment that lie in a tile */
 
-FG_INLINE void gather_lines(const fg_segments *run, const int weighs, ptrdiff_t s, int lines) {
+FG_INLINE int gather_lines(const fg_segments *run, const int weighs, ptrdiff_t s, int lines) {
   Acc1 v[LINES];
   ptrdiff_t at[LINES], end[LINES], common = PTRDIFF_MAX;
+  int lost = 0;
   for (int k = 0; k < lines; k++) {
     v[k] = (Acc1){0, 0};
     at[k] = (ptrdiff_t)run->offsets[s + k], end[k] = (ptrdiff_t)run->offsets[s + k + 1];
@@ -232,28 +278,85 @@ FG_INLINE void gather_lines(const fg_segments *run, const int weighs, ptrdiff_t 
 #pragma GCC unroll 4
     for (int k = 0; k < LINES; k++) {
       const ptrdiff_t r = row_at(run, at[k] + i);
-      const T w = weighs ? ((const T *)run->weight)[r] : 1;
+      const T w = weighs ? weight_at(run, r) : 1;
       if (!weighs || w != 0) acc1_add(&v[k], weighs, *(const T *)(run->x + r * run->x_row), w);
     }
   }
   for (int k = 0; k < lines; k++) {
     for (ptrdiff_t i = at[k] + common; i < end[k]; i++) {
       const ptrdiff_t r = row_at(run, i);
-      const T w = weighs ? ((const T *)run->weight)[r] : 1;
+      const T w = weighs ? weight_at(run, r) : 1;
       if (!weighs || w != 0) acc1_add(&v[k], weighs, *(const T *)(run->x + r * run->x_row), w);
     }
     double a[2];
     acc1_store(a, run->pitch, v[k]);
-    finish_row(run, s + k, a, 1, (T *)(run->out + (s + k) * run->out_row));
+    lost |= finish_row(run, s + k, a, 1, (T *)(run->out + (s + k) * run->out_row));
   }
+  return lost;
 }
 
-FG_INLINE void gather_as(const fg_segments *run, const int weighs, ptrdiff_t first, ptrdiff_t last) {
+/* Consecutive segments of contiguous elements: one in every lane.  Each is filled up with zeros, which change no bit
+ * of an accumulator that began with 0. */
+FG_INLINE int gather_lanes(const fg_segments *run, ptrdiff_t s, int lines) {
+  T tile[LANES][STRIP];
+  const T *at[LANES];
+  ptrdiff_t left[LANES], most = 0;
+  const V zero = vset(0);
+  Wide sums = wide_start();
+  for (int k = 0; k < LANES; k++) {
+    const ptrdiff_t begin = k < lines ? (ptrdiff_t)run->offsets[s + k] : 0;
+    left[k] = k < lines ? (ptrdiff_t)run->offsets[s + k + 1] - begin : 0;
+    at[k] = (const T *)run->x + begin;
+    most = most > left[k] ? most : left[k];
+  }
+  for (; most > 0; most -= STRIP) {
+    const ptrdiff_t n = most < STRIP ? (most + 3) / 4 * 4 : STRIP;
+    for (int k = 0; k < LANES; k++) {
+      ptrdiff_t i = 0;
+      for (; i < n && left[k] >= LANES; i += LANES, left[k] -= LANES, at[k] += LANES) vstore(tile[k] + i, vload(at[k]));
+      if (i < n && left[k] > 0) {
+        vstore(tile[k] + i, vload_n(at[k], left[k], zero));
+        left[k] = 0;
+        i += LANES;
+      }
+      for (; i < n; i += LANES) vstore(tile[k] + i, zero);
+    }
+    for (ptrdiff_t i = 0; i < n; i += 4) {
+      V v[4];
+      vgather4((const char *)(tile[0] + i), sizeof tile[0], v);
+      for (int k = 0; k < 4; k++) wide_add(&sums, v[k]);
+    }
+  }
+  T *const out = (T *)(run->out + s * run->out_row);
+  double divisor[LANES];
+  for (int k = 0; k < LANES; k++) divisor[k] = k < lines ? divisor_of(run, s + k) : 1;
+#if FG_DOUBLE
+  const V d = vload(divisor), found = finish_part(run, sums.h, sums.l, d);
+  const V v = vsel(veq(d, zero), vset(run->empty), found);
+  if (lines < LANES)
+    vstore_n(out, v, lines);
+  else
+    vstore(out, v);
+  return run->mean && infinite(vsel(veq(d, zero), zero, found));
+#else
+  double sum[LANES];
+  memcpy(sum, &sums, sizeof sum);
+  for (int k = 0; k < lines; k++)
+    out[k] = divisor[k] == 0 ? (T)run->empty : (T)(run->mean ? sum[k] / divisor[k] : sum[k]);
+  return 0;
+#endif
+}
+
+FG_INLINE int gather_as(const fg_segments *run, const int weighs, ptrdiff_t first, ptrdiff_t last) {
   const ptrdiff_t limit = (ptrdiff_t)run->offsets[last];
+  int lost = 0;
   if (run->columns == 1) {
-    for (ptrdiff_t s = first; s < last; s += LINES)
-      gather_lines(run, weighs, s, last - s < LINES ? (int)(last - s) : LINES);
-    return;
+    const int beside = !weighs && !run->order && run->x_row == (ptrdiff_t)sizeof(T), most = beside ? LANES : LINES;
+    for (ptrdiff_t s = first; s < last; s += most) {
+      const int lines = last - s < most ? (int)(last - s) : most;
+      lost |= beside ? gather_lanes(run, s, lines) : gather_lines(run, weighs, s, lines);
+    }
+    return lost;
   }
   for (ptrdiff_t s = first; s < last; s++) {
     const ptrdiff_t begin = (ptrdiff_t)run->offsets[s], end = (ptrdiff_t)run->offsets[s + 1];
@@ -263,15 +366,13 @@ FG_INLINE void gather_as(const fg_segments *run, const int weighs, ptrdiff_t fir
       gather_parts(run, weighs, GATHERED, begin, end, limit, c, a);
     for (; c + STEP <= run->columns; c += STEP) gather_parts(run, weighs, 1, begin, end, limit, c, a);
     if (c < run->columns) gather_columns(run, weighs, begin, end, limit, c, run->columns, a);
-    finish_row(run, s, a, run->columns, (T *)(run->out + s * run->out_row));
+    lost |= finish_row(run, s, a, run->columns, (T *)(run->out + s * run->out_row));
   }
+  return lost;
 }
 
-FG_KERNEL void FG_NAME(segment_gather)(const fg_segments *run, ptrdiff_t first, ptrdiff_t last) {
-  if (run->weight)
-    gather_as(run, 1, first, last);
-  else
-    gather_as(run, 0, first, last);
+FG_KERNEL int FG_NAME(segment_gather)(const fg_segments *run, ptrdiff_t first, ptrdiff_t last) {
+  return run->weight || run->even != 1 ? gather_as(run, 1, first, last) : gather_as(run, 0, first, last);
 }
 
 /* ---- spread --------------------------------------------------------------------------------------- */
@@ -292,6 +393,35 @@ FG_KERNEL void FG_NAME(segment_spread)(const fg_segments *run) {
       for (ptrdiff_t c = 0; c < columns; c++) out[c] = from[c] * w;
     else
       memcpy(out, from, (size_t)columns * sizeof(T));
+  }
+}
+
+/* ---- lines ---------------------------------------------------------------------------------------- */
+
+/* Lines of n[k] elements side by side into a tile, `pitch` elements apart and filled up to there.  The last may be
+ * followed by what is left of a vector. */
+FG_KERNEL void FG_NAME(lines_take)(const char *const *from, const ptrdiff_t *n, ptrdiff_t lines, ptrdiff_t pitch,
+                                   double fill_, void *to_) {
+  const V fill = vset((T)fill_);
+  T *to = (T *)to_;
+  for (ptrdiff_t k = 0; k < lines; k++, to += pitch) {
+    const T *const line = (const T *)from[k];
+    ptrdiff_t i = 0;
+    for (; i + LANES <= n[k]; i += LANES) vstore(to + i, vload(line + i));
+    if (i < n[k]) vstore(to + i, vload_n(line + i, n[k] - i, fill)), i += LANES;
+    for (; i < pitch; i += LANES) vstore(to + i, fill);
+  }
+}
+
+/* And back. */
+FG_KERNEL void FG_NAME(lines_put)(const void *tile, const ptrdiff_t *n, ptrdiff_t lines, ptrdiff_t pitch,
+                                  char *const *to) {
+  const T *line = (const T *)tile;
+  for (ptrdiff_t k = 0; k < lines; k++, line += pitch) {
+    T *const out = (T *)to[k];
+    ptrdiff_t i = 0;
+    for (; i + LANES <= n[k]; i += LANES) vstore(out + i, vload(line + i));
+    if (i < n[k]) vstore_n(out + i, vload_n(line + i, n[k] - i, vset(0)), n[k] - i);
   }
 }
 

@@ -35,7 +35,7 @@ FG_INLINE Base base_of(const fg_run *run) {
 }
 FG_INLINE V2 scale_of(const fg_run *run) {
   T h = (T)run->scale;
-  return (V2){vset(h), vset((T)(run->scale - (double)h))};
+  return (V2){vset(h), vset(h - h == 0 ? (T)(run->scale - (double)h) : 0)};
 }
 
 /* Rows between pass 2 and pass 3; every field has one lane per row, or one row broadcast. */
@@ -47,10 +47,12 @@ typedef struct {
   Frame frame;
 } State;
 
-/* A sum taken without low words gets that of its largest term, the only one that can show. */
+/* A sum taken without low words gets that of its largest term, the only one that can show; not if that term is all
+ * there is, which then has a share of exactly 1. */
 FG_INLINE V2 add_low(V2 sum, V max, const Frame *frame, Base base) {
   const Term e = exp_term(max - frame->shift, frame, base);
-  return (V2){sum.h, vmla(e.lo, e.power, sum.l)};
+  const M alone = veq(sum.h, e.hi * e.power) & veq(sum.l, vset(0));
+  return (V2){sum.h, vsel(alone, vset(0), vmla(e.lo, e.power, sum.l))};
 }
 
 FG_INLINE V2 term_left(const State *s, Base base) {
@@ -69,11 +71,24 @@ FG_INLINE Map finish_map(const int op, const State *s, V2 factor, Base base) {
     map.b = vdrop(s->gone, vsel(s->finite, log.h + log.l, nan));
     return map;
   }
-  const V2 sum = op == SOFTMAX ? s->rest : add2(s->rest, term_left(s, base));
+  V2 sum = s->rest;
+  V rest = sum.h;
+  if (op != SOFTMAX) {
+    const V2 left = term_left(s, base);
+    const M vanished = veq(left.h, vset(0));
+    sum = add2(sum, left);
+    if (FG_UNLIKELY(vany(vanished))) { /* as in add_low, where sums come with low words */
+      const V2 top = term2(exp_term(s->max - s->frame.shift, &s->frame, base));
+      const V hi = top.h, others = vabs((sum.h - top.h) + (sum.l - top.l));
+      const M alone = vanished & vlt(others, hi * vset((T)(FG_DOUBLE ? 0x1p-55 : 0x1p-26)));
+      sum = (V2){vsel(alone, hi, sum.h), vdrop(alone, sum.l)};
+      rest = vsel(alone, hi, rest);
+    }
+  }
   const V2 p = mul2(reciprocal2(sum), factor);
   map.a = vdrop(s->gone, vsel(s->finite, p.h, nan));
-  map.b = vdrop(s->gone, p.l);
-  map.patch = vdrop(s->gone, -s->rest.h);
+  map.b = vdrop(s->gone, vsel(vlt(vabs(p.h), vset((T)__builtin_inf())), p.l, vset(0))); /* of inf the tail is NaN */
+  map.patch = vdrop(s->gone, -rest);
   return map;
 }
 

@@ -5,9 +5,11 @@
 #include <omp.h>
 static inline int fg_openmp(void) { return _OPENMP; }
 static inline int fg_max_threads(void) { return omp_get_max_threads(); }
+static inline int fg_thread(void) { return omp_get_thread_num(); } /* 0 is the one that called */
 #else
 static inline int fg_openmp(void) { return 0; }
 static inline int fg_max_threads(void) { return 1; }
+static inline int fg_thread(void) { return 0; }
 #endif
 
 /* Zeros for a table that is visited at random: in large pages, which miss the TLB less and fault once. */

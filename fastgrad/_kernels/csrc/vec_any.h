@@ -111,10 +111,11 @@ FG_INLINE V vfma(V a, V b, V c) {
   return s + (((p - (s - t)) + (c - t)) + err);
 }
 FG_INLINE V vmla(V a, V b, V c) { return a * b + c; }
-/* The parts of a product that is itself subnormal would vanish: multiply 2^200 higher, then come down once. */
+/* The parts of a product that is itself subnormal would vanish: multiply 2^200 higher, then come down once.  Those of
+ * one that is huge would overflow: there it is rounded twice. */
 FG_INLINE V vscale2(V v, V a, V b) {
-  v = v * vset(0x1p200);
-  return vfma(v, a, v * b) * vset(0x1p-200);
+  const V high = v * vset(0x1p200), r = vfma(high, a, high * b) * vset(0x1p-200);
+  return vsel(vlt(vabs(a), vset(0x1p600)), r, v * a);
 }
 #else
 FG_INLINE V vfma(V a, V b, V c) {
