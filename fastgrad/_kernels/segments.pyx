@@ -8,7 +8,8 @@ reduced by one thread in the order of its rows, so that no choice made here (pat
 of columns) changes a bit.
 """
 from cython.parallel cimport prange
-from libc.stdlib cimport free, malloc
+# The heap that tracemalloc sees: profile_loss counts scratch.
+from cpython.mem cimport PyMem_RawFree as free, PyMem_RawMalloc as malloc
 from libc.string cimport memcpy, memset
 
 cimport numpy as cnp
