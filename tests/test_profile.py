@@ -41,6 +41,12 @@ CALLS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def short_samples(monkeypatch):
+    """These tests look at no time, so it may be a rough one."""
+    monkeypatch.setattr(measure, "SAMPLE", 2e-4)
+
+
 def quick(f, *args, **options):
     options = {"seconds": 0.01, "rounds": 6, "memory": False, **options}
     return fg.profile_loss(f, *args, **options)

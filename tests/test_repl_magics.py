@@ -21,6 +21,7 @@ from IPython.utils.capture import capture_output
 from traitlets.config import Config
 
 import fastgrad as fg
+from fastgrad._profile import measure
 from fastgrad.repl import views
 
 SETUP = """
@@ -52,6 +53,12 @@ def shell(tmp_path, monkeypatch):
     yield shell
     shell.restore_sys_module_state()
     InteractiveShell.clear_instance()
+
+
+@pytest.fixture(autouse=True)
+def short_samples(monkeypatch):
+    """These tests look at no time, so it may be a rough one."""
+    monkeypatch.setattr(measure, "SAMPLE", 2e-4)
 
 
 @pytest.fixture
