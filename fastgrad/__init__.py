@@ -43,6 +43,8 @@ from fastgrad._hinge import multiclass_hinge as multiclass_hinge
 from fastgrad._linear import linear_cross_entropy as linear_cross_entropy
 from fastgrad._maps import Loss as Loss
 from fastgrad._maps import Map as Map
+from fastgrad._profile import LossProfile as LossProfile
+from fastgrad._profile import profile_loss as profile_loss
 from fastgrad._segments import Segments as Segments
 from fastgrad._segments import segment_log_softmax as segment_log_softmax
 from fastgrad._segments import segment_logsumexp as segment_logsumexp
@@ -70,6 +72,7 @@ __all__ = [
     "Diagnosis",
     "GradcheckResult",
     "Loss",
+    "LossProfile",
     "Map",
     "Segments",
     "TokenStats",
@@ -89,6 +92,7 @@ __all__ = [
     "numerical_gradient",
     "numerical_hvp",
     "numerical_jacobian",
+    "profile_loss",
     "prototype_logits",
     "segment_log_softmax",
     "segment_logsumexp",
@@ -110,3 +114,10 @@ def load_ipython_extension(ipython: _Any) -> None:
     from fastgrad.repl import load_ipython_extension as load
 
     load(ipython)
+
+
+def unload_ipython_extension(ipython: _Any) -> None:
+    """Serve ``%unload_ext fastgrad``."""
+    from fastgrad.repl import unload_ipython_extension as unload
+
+    unload(ipython)

@@ -26,6 +26,7 @@ from threadpoolctl import threadpool_limits
 
 import fastgrad as fg
 from fastgrad._kernels import isa
+from fastgrad._profile.idioms import IDIOMS
 
 Floats: TypeAlias = NDArray[np.floating[Any]]
 Labels: TypeAlias = NDArray[np.int64]
@@ -90,53 +91,11 @@ def nearest(X: Floats, y: Labels, X_test: Floats) -> Labels:
     return labels
 
 
-def numpy_value_and_grad(z: Floats, y: Labels) -> tuple[float, Floats]:
-    """The usual NumPy idiom for mean cross-entropy and its gradient."""
-    rows = np.arange(len(y))
-    z = z - z.max(axis=1, keepdims=True)
-    G = np.exp(z)
-    total = G.sum(axis=1, keepdims=True)
-    loss = float(np.mean(np.log(total[:, 0]) - z[rows, y]))
-    G /= total
-    G[rows, y] -= 1
-    G /= len(y)
-    return loss, G
-
-
-def numpy_softmax(z: Floats) -> Floats:
-    """The usual NumPy idiom for softmax."""
-    e: Floats = np.exp(z - z.max(axis=1, keepdims=True))
-    e /= e.sum(axis=1, keepdims=True)
-    return e
-
-
-def numpy_centroids(X: Floats, y: Labels) -> Floats:
-    """The usual NumPy idiom for the means of classes, all of them present."""
-    order = y.argsort(kind="stable")
-    start = np.searchsorted(y[order], np.arange(C))
-    means: Floats = np.add.reduceat(X[order], start) / np.bincount(y)[:, None]
-    return means
-
-
-def numpy_centroid_hinge(X: Floats, y: Labels) -> tuple[float, Floats]:
-    """The centroid hinge and its gradient by a loop over classes."""
-    total, G = 0.0, np.zeros_like(X)
-    for k in range(C):
-        own = y == k
-        apart = X[own] - X[own].mean(axis=0)
-        distance = np.linalg.norm(apart, axis=1)
-        h = np.maximum(distance - MARGIN, 0)
-        total += float(np.mean(h**2))
-        u = (2 * h / np.maximum(distance, 1e-300))[:, None] * apart / len(h)
-        G[own] = u - u.mean(axis=0)
-    return total / C, G / C
-
-
 def sklearn_objective(X: Floats, y: Labels) -> float:
     """The same objective where scikit-learn's own solver ends, evaluated without fastgrad."""
     model = LogisticRegression(C=1 / (L2 * len(y)), tol=1e-10, max_iter=10_000).fit(X, y)
     theta = np.concatenate([model.coef_.ravel(), model.intercept_])
-    return objective(theta, X, y, numpy_value_and_grad)[0]
+    return objective(theta, X, y, IDIOMS["cross_entropy"].value_and_grad)[0]
 
 
 def gradient_error(f: Callable[[Floats], tuple[float, Floats]], x: Floats) -> float:
@@ -282,31 +241,31 @@ def _print_times(X: Floats, y: Labels, X_test: Floats, theta: Floats, progress: 
         (
             f"loss and gradient of {z.shape} logits",
             lambda: fg.cross_entropy.value_and_grad(z, y),
-            lambda: numpy_value_and_grad(z, y),
+            lambda: IDIOMS["cross_entropy"].value_and_grad(z, y),
             200,
         ),
         (
             f"softmax of {z_test.shape} logits",
             lambda: fg.softmax(z_test),
-            lambda: numpy_softmax(z_test),
+            lambda: IDIOMS["softmax"](z_test),
             200,
         ),
         (
             f"class centroids of {X.shape} pixels",
             lambda: fg.class_centroids(X, y),
-            lambda: numpy_centroids(X, y),
+            lambda: IDIOMS["class_centroids"](X, y),
             200,
         ),
         (
             "centroid hinge of them and its gradient",
             lambda: fg.centroid_hinge.value_and_grad(X, y, margin=MARGIN),
-            lambda: numpy_centroid_hinge(X, y),
+            lambda: IDIOMS["centroid_hinge"].value_and_grad(X, y, margin=MARGIN),
             200,
         ),
         (
             "the whole fit, SciPy and matrix products too",
             lambda: fit(X, y),
-            lambda: fit(X, y, numpy_value_and_grad),
+            lambda: fit(X, y, IDIOMS["cross_entropy"].value_and_grad),
             9,
         ),
     ]

@@ -189,7 +189,7 @@ class Search:
         first = min(32 if len(index) > 512 else 8, len(index))
         # The first chunk shows which step suits the function.
         spread = np.unique(np.linspace(0, len(index) - 1, first).astype(int))
-        rest = np.setdiff1d(np.arange(len(index)), spread)
+        rest = np.delete(np.arange(len(index)), spread)
         exponent = self._first_exponent()
         size = min(CHUNK, max(1, self.clock.evals_left() // 12))
         for chunk in (spread, *(rest[i : i + size] for i in range(0, len(rest), size))):

@@ -12,7 +12,8 @@ import numpy as np
 cimport numpy as cnp
 from cython.parallel cimport prange
 from libc.stdint cimport int64_t, uintptr_t
-from libc.stdlib cimport free, malloc
+# The heap that tracemalloc sees: profile_loss counts scratch.
+from cpython.mem cimport PyMem_RawFree as free, PyMem_RawMalloc as malloc
 
 from fastgrad._kernels import rows as _rows
 

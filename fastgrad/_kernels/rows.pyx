@@ -28,7 +28,8 @@ from libc.stdint cimport (
     uint32_t,
     uintptr_t,
 )
-from libc.stdlib cimport free, malloc
+# The heap that tracemalloc sees: profile_loss counts scratch.
+from cpython.mem cimport PyMem_RawFree as free, PyMem_RawMalloc as malloc
 
 cimport numpy as cnp
 

@@ -11,7 +11,8 @@ About every SLAB elements the thread that called looks at signals, so that Ctrl-
 """
 from cython.parallel cimport prange
 from libc.math cimport INFINITY
-from libc.stdlib cimport free, malloc
+# The heap that tracemalloc sees: profile_loss counts scratch.
+from cpython.mem cimport PyMem_RawFree as free, PyMem_RawMalloc as malloc
 from libc.string cimport memcpy, memset
 
 cimport numpy as cnp

@@ -1,0 +1,7 @@
+"""`python -m fastgrad.repl`."""
+
+import sys
+
+from fastgrad.repl.console import main
+
+sys.exit(main(sys.argv[1:]))

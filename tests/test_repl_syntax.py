@@ -1,0 +1,214 @@
+"""How the text behind a magic is read: pure functions, without a shell."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("IPython")
+
+from fastgrad.repl import syntax
+from fastgrad.repl.magics import FastgradMagics
+from fastgrad.repl.syntax import Misuse
+
+PARSER = FastgradMagics.gradcheck.parser
+
+
+def split(line):
+    words, expression = syntax.split(line, PARSER)
+    return vars(PARSER.parse_args(words)), expression
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "f(x, -1)",
+        "f(x, -n)",
+        "-f(x)",
+        "f(x, 'a --top 3 b')",
+        'f(x, "it\'s")',
+        "f(x, key='--top')",
+        'f("""a # b""", x)',
+        "f(x[1:3, ::-1], {'a': [1, 2]}, lambda v: v - 1)",
+        "f(x, y=-1,  z = 'two  blanks')",
+        "f(x)(y) - g(x) --y",
+        "f(x, '\\'')",
+    ],
+)
+def test_the_expression_survives_untouched(expression):
+    options, found = split(expression)
+    assert found == expression
+    assert options == split("")[0]
+    given = {**options, "top": 3, "no_raise": True}
+    assert split(f"--top 3 -k {expression}") == (given, found)
+    assert split(f"{expression} --top 3 --no-raise") == (given, found)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "-v r --top 3 -k f(x, -1)",
+        "-n8 -v r --top=3 -k f(x, -1)",
+        "-k f(x, -1) --top 3 -v r",
+        "-k -v r f(x, -1) --top=3",
+        "-v=r -k f(x, -1) --top 3;",
+        "  -v r  -k  --top 3  --  f(x, -1)  ",
+        "f(x, -1) --top 3 --no-raise -v r",
+        "-k -v r --top 3 f(x, -1);",
+    ],
+)
+def test_options_stand_before_or_behind(line):
+    options, expression = split(line)
+    assert (options["variable"], options["top"], options["no_raise"]) == ("r", 3, True)
+    assert expression == "f(x, -1)"
+
+
+def test_options_that_are_expressions():
+    options, expression = split("--grad lambda x: x f(x) --ref g")
+    assert (options["grad"], expression) == ("lambda", "x: x f(x)")
+    options, expression = split('--grad "lambda x: x - 1" f(x) --ref (lambda x: x)')
+    assert (options["grad"], options["ref"]) == ("lambda x: x - 1", "(lambda x: x)")
+    assert expression == "f(x)"
+    assert split("--rtol -1 f(x)")[0]["rtol"] == -1  # refused later, by the check
+
+
+def test_two_minus_signs_end_the_options():
+    assert split("-- f(x) --top")[1] == "f(x) --top"
+    assert split("f(x) # --top 3") == (split("")[0], "f(x) # --top 3")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--wtr X f(X)", "there is no option --wtr; did you mean --wrt?"),
+        ("--zzzzz f(X)", "there is no option --zzzzz; see the magic's help with ?"),
+        ("--strict=1 f(X)", "--strict takes no value."),
+        ("f(X) --top", "--top needs a value."),
+        ("f(X) --top 3 g(X)", "'g(X)' stands behind the options; the call goes before or after"),
+    ],
+)
+def test_misused_options(line, message):
+    with pytest.raises(Misuse) as caught:
+        split(line)
+    assert str(caught.value).startswith(message)
+
+
+def test_a_call_is_taken_apart():
+    names = {"f": print, "X": np.ones(3), "o": {"k": 1}, "more": (1, 2)}
+    call = syntax.call("f(X, X[:2], *more, sep='', **o)", names)
+    assert call.function is print
+    assert call.args[0] is names["X"]
+    assert (len(call.args[1]), *call.args[2:]) == (2, 1, 2)
+    assert call.kwargs == {"sep": "", "k": 1}
+    assert call.names == ("X", "X[:2]", "more[0]", "more[1]")
+
+
+def test_arguments_are_evaluated_once():
+    count = []
+    syntax.call("print(count.append(1))", {"count": count})
+    assert count == [1]
+
+
+@pytest.mark.parametrize(
+    ("expression", "message"),
+    [
+        ("", "there is nothing to call; type a call such as"),
+        ("f(", "'f(' is no Python expression: '(' was never closed."),
+        ("f(x) -k", "'f(x) -k'"),
+        ("loss(weight)", "name 'weight' is not defined; did you mean 'weights'?"),
+        ("weights", "'weights' is no call"),
+        ("weights(1)", "weights is no function but ndarray."),
+    ],
+)
+def test_what_is_no_call(expression, message):
+    names = {"weights": np.ones(2), "loss": len}
+    with pytest.raises(Misuse) as caught:
+        syntax.call(expression, names)
+    assert str(caught.value).startswith(message)
+
+
+def test_names_bound_within_an_expression_are_defined():
+    names = {"f": len}
+    assert syntax.call("f([i * j for i in range(3) for j in (lambda k: [k])(i)])", names).args
+
+
+def test_any_expression_of_given_variables():
+    names = {"X": np.ones((2, 2)), "W": np.arange(2.0), "np": np}
+    call = syntax.call_of("((X @ W) ** 2).sum()", "W", names)
+    assert call.function(np.ones(2)) == 8.0
+    assert (call.args, call.names) == ((names["W"],), ("W",))
+    assert syntax.call_of("np.sum(W)", "W", names).function is np.sum
+    assert syntax.call_of("np.sum(W ** 2)", "W", names).function(np.ones(2)) == 2
+    with pytest.raises(Misuse, match="'V' is no variable"):
+        syntax.call_of("(W ** 2).sum()", "V", names)
+
+
+def test_the_gradient_is_found_by_name():
+    assert syntax.find_gradient("f", {"f_grad": len}) == "f_grad"
+    assert syntax.find_gradient("f", {"d_f": len, "df": 1}) == "d_f"
+    assert syntax.find_gradient("f", {}) is None
+    with pytest.raises(Misuse, match="both f_grad and df could be the gradient"):
+        syntax.find_gradient("f", {"df": len, "f_grad": len})
+
+
+BODY = """Z = X @ W
+Z += 1
+loss = (Z ** 2).sum() / 2
+"""
+
+
+def test_backpropagation_in_a_cell():
+    names = {"X": np.ones((3, 2)), "W": np.ones((2, 1))}
+    f, gradients, wrt = syntax.backprop(BODY + "{'W': X.T @ Z}", "loss", names, [])
+    assert wrt == ("W",)
+    assert f(np.zeros((2, 1))) == 1.5
+    np.testing.assert_array_equal(gradients["W"], np.full((2, 1), 9.0))
+    assert set(names) == {"X", "W"}
+    _, gradients, wrt = syntax.backprop(BODY + "X.T @ Z, Z @ W.T", "loss", names, ["W", "X"])
+    assert wrt == ("W", "X")
+    assert len(gradients) == 2
+
+
+def test_a_cell_does_not_write_into_the_users_arrays():
+    names = {"X": np.ones(3)}
+    f, _, _ = syntax.backprop("X *= 2\nloss = X.sum()\n{'X': 2 * X}", "loss", names, [])
+    assert f(np.ones(3)) == 6.0
+    assert names["X"].tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("body", "wrt", "message"),
+    [
+        (BODY, [], "the cell must end with its gradients"),
+        ("", [], "the cell must end with its gradients"),
+        (BODY + "(X, W)", [], "say what the gradients are of: --wrt W,b"),
+        (BODY + "{'W': 1}", ["X"], "the dict at the end has no 'X'; it has W."),
+        (BODY + "{'V': 1}", [], "'V' is no variable that exists before the cell."),
+        ("Z = X @ U\n{'X': Z}", [], "name 'U' is not defined"),
+        ("Z = X\n{'X': Z}", [], "the cell sets no variable 'loss'; name the loss with --value."),
+    ],
+)
+def test_misused_cells(body, wrt, message):
+    with pytest.raises(Misuse) as caught:
+        syntax.backprop(body, "loss", {"X": np.ones((3, 2)), "W": np.ones((2, 1))}, wrt)
+    assert str(caught.value).startswith(message)
+
+
+def test_a_timed_cell_is_its_call_or_a_function_of_its_arrays():
+    names = {"X": np.ones(3), "k": 2, "np": np}
+    call = syntax.timed("np.multiply(X, k)", names)
+    assert call.function is np.multiply
+    call = syntax.timed("import math\nY = X * k\nY.sum() + math.pi * 0", names)
+    assert call.names == ("X",)
+    assert call.function(np.arange(3)) == 6
+    assert "Y" not in names
+    with pytest.raises(Misuse, match="the cell is empty"):
+        syntax.timed("", names)
+
+
+def test_sizes_of_a_sweep():
+    assert syntax.sizes("n=10:1e3:3") == ("n", [10, 100, 1000])
+    assert syntax.sizes(" m = 1:4") == ("m", [1, 2, 3, 4])
+    for text in ("n", "n=3", "n=3:1", "n=a:b", "n=1:10:0", "2=1:10"):
+        with pytest.raises(Misuse, match="--sweep wants VAR=LOW:HIGH"):
+            syntax.sizes(text)
