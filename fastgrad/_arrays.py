@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -34,6 +34,20 @@ _NATIVE = (np.dtype(np.float32), np.dtype(np.float64))
 def is_half(dtype: np.dtype[Any]) -> bool:
     """float16, or the bfloat16 of ml_dtypes, which is known by its name: we never import it."""
     return dtype.itemsize == 2 and dtype.name in ("float16", "bfloat16")
+
+
+class _Bfloat16(NamedTuple):
+    """What `np.finfo` would say of bfloat16: float32 with 7 stored bits of the significand."""
+
+    eps: float = 2.0**-7
+    nmant: int = 7
+    minexp: int = -126
+    max: float = (2 - 2.0**-7) * 2.0**127
+
+
+def finfo(dtype: np.dtype[Any]) -> Any:
+    """`np.finfo`, of bfloat16 too."""
+    return _Bfloat16() if dtype.name == "bfloat16" else np.finfo(dtype)
 
 
 def computed(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -132,7 +146,7 @@ def check_margin(margin: float, dtype: np.dtype[Any]) -> float:
     value = check_between(margin, "margin", 0.0, math.inf)
     if value < 1e38:  # fits each type, and finfo takes long
         return value
-    largest = _largest(computed(dtype))
+    largest = float(finfo(computed(dtype)).max)
     return check_between(value, "margin", 0.0, largest) if value > largest else value
 
 
@@ -571,18 +585,12 @@ def as_element_weight(
 
 def _check_fit(a: FloatArray, name: str, what: str, high: float = math.inf) -> None:
     """Every element in [0, high] and finite."""
-    largest = min(high, _largest(a.dtype))
+    largest = min(high, float(finfo(a.dtype).max))
     bad = _kernels.first_unfit(a, largest)
     if bad >= 0:
         where = tuple(int(i) for i in np.unravel_index(bad, a.shape))
         place = f"{name}[{', '.join(map(str, where))}]" if where else name
         raise ValueError(f"{name} must be {what}; {place} is {float(a[where])} (as {a.dtype}).")
-
-
-def _largest(dtype: np.dtype[Any]) -> float:
-    if dtype.kind != "V":
-        return float(np.finfo(dtype).max)
-    return float(np.array(0x7F7F, np.uint16).view(dtype))  # bfloat16, which finfo does not know
 
 
 def as_grad_output(

@@ -283,8 +283,8 @@ import numpy as np
 import fastgrad as fg
 fg.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs
-x = np.broadcast_to(np.linspace(-3, 3, 1 << 10), (1 << 22, 1 << 10))
-y = np.broadcast_to(np.int8(1), (1 << 22,))
+x = np.broadcast_to(np.linspace(-3, 3, 1 << 10), (1 << 24, 1 << 10))
+y = np.broadcast_to(np.int8(1), (1 << 24,))
 sent = []
 def interrupt():
     time.sleep(0.5)

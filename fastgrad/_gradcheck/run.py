@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastgrad._arrays import finfo
 from fastgrad._gradcheck import search as _search
 from fastgrad._gradcheck.diagnosis import Diagnosis
 from fastgrad._gradcheck.differences import Slopes, Sweep, derivative, difference_noise
@@ -75,11 +76,12 @@ class Run:
         self.clock = Clock(budget, max_evals, callback, problem)
         self.tolerance = []
         for part in problem.inputs:
-            size = part.dtype.itemsize if part.dtype.kind not in "iub" else 8
+            floating = np.dtype(float) if part.dtype.kind in "iub" else part.dtype
+            size = floating.itemsize
             demanded = rtol if rtol is not None else RTOL.get(size, 1e-7)
             if part.dtype.name == "bfloat16" and rtol is None:
                 demanded = 0.1
-            self.tolerance.append(Tolerance(demanded, atol, _eps(part.dtype)))
+            self.tolerance.append(Tolerance(demanded, atol, float(finfo(floating).eps)))
         self.parts: list[Part] = []
         self.search: Search | None = None
         self.directions: list[Direction] = []
@@ -772,11 +774,3 @@ def _largest(a: Array) -> float:
 
 def _slice(s: Any, start: int, stop: int) -> Any:
     return type(s)(*(getattr(s, f)[start:stop] for f in s.__dataclass_fields__))
-
-
-def _eps(dtype: np.dtype[Any]) -> float:
-    if dtype.name == "bfloat16":
-        return 2.0**-7
-    if dtype.kind == "f":
-        return float(np.finfo(dtype).eps)
-    return float(np.finfo(float).eps)

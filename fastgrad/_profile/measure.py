@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgrad import _reference
+from fastgrad._arrays import finfo
 from fastgrad._kernels import bandwidth, isa, rows
 from fastgrad._maps import _Differentiable, _Options
 from fastgrad._profile.idioms import IDIOMS, ids_of
@@ -411,21 +412,13 @@ def _ulps(actual: Any, exact: Any, dtype: np.dtype[Any], largest: bool) -> float
         size = np.where(np.isfinite(e), np.abs(e), 0)
         if largest:
             size = size.max(initial=0)
-        info = _finfo(dtype)
+        info = finfo(dtype)
         exponent = np.maximum(np.frexp(size)[1] - 1, info.minexp)
         error = np.where(
             same, 0, np.abs(wide - e) / np.ldexp(np.longdouble(1), exponent - info.nmant)
         )
         worst = max(worst, float(np.where(np.isnan(error), np.inf, error).max(initial=0)))
     return worst
-
-
-def _finfo(dtype: np.dtype[Any]) -> Any:
-    if dtype.kind == "f":
-        return np.finfo(dtype)
-    import ml_dtypes  # who has such an array has it
-
-    return ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]  # it is half typed
 
 
 # ---- the run ------------------------------------------------------------------------------------
@@ -778,7 +771,7 @@ class _Run:
     def tolerance(self) -> float:
         """What rounding can explain: half the digits of the narrowest input."""
         dtypes = [a.dtype for a in _arrays(self.subject.args) if a.dtype.kind in "fV"]
-        return max((float(_finfo(d).eps) ** 0.5 for d in dtypes), default=1.5e-8)
+        return max((float(finfo(d).eps) ** 0.5 for d in dtypes), default=1.5e-8)
 
     def inputs(self, names: Sequence[str] | None) -> Iterator[tuple[str, tuple[int, ...], str]]:
         s = self.subject
