@@ -327,6 +327,65 @@ def test_the_edge_of_log(rng):
     assert wrong.verdict == "FAIL"
 
 
+@pytest.mark.parametrize("mode", ["full", "random"])
+def test_edges_nearer_than_the_steps(mode):
+    def f(p):
+        return float(np.sum(np.log(p) + np.log1p(-p)))
+
+    def grad(p):
+        return 1 / p - 1 / (1 - p)
+
+    p = np.array([1 - 1e-8, 0.5, 1e-7])
+    # 1 − p keeps 8 digits of a p that near to 1; the slope there no more.
+    assert fg.gradcheck(f, p, grad=grad, mode=mode).verdict in ("PASS", "UNRESOLVED")
+    if mode == "full":
+        assert fg.gradcheck(f, p, grad=grad).verdict == "PASS"
+        wrong = fg.gradcheck(f, p, grad=lambda p: grad(p) * np.array([1, 1, 1.01]))
+        assert [e.index for e in wrong.wrong] == [(2,)]
+    np.testing.assert_allclose(fg.numerical_gradient(f, p), grad(p), rtol=1e-6)
+
+
+def test_one_huge_element_hides_no_other():
+    x = np.array([1e-20, 1.0, 2.0])
+    r = fg.gradcheck(lambda x: np.sum(np.log(x)), x, grad=lambda x: np.array([1e20, 2.0, 0.5]))
+    assert r.verdict == "FAIL"
+    assert [e.index for e in r.wrong] == [(1,)]
+
+
+@pytest.mark.parametrize("f", [fg.cross_entropy, fg.softmax, fg.log_softmax, fg.logsumexp])
+@pytest.mark.parametrize("mode", ["full", "random"])
+def test_infinite_logits_stay_where_they_are(z, y, f, mode):
+    z[np.arange(N), (y + 1) % C] = -np.inf
+    args = (z, y) if f is fg.cross_entropy else (z,)
+    r = fg.gradcheck(f, *args, mode=mode)
+    assert r.verdict == "PASS"
+    if mode == "full":
+        assert r.checked == N * (C - 1)
+
+
+def test_value_and_grad_says_what_the_others_say(z, y):
+    wrong = fg.Loss(
+        value=_ce,
+        grad=_grad,
+        value_and_grad=lambda z, y: (_ce(z, y), 2 * _grad(z, y)),
+    )
+    r = fg.gradcheck(wrong, z, y)
+    assert r.verdict == "FAIL"
+    assert r.diagnoses[0].code == "inconsistent"
+
+
+def test_a_gradient_with_the_arguments_of_f_is_that_of_the_sum(z, y):
+    def per_row(z, y):
+        return fg.cross_entropy(z, y, reduction="none")
+
+    def grad(z, y, eps=1e-5):
+        return fg.cross_entropy.grad(z, y, reduction="sum")
+
+    assert fg.gradcheck(per_row, z, y, grad=grad)
+    assert fg.gradcheck(per_row, z, y, grad=lambda z, y: 2 * grad(z, y)).verdict == "FAIL"
+    assert fg.gradcheck(per_row, z, y, grad=lambda z, y, v: v[:, None] * grad(z, y))
+
+
 def test_what_is_not_finite():
     x = np.array([1.0, 2.0])
     r = fg.gradcheck(lambda x: float(np.sum(x**2)), x, grad=lambda x: np.array([2.0, np.nan]))
@@ -475,6 +534,39 @@ def test_square_transposes_are_named(rng):
     W = rng.standard_normal((6, 6))
     r = fg.gradcheck(lambda W: np.sum(W**3), W, grad=lambda W: 3 * W.T**2)
     assert r.diagnoses[0].code == "transposed"
+
+
+def test_targets_are_named_in_every_form(z, y):
+    def one_hot_loss(z, t):
+        return fg.cross_entropy(z, t)
+
+    t = np.eye(C)[y]
+    r = fg.gradcheck(one_hot_loss, z, t, grad=lambda z, t: fg.softmax(z) / N, wrt="z")
+    assert r.diagnoses[0].code == "target"
+    r = fg.gradcheck(lambda z: _ce(z, y), z, grad=lambda z: fg.softmax(z) / N)
+    assert r.diagnoses[0].code == "target"
+
+
+def test_a_tail_inside_the_last_row_is_named(z, y):
+    def tail(z, y):
+        g = _grad(z, y)
+        g.reshape(-1)[-3:] = 0
+        return g
+
+    r = fg.gradcheck(_ce, z, y, grad=tail)
+    assert r.diagnoses[0].code == "tail"
+    assert r.diagnoses[0].evidence["index"] == z.size - 3
+
+
+def test_bugs_of_other_kinds_of_derivatives_are_named(z, y):
+    wrong = fg.Loss(
+        value=_ce, grad=_grad, hess_diag=lambda z, y: 2 * fg.cross_entropy.hess_diag(z, y)
+    )
+    r = fg.gradcheck(wrong, z, y, kind="hess_diag")
+    assert (r.verdict, r.diagnoses[0].code) == ("FAIL", "factor")
+    p = fg.softmax(z[0])
+    r = fg.gradcheck(fg.softmax, z[0], grad=np.outer(p, p) - np.diag(p), kind="jac")
+    assert (r.verdict, r.diagnoses[0].code) == ("FAIL", "sign")
 
 
 def test_regularisers_are_named(z, y):

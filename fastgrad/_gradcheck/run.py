@@ -51,6 +51,26 @@ class Part:
     natural: float = 0.0
     """What a derivative of 0 is measured against: the size of what was differentiated."""
 
+    @classmethod
+    def blank(cls, name: str, dtype: Any, analytic: Array, tolerance: Tolerance) -> Part:
+        """Nothing measured yet."""
+        numeric, bar, left, right = np.full((4, *analytic.shape), np.nan)
+        status = np.zeros(analytic.shape, np.uint8)
+        return cls(name, str(dtype), analytic, numeric, bar, left, right, status, tolerance)
+
+    def judge(self, index: NDArray[np.intp], slopes: Slopes, largest: float) -> None:
+        """Take what was measured at flat positions `index`."""
+        claims = self.analytic.reshape(-1)[index]
+        status, _ = _search.decide(claims, slopes, self.tolerance, largest)
+        for array, values in (
+            (self.numeric, slopes.value),
+            (self.bar, slopes.bar),
+            (self.left, slopes.left),
+            (self.right, slopes.right),
+            (self.status, status),
+        ):
+            array.reshape(-1)[index] = values
+
 
 class Run:
     """One check: chooses how to measure, and collects what was measured."""
@@ -492,23 +512,10 @@ class Run:
         dtype: str,
         natural: float,
     ) -> Part:
-        a = np.asarray(analytic, float)
-        flat = a.reshape(-1)
-        largest = _largest(flat)
-        status, _ = _search.decide(flat, slopes, tolerance, max(largest, natural))
-        shape = a.shape
-        return Part(
-            name,
-            dtype,
-            a,
-            slopes.value.reshape(shape),
-            slopes.bar.reshape(shape),
-            slopes.left.reshape(shape),
-            slopes.right.reshape(shape),
-            status.reshape(shape),
-            tolerance,
-            natural,
-        )
+        out = Part.blank(name, dtype, np.asarray(analytic, float), tolerance)
+        out.natural = natural
+        out.judge(np.arange(out.analytic.size), slopes, max(_largest(out.analytic), natural))
+        return out
 
     def value_at(self, arrays: Sequence[Array]) -> Array:
         problem = self.problem
@@ -597,30 +604,14 @@ class Run:
                 f"got {found.shape}."
             )
         numeric = numerical_columns(self, self.clock)
-        columns = found.reshape(-1, part.size)
+        out = Part.blank(part.name, part.dtype, found, self.tolerance[0])
+        columns = np.arange(found.size).reshape(-1, part.size)
         largest = _largest(found)
-        out = {key: np.full(columns.shape, np.nan) for key in ("value", "bar", "left", "right")}
-        status = np.zeros(columns.shape, np.uint8)
         self.clock.total = part.size
         for i, slopes in numeric:
-            code, _ = _search.decide(columns[:, i], slopes, self.tolerance[0], largest)
-            status[:, i] = code
-            for key, array in out.items():
-                array[:, i] = getattr(slopes, key)
+            out.judge(columns[:, i], slopes, largest)
             self.clock.done += 1
-        self.parts.append(
-            Part(
-                part.name,
-                str(part.dtype),
-                found,
-                out["value"].reshape(expected),
-                out["bar"].reshape(expected),
-                out["left"].reshape(expected),
-                out["right"].reshape(expected),
-                status.reshape(expected),
-                self.tolerance[0],
-            )
-        )
+        self.parts.append(out)
 
     def _hessian_diagonal(self) -> None:
         """Elements of the diagonal, by differences of the gradient; of many, a sample."""
@@ -638,39 +629,17 @@ class Run:
             self.done_mode = "sample"
         self.clock.total = len(index)
         small = _search._scales(part.x).small.reshape(-1)
-        shape = part.shape
-        arrays = {key: np.full(part.size, np.nan) for key in ("value", "bar", "left", "right")}
-        status = np.zeros(part.size, np.uint8)
-        largest = _largest(found)
+        out = Part.blank(part.name, part.dtype, found, self.tolerance[0])
         for i in index.tolist():
             self.clock.check(22)
             d = np.zeros(part.size)
             d[i] = small[i]
-            slopes, exact = self.along(self._gradients_at, [d.reshape(shape)], middle)
-            one = _slice(slopes, i, i + 1)
+            slopes, exact = self.along(self._gradients_at, [d.reshape(part.shape)], middle)
             unit = float(exact[0].reshape(-1)[i])
-            one = _search._scaled(one, 1 / unit)
-            natural = _largest(middle) / unit
-            code, _ = _search.decide(
-                found.reshape(-1)[i : i + 1], one, self.tolerance[0], max(largest, natural)
-            )
-            status[i] = code[0]
-            for key, array in arrays.items():
-                array[i] = getattr(one, key)[0]
+            one = _search._scaled(_slice(slopes, i, i + 1), 1 / unit)
+            out.judge(np.array([i]), one, max(_largest(found), _largest(middle) / unit))
             self.clock.done += 1
-        self.parts.append(
-            Part(
-                part.name,
-                str(part.dtype),
-                found,
-                arrays["value"].reshape(shape),
-                arrays["bar"].reshape(shape),
-                arrays["left"].reshape(shape),
-                arrays["right"].reshape(shape),
-                status.reshape(shape),
-                self.tolerance[0],
-            )
-        )
+        self.parts.append(out)
 
     def second_order(self) -> None:
         """The Hessian-vector product beside differences of the gradient that was just checked."""
