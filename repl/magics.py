@@ -111,6 +111,9 @@ class FastgradMagics(Magics):
     @argument("--kind", choices=KINDS, help="what the gradient is; default: found from the result")
     @argument("-m", "--mode", choices=MODES, default="auto", help="which elements are checked")
     @argument("-n", "--dirs", type=int, metavar="K", help="random directions (4)")
+    @argument("--miss", type=float, metavar="P", help="probability of a miss (1e-6)")
+    @argument("--detect", type=float, metavar="R", help="directions until errors of R are found")
+    @argument("--points", type=int, default=1, metavar="N", help="check at N points near x (1)")
     @argument("--rtol", type=float, help="accuracy demanded of the gradient")
     @argument("--atol", type=float, default=0.0, help="absolute error that is let pass (0)")
     @argument("--eval-dtype", choices=("same", "float64"), help="precision of the numeric side")
@@ -159,6 +162,9 @@ class FastgradMagics(Magics):
                 "atol": options.atol,
                 "eval_dtype": options.eval_dtype,
                 "order": options.order,
+                "detect": options.detect,
+                "points": options.points,
+                **({} if options.miss is None else {"miss": options.miss}),
                 "max_evals": options.max_evals,
                 "seed": options.seed,
                 "nondet": options.nondet,

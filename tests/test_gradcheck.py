@@ -164,6 +164,30 @@ def test_random_mode_decides_in_sixty_evaluations(rng):
     assert "probability at most 1e-06" in r.guarantee
 
 
+def test_more_directions_until_an_error_would_be_found(z, y):
+    four = fg.gradcheck(_ce, z, y, grad=_grad, mode="random")
+    more = fg.gradcheck(_ce, z, y, grad=_grad, mode="random", miss=1e-9, detect=1e-11)
+    assert "1e-09" in more.guarantee
+    assert more.evals > four.evals
+    assert "(4 directions" not in more.guarantee
+
+
+def test_points_beside_x_are_checked_too(z, y):
+    r = fg.gradcheck(_ce, z, y, grad=_grad, points=3)
+    assert r
+    assert "right at 3 points" in r.notes
+
+    def right_at_z_alone(x, y):
+        return _grad(x, y) * (1 if np.array_equal(x, z) else 1.01)
+
+    assert fg.gradcheck(_ce, z, y, grad=right_at_z_alone)
+    r = fg.gradcheck(_ce, z, y, grad=right_at_z_alone, points=2)
+    assert r.verdict == "FAIL"
+    assert "a point beside it" in r.notes[-1]
+    with pytest.raises(ValueError, match="points > 1 needs grad as a function"):
+        fg.gradcheck(_ce, z, y, grad=_grad(z, y), points=2)
+
+
 def _double_one(g):
     g[500, 3] *= 2
 

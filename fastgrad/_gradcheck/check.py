@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from fastgrad._gradcheck.problem import Problem
 from fastgrad._gradcheck.result import GradcheckResult
 from fastgrad._gradcheck.run import Run
-from fastgrad._gradcheck.search import Clock, OutOfBudget
+from fastgrad._gradcheck.search import MISS, Clock, OutOfBudget
 from fastgrad._gradcheck.verdict import Judge
 
 MODES = ("auto", "full", "random", "rows", "complex")
@@ -38,6 +38,9 @@ def gradcheck(
     top: int = 10,
     name: str | None = None,
     callback: Callable[[Clock], None] | None = None,
+    miss: float = MISS,
+    detect: float | None = None,
+    points: int = 1,
 ) -> GradcheckResult:
     r"""Whether a derivative is right, where it is not, and what is wrong with it.
 
@@ -96,6 +99,13 @@ def gradcheck(
         Elements listed in the report.
     name : str, optional
         Shown in the report; default: that of `f`.
+    miss : float
+        Probability of a miss that the guarantee of random directions is stated for.
+    detect : float, optional
+        Relative error, in the norm, that must be found but for `miss`: takes more directions, up to
+        64, until it is.
+    points : int
+        Check so many points: after x itself, x moved at random by a tenth of its spread.
     callback : callable, optional
         Called at most five times a second with an object that has ``done``, ``total``, ``wrong``,
         ``phase`` and ``seconds``.
@@ -131,23 +141,60 @@ def gradcheck(
     >>> r.verdict, r.diagnoses[0].code, r.diagnoses[0].evidence["name"]
     ('FAIL', 'factor', '1/2')
     """
-    _check_options(mode, rtol, atol, directions, order, budget, max_evals, nondet)
+    _check_options(mode, rtol, atol, directions, order, budget, max_evals, nondet, points)
+    if points > 1 and grad is not None and not callable(grad):
+        raise ValueError(
+            "points > 1 needs grad as a function: an array is right at one point alone."
+        )
     started = time.perf_counter()
-    problem = Problem(f, args, kwargs, grad, wrt, kind, eval_dtype, reference, name)
-    run = Run(problem, mode, rtol, atol, directions, budget, max_evals, seed, nondet, top, callback)
-    run.clock.start = started
-    try:
-        with np.errstate(all="ignore"):  # steps leave domains
-            run.measure()
-            if order == 2 and problem.kind in ("grad", "vjp") and Judge(run).result():
-                run.second_order()
-    except OutOfBudget as stop:
-        run.stopped = str(stop)
-    except KeyboardInterrupt as interrupt:
-        run.stopped = "interrupted"
-        interrupt.result = Judge(run).result(interrupted=True)  # type: ignore[attr-defined]
-        raise
-    return Judge(run).result()
+
+    def at(
+        args: Sequence[Any], kwargs: Mapping[str, Any] | None, wrt: Any
+    ) -> tuple[GradcheckResult, Problem]:
+        problem = Problem(f, args, kwargs, grad, wrt, kind, eval_dtype, reference, name)
+        run = Run(
+            problem,
+            mode,
+            rtol,
+            atol,
+            directions,
+            budget,
+            max_evals,
+            seed,
+            nondet,
+            top,
+            callback,
+            miss,
+            detect,
+        )
+        run.clock.start = started
+        try:
+            with np.errstate(all="ignore"):  # steps leave domains
+                run.measure()
+                if order == 2 and problem.kind in ("grad", "vjp") and Judge(run).result():
+                    run.second_order()
+        except OutOfBudget as stop:
+            run.stopped = str(stop)
+        except KeyboardInterrupt as interrupt:
+            run.stopped = "interrupted"
+            interrupt.result = Judge(run).result(interrupted=True)  # type: ignore[attr-defined]
+            raise
+        return Judge(run).result(), problem
+
+    result, problem = at(args, kwargs, wrt)
+    rng = np.random.default_rng([seed, points])
+    for _ in range(1, points):
+        if not result:
+            return result
+        there, _ = at(*problem.jittered(rng), [part.key for part in problem.inputs])
+        if not there:
+            there.notes.append("at x itself the derivative is right; this is a point beside it")
+            return there
+        result.evals += there.evals
+        result.seconds = there.seconds
+    if points > 1 and result:
+        result.notes.append(f"right at {points} points")
+    return result
 
 
 def _check_options(
@@ -159,6 +206,7 @@ def _check_options(
     budget: Any,
     max_evals: Any,
     nondet: Any,
+    points: Any,
 ) -> None:
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}; got {mode!r}.")
@@ -171,6 +219,7 @@ def _check_options(
         ("budget", budget, 0.0),
         ("directions", directions, 1),
         ("max_evals", max_evals, 1),
+        ("points", points, 1),
     ):
         if value is None and what in ("rtol", "max_evals"):
             continue

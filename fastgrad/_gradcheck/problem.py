@@ -123,6 +123,20 @@ class Problem:
             np.copyto(part.moving, part.x)
         self._mark()
 
+    def jittered(self, rng: np.random.Generator) -> tuple[list[Any], dict[str, Any]]:
+        """The arguments, with every input moved by a tenth of its spread."""
+        args, kwargs = list(self.args), dict(self.kwargs)
+        for part in self.inputs:
+            wide = np.asarray(part.x.real, float)
+            finite = wide[np.isfinite(wide)]
+            spread = float(np.std(finite)) or float(np.max(np.abs(finite), initial=0)) or 1.0
+            moved = (wide + 0.1 * spread * rng.standard_normal(part.shape)).astype(part.dtype)
+            if isinstance(part.key, int):
+                args[part.key] = moved
+            else:
+                kwargs[part.key] = moved
+        return args, kwargs
+
     def complex_inputs(self) -> None:
         """Let complex numbers in, for the complex step."""
         for part in self.inputs:

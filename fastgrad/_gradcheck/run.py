@@ -31,6 +31,8 @@ from fastgrad._maps import Loss, Map
 
 RTOL = {8: 1e-7, 4: 1e-4, 2: 2e-2}
 """By the size of the input's dtype: what is demanded of the analytic side."""
+MOST = 64
+"""Directions at most, where `detect` asks for more."""
 SAMPLE = 64
 """Elements measured one by one beside the directions, and where an error is dense."""
 
@@ -88,8 +90,11 @@ class Run:
         nondet: float,
         top: int,
         callback: Any,
+        miss: float = MISS,
+        detect: float | None = None,
     ) -> None:
         self.problem, self.mode, self.count = problem, mode, directions
+        self.miss, self.detect = miss, detect
         self.done_mode = mode
         self.seed, self.nondet, self.top = seed, nondet, top
         self.rng = np.random.default_rng(seed)
@@ -343,10 +348,12 @@ class Run:
         problem = self.problem
         self.clock.phase = "directions"
         reach = 0.1
-        taus = []
+        taus: list[float] = []
         failed = None
         current = s
-        for j in range(self.count):
+        self.norm = s.norm()
+        while len(taus) < self.count or self._detects_too_little(taus):
+            j = len(taus)
             if j and self.clock.seconds > self.clock.budget / 2:
                 break  # what is left is for finding the place, and the guarantee says how many
             if j and problem.kind == "vjp" and not problem.fixed_cotangent:
@@ -365,21 +372,29 @@ class Run:
             taus.append(d.allowance)
             if d.failed and failed is None:
                 failed = current
-        self.norm = s.norm()
-        k = len(taus)
-        if all(t > 0 and math.isfinite(t) for t in taus) and self.norm > 0:
-            radius = (
-                math.sqrt(2 / math.pi) * math.exp(sum(map(math.log, taus)) / k) * MISS ** (-1 / k)
-            )
-            self.radius = radius / self.norm
+        self.radius = self._radius(taus)
+        if 0 < self.radius < math.inf:
+            whose = "product with a random vector" if problem.kind == "vjp" else "gradient"
             self.guarantee = (
-                f"an error of {self.radius:.1e} of the gradient's norm or more is missed with "
-                f"probability at most {MISS:g} ({k} directions, at this x)"
+                f"an error of {self.radius:.1e} of the {whose}'s norm or more is missed with "
+                f"probability at most {self.miss:g} ({len(taus)} directions, at this x)"
             )
-        else:
-            self.radius = math.inf if self.norm > 0 else 0.0
         if failed is not None:
             self._locate(failed, reach)
+
+    def _radius(self, taus: Sequence[float]) -> float:
+        """The error, in parts of the norm, that these allowances miss with probability `miss`."""
+        if self.norm == 0:
+            return 0.0
+        if not taus or not all(0 < t < math.inf for t in taus):
+            return math.inf
+        k = len(taus)
+        product = math.exp(math.fsum(map(math.log, taus)) / k)
+        return float(math.sqrt(2 / math.pi) * product * self.miss ** (-1 / k) / self.norm)
+
+    def _detects_too_little(self, taus: Sequence[float]) -> bool:
+        wanted = self.detect
+        return wanted is not None and len(taus) < MOST and self._radius(taus) > wanted
 
     def _locate(self, s: Search, reach: float) -> None:
         """Find the wrong elements, or a sample of them where they are many."""
