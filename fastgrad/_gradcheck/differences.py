@@ -160,13 +160,14 @@ def _jumps(s: Sweep, slope: Array) -> NDArray[np.bool_]:
     if len(s.up) < 3:
         return np.zeros(len(s.middle), bool)
     jumps = np.zeros(len(s.middle), bool)
+    both = np.abs(np.concatenate([s.above, s.below]) - s.middle)
+    far = np.max(both, axis=0, initial=0, where=np.isfinite(both))
     for h, f in ((s.up, s.above), (s.down, s.below)):
         distance = np.abs(f - s.middle)
         stays = distance[-1] > 0.5 * distance[-3]
         # A linear function shrinks with its step; a jump does not, by the same ratio.
         stays &= (h[-1] < 0.3 * h[-3]) & (distance[-1] > 20 * NOISE * s.noise)
         # Rounding of a function that is 0 at x stays the same too.
-        far = np.max(distance, axis=0, initial=0, where=np.isfinite(distance))
         stays &= distance[-1] > 1e-6 * far
         away = np.abs(np.diff(f[-3:], axis=0)).max(axis=0)
         jumps |= stays & (away < 0.3 * distance[-1]) & (slope > 0)

@@ -126,6 +126,7 @@ class Search:
         self.scales = [_scales(part.x) for part in problem.inputs]
         self.numeric = [np.full(p.shape, np.nan) for p in problem.inputs]
         self.bar = [np.full(p.shape, np.nan) for p in problem.inputs]
+        self.step = [np.full(p.shape, np.nan) for p in problem.inputs]
         self.left = [np.full(p.shape, np.nan) for p in problem.inputs]
         self.right = [np.full(p.shape, np.nan) for p in problem.inputs]
         self.status = [np.zeros(p.shape, np.uint8) for p in problem.inputs]
@@ -237,16 +238,13 @@ class Search:
         with np.errstate(all="ignore"):
             suits = np.log2(slopes.step / small)
         suits = suits[np.isfinite(slopes.bar) & np.isfinite(suits)]
-        wrong = wrong[self.status[which].reshape(-1)[wrong] == FAIL]
+        now = self.status[which].reshape(-1)[index]
+        wrong = index[(now == FAIL) | ((now == UNRESOLVED) & np.isfinite(slopes.bar))]
         again = wrong[: max(0, CONFIRM - self._confirmed)]
         if len(again):
             self._confirmed += len(again)
             small = np.maximum(scales.small.reshape(-1)[again], 0)
-            center = (
-                slopes.step[np.searchsorted(index, again)]
-                if np.all(np.diff(index) > 0)
-                else small / 16
-            )
+            center = self.step[which].reshape(-1)[again]
             center = np.where(np.isfinite(center) & (center > 0), center, small / 16)
             h = 0.7 * 9.0 * center * 3.0 ** -np.arange(7.0)[:, None]
             self._settle(which, again, self._sweep(which, again, h), last=True, confirm=True)
@@ -383,6 +381,7 @@ class Search:
         for array, values in (
             (self.numeric, s.value),
             (self.bar, s.bar),
+            (self.step, s.step),
             (self.left, s.left),
             (self.right, s.right),
             (self.status, status),
@@ -803,6 +802,8 @@ def decide(
         status[still & (np.abs(a) <= own * (tolerance.eps / double))] = PASS
         status[s.kink] = np.where(inside, KINK, FAIL)[s.kink]
         status[~np.isfinite(s.bar) | s.jump] = UNRESOLVED
+        # One side of a singularity may look straight from where the steps are.
+        status[s.edge & (status == FAIL) & (s.bar > 1e-6 * np.abs(s.value))] = UNRESOLVED
         # Of a finite function the derivative is a number.
         status[np.isnan(a) & np.isfinite(s.value)] = FAIL
         status[np.isinf(a) & np.isfinite(s.bar)] = FAIL
