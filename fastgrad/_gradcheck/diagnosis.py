@@ -147,9 +147,10 @@ def _factor(m: Measured) -> Iterator[Diagnosis]:
     if not telling.any() or np.all(m.at[telling] == 0):
         return
     a, n = m.at[telling], m.n[telling]
-    # Least squares, scaled: a ≈ factor · n.
-    top = np.max(np.abs(n))
-    factor = float(np.sum((a / top) * (n / top)) / np.sum((n / top) ** 2))
+    # Least squares for a ≈ factor · n, by the bars: one that is spoiled must not bend the factor.
+    weight = np.abs(n) / (m.slack[telling] + 1e-9 * np.abs(n))
+    ratio = a / n
+    factor = float(np.sum(weight**2 * ratio) / np.sum(weight**2))
     if factor == 0 or not math.isfinite(factor) or abs(factor - 1) < 1e-9:
         return
     if not _explains(m, m.at / factor):
@@ -313,12 +314,13 @@ def _regulariser(m: Measured) -> Iterator[Diagnosis]:
     for what, shape in (("x", x), ("sign(x)", np.sign(x))):
         if np.ptp(np.abs(x)) == 0 or np.ptp(np.sign(x)) == 0:
             continue  # a constant would explain as much
-        c = float(np.sum(error * shape) / np.sum(shape**2))
         loose = m.slack[w] + 1e-5 * np.abs(error)
+        weight = 1 / loose**2
+        c = float(np.sum(weight * error * shape) / np.sum(weight * shape**2))
         if np.all(np.abs(error - c * shape) <= loose):
             verb = "has a term too many" if c > 0 else "lacks a term"
         elif what == "x":
-            c = float(np.sqrt(np.sum(error**2) / np.sum(shape**2)))
+            c = float(np.sqrt(np.sum(weight * error**2) / np.sum(weight * shape**2)))
             if not np.all(np.abs(np.abs(error) - c * np.abs(shape)) <= loose):
                 continue
             verb = "has a term where it should not, and lacks it where it should have it"
