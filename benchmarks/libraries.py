@@ -25,9 +25,14 @@ os.environ["XLA_FLAGS"] = (
     f"--xla_cpu_multi_thread_eigen={'true' if THREADS > 1 else 'false'} "
     f"intra_op_parallelism_threads={THREADS}"
 )
-if THREADS == 1 and hasattr(os, "sched_setaffinity"):
-    # One thread is one core: a library that starts more of them must not gain by it.
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+if hasattr(os, "sched_setaffinity"):
+    # One thread is one core: a library that starts more of them must not gain by it.  A process
+    # that such a one starts for several threads would inherit the pin, so it is told what there is.
+    CORES = os.environ.setdefault(
+        "BENCH_CORES", ",".join(map(str, sorted(os.sched_getaffinity(0))))
+    )
+    allowed = {int(core) for core in CORES.split(",")}
+    os.sched_setaffinity(0, {max(allowed)} if THREADS == 1 else allowed)
 
 import importlib
 import platform
