@@ -201,6 +201,10 @@ def test_the_shortest_path_has_the_bits_of_the_general_one(isa, dtype, rng):
     value, grad = fg.cross_entropy.value_and_grad(x, y)
     again, out = fg.cross_entropy.value_and_grad(x, y.astype("i"), out=np.empty_like(x))
     assert (value, bits(grad)) == (again, bits(out))
+    assert bits(fg.cross_entropy.grad(x, y)) == bits(fg.cross_entropy.grad(x, y.astype("i")))
+    for f in (fg.cross_entropy, fg.multiclass_hinge):
+        general = f.grad(x, y, grad_output=1.0)
+        assert bits(f.grad(x, y)) == bits(f.grad(x, y, out=np.empty_like(x))) == bits(general)
 
 
 def test_repeated_calls_have_the_same_bits(isa, dtype, op, rng):
