@@ -238,11 +238,11 @@ class CrossEntropy(Loss):
             reduction,
             normalizer,
         )
+        plain = None
         if grad_output is None:
             plain = _plain(logits, target, options, True, out)
-            if plain is not None:
-                return plain[1]  # type: ignore[no-any-return]  # the kernel module has no types
-        grad: FloatArray = _general("grad", logits, target, None, options, grad_output, out)[1]
+        found = plain or _general("grad", logits, target, None, options, grad_output, out)
+        grad: FloatArray = found[1]
         return grad
 
     def value_and_grad(

@@ -594,11 +594,11 @@ class MulticlassHinge(Loss):
             reduction,
             normalizer,
         )
+        plain = None
         if grad_output is None:
             plain = _plain(scores, target, options, True, out)
-            if plain is not None:
-                return plain[1]  # type: ignore[no-any-return]  # the kernel module has no types
-        grad: FloatArray = _classes("grad", scores, target, None, options, grad_output, out)[1]
+        found = plain or _classes("grad", scores, target, None, options, grad_output, out)
+        grad: FloatArray = found[1]
         return grad
 
     def value_and_grad(

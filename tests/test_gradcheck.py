@@ -164,6 +164,18 @@ def test_random_mode_decides_in_sixty_evaluations(rng):
     assert "probability at most 1e-06" in r.guarantee
 
 
+@pytest.mark.parametrize("mode", ["full", "rows", "random"])
+def test_what_rtol_grants_is_granted_in_every_mode(z, y, mode):
+    def off_by(error):
+        return fg.Loss(
+            value=lambda z, y, *, reduction="mean": fg.cross_entropy(z, y, reduction=reduction),
+            grad=lambda z, y: (1 + error) * _grad(z, y),
+        )
+
+    assert fg.gradcheck(off_by(3e-8), z, y, mode=mode)
+    assert fg.gradcheck(off_by(1e-6), z, y, mode=mode).verdict == "FAIL"
+
+
 def test_more_directions_until_an_error_would_be_found(z, y):
     four = fg.gradcheck(_ce, z, y, grad=_grad, mode="random")
     more = fg.gradcheck(_ce, z, y, grad=_grad, mode="random", miss=1e-9, detect=1e-11)

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastgrad._gradcheck.problem import Problem
 from fastgrad._gradcheck.run import Run, numerical_columns
-from fastgrad._gradcheck.search import Search, _scales
+from fastgrad._gradcheck.search import Search, scales_of
 
 
 def numerical_gradient(
@@ -160,7 +160,7 @@ def numerical_hvp(
     size = float(np.max(np.abs(direction), initial=0))
     if size == 0:
         return np.zeros(part.shape)
-    step = _scales(part.x).typical / size
+    step = scales_of(part.x).typical / size
 
     def gradient(arrays: Any) -> NDArray[np.float64]:
         x = arrays[0]

@@ -105,8 +105,8 @@ class Problem:
         """F where the inputs stand now."""
         self.evals += 1
         with np.errstate(all="ignore"):  # a step may leave the domain of f
-            out = self.reference(*self._moving_args, **self._moving_kwargs)
-        if self._fresh:
+            out = self.reference(*self.moving_args, **self.moving_kwargs)
+        if self.fresh:
             self._renew()
         return _first(out)
 
@@ -115,13 +115,13 @@ class Problem:
         for part, d in zip(self.inputs, directions, strict=True):
             np.multiply(d, t, out=part.moving, casting="unsafe")
             part.moving += part.x
-        self._mark()
+        self.mark()
 
     def reset(self) -> None:
         """Stand at x."""
         for part in self.inputs:
             np.copyto(part.moving, part.x)
-        self._mark()
+        self.mark()
 
     def jittered(self, rng: np.random.Generator) -> tuple[list[Any], dict[str, Any]]:
         """The arguments, with every input moved by a tenth of its spread."""
@@ -144,15 +144,15 @@ class Problem:
             part.moving = part.x.copy(order="K")
         self._bind()
 
-    def _mark(self) -> None:
+    def mark(self) -> None:
         # f that writes into its arguments gets new copies at every call.
-        if self._fresh:
+        if self.fresh:
             self._stand = [part.moving.copy(order="K") for part in self.inputs]
 
     def _renew(self) -> None:
         for part, stand in zip(self.inputs, self._stand, strict=True):
             np.copyto(part.moving, stand)
-        for i, a in enumerate(self._moving_args):
+        for i, a in enumerate(self.moving_args):
             if isinstance(a, np.ndarray) and all(p.key != i for p in self.inputs):
                 np.copyto(a, np.asarray(self.args[i]), casting="unsafe")
 
@@ -165,20 +165,20 @@ class Problem:
                 return a
             if is_floating(a) and a.dtype != wide and wide == np.float64 and a.dtype.itemsize < 8:
                 return a.astype(wide)
-            return a.copy(order="K") if self._fresh else a
+            return a.copy(order="K") if self.fresh else a
 
-        self._moving_args = [constant(a) for a in self.args]
-        self._moving_kwargs = {name: constant(a) for name, a in self.kwargs.items()}
+        self.moving_args = [constant(a) for a in self.args]
+        self.moving_kwargs = {name: constant(a) for name, a in self.kwargs.items()}
         for part in self.inputs:
             if isinstance(part.key, int):
-                self._moving_args[part.key] = part.moving
+                self.moving_args[part.key] = part.moving
             else:
-                self._moving_kwargs[part.key] = part.moving
+                self.moving_kwargs[part.key] = part.moving
 
     # ---- the first look --------------------------------------------------------------------------
 
     @property
-    def _fresh(self) -> bool:
+    def fresh(self) -> bool:
         return "mutates" in self.findings
 
     @contextlib.contextmanager
@@ -198,7 +198,7 @@ class Problem:
     def _name_of(self, a: NDArray[Any]) -> str:
         for i, arg in enumerate(self.args):
             if arg is a:
-                return self._parameter(i)
+                return self.parameter(i)
         return next((name for name, arg in self.kwargs.items() if arg is a), "an argument")
 
     def _first_value(self, kind: str | None) -> tuple[tuple[int, ...], str]:
@@ -253,7 +253,7 @@ class Problem:
             return "jac" if of_value else "vjp"
         return "vjp"
 
-    def _parameter(self, i: int) -> str:
+    def parameter(self, i: int) -> str:
         return self._parameters[i] if i < len(self._parameters) else f"arg{i}"
 
     def _keys(self, wrt: Any) -> list[int | str]:
@@ -275,7 +275,7 @@ class Problem:
                 and np.asarray(self.args[0]).dtype.kind in "iu"
             ):
                 self.findings["integer"] = (
-                    f"{self._parameter(0)} has dtype {np.asarray(self.args[0]).dtype}: "
+                    f"{self.parameter(0)} has dtype {np.asarray(self.args[0]).dtype}: "
                     "no small step from it can be stored"
                 )
                 return [0]
@@ -296,7 +296,7 @@ class Problem:
                 raise ValueError(
                     f"the gradient is a tuple of {len(probe)}, and {self.name} was given "
                     f"{len(floats)} floating arrays "
-                    f"({', '.join(self._parameter(i) for i in floats)}): "
+                    f"({', '.join(self.parameter(i) for i in floats)}): "
                     "name the inputs that it belongs to in wrt=."
                 )
             return [*floats]
@@ -331,16 +331,16 @@ class Problem:
         if name in self.kwargs:
             return str(name)
         for i in range(len(self.args)):
-            if name in (self._parameter(i), f"arg{i}"):
+            if name in (self.parameter(i), f"arg{i}"):
                 return i
-        have = [self._parameter(i) for i in range(len(self.args))] + list(self.kwargs)
+        have = [self.parameter(i) for i in range(len(self.args))] + list(self.kwargs)
         raise ValueError(
             f"wrt names {name!r}, which is not an argument here; there are {', '.join(have)}."
         )
 
     def _input(self, key: int | str) -> Input:
         original = self.args[key] if isinstance(key, int) else self.kwargs[key]
-        name = self._parameter(key) if isinstance(key, int) else key
+        name = self.parameter(key) if isinstance(key, int) else key
         a = np.asarray(original)
         if isinstance(original, np.ma.MaskedArray):
             raise TypeError(
@@ -375,7 +375,7 @@ class Problem:
             self._copy_inputs(native if widest.itemsize > 2 else np.dtype(np.float32))
             return
         self._copy_inputs(np.dtype(np.float64))
-        if all(p.dtype == np.float64 for p in self.inputs) or self._fresh:
+        if all(p.dtype == np.float64 for p in self.inputs) or self.fresh:
             return
         try:
             wide = np.asarray(self.value(), float)
@@ -406,8 +406,8 @@ class Problem:
                 part.x = np.ascontiguousarray(part.x)
             part.moving = part.x.copy(order="K")
         self._bind()
-        if self._fresh:
-            self._mark()
+        if self.fresh:
+            self.mark()
 
     # ---- the analytic side -----------------------------------------------------------------------
 
@@ -468,7 +468,7 @@ class Problem:
             return []
         if not (hasattr(f, "grad") and hasattr(f, "value_and_grad")):
             return []
-        more = self._asked(f.value_and_grad)
+        more = self.asked(f.value_and_grad)
         together: Callable[..., Any] = f.value_and_grad
         value, grad = together(*self.args, **self.kwargs, **more)
         self.derivative_evals += 1
@@ -484,7 +484,7 @@ class Problem:
 
     def at_copy(self, arrays: Sequence[NDArray[Any]], vector: Any = None) -> list[NDArray[Any]]:
         """The derivative at other inputs: what the difference quotients of second order need."""
-        args, kwargs = list(self._moving_args), dict(self._moving_kwargs)
+        args, kwargs = list(self.moving_args), dict(self.moving_kwargs)
         for part, a in zip(self.inputs, arrays, strict=True):
             if isinstance(part.key, int):
                 args[part.key] = a
@@ -495,14 +495,14 @@ class Problem:
         return [np.array(p, float) for p in self._split(out)]
 
     def _gradient_of(self, f: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        kwargs = {**kwargs, **self._asked(getattr(f, "grad", None))}
+        kwargs = {**kwargs, **self.asked(getattr(f, "grad", None))}
         if hasattr(f, "grad"):
             return f.grad(*args, **kwargs)
         if hasattr(f, "value_and_grad"):
             return f.value_and_grad(*args, **kwargs)[1]
         raise TypeError(f"{self.name} has no grad, which checking second derivatives needs.")
 
-    def _asked(self, derivative: Any) -> dict[str, Any]:
+    def asked(self, derivative: Any) -> dict[str, Any]:
         """wrt= for a derivative that takes it."""
         if self.given is None and derivative is not None and "wrt" in _parameters(derivative):
             return {"wrt": tuple(part.name for part in getattr(self, "inputs", [])) or ("W",)}
@@ -534,7 +534,7 @@ class Problem:
             return self._gradient_of(f, args, kwargs)
         if not hasattr(f, kind):
             raise TypeError(f"{self.name} has no {kind}; pass it as grad=.")
-        more = self._asked(getattr(f, kind))
+        more = self.asked(getattr(f, kind))
         vectors = () if kind == "hess_diag" else (vector,)
         return getattr(f, kind)(*args, *vectors, **kwargs, **more)
 
@@ -605,7 +605,7 @@ class Problem:
                 parts[i] = np.transpose(np.asarray(g))
                 continue
             others = [
-                self._parameter(k)
+                self.parameter(k)
                 for k, a in enumerate(self.args)
                 if k != part.key and _is_float_array(a) and np.shape(a) == shape
             ]

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from fastgrad._gradcheck.diagnosis import Diagnosis
 from fastgrad._gradcheck.problem import Array
 
-VERDICTS = ("PASS", "KINK", "UNRESOLVED", "INTERRUPTED", "FAIL")
 GLYPHS = {"PASS": "✔", "KINK": "✔", "FAIL": "✘", "UNRESOLVED": "?", "INTERRUPTED": "…"}
 
 

@@ -111,8 +111,6 @@ class Run:
         self.search: Search | None = None
         self.directions: list[Direction] = []
         self.guarantee = ""
-        self.norm = 0.0
-        self.dense: str = ""
         self.stopped = ""
         self.trouble = ""
         self.mixed: list[Diagnosis] = []
@@ -248,7 +246,7 @@ class Run:
             64 * self.tolerance[0].eps * float(np.sum(np.abs(np.where(v != 0, v * forward, 0))))
             + 10 * self.tolerance[0].rtol * s.norm()
         )
-        if abs(ahead - back) > loose and s.status_counts()[FAIL] == 0:
+        if abs(ahead - back) > loose and not (s.status[0] == FAIL).any():
             self.mixed.append(
                 Diagnosis(
                     "jvp",
@@ -263,7 +261,7 @@ class Run:
     def _independent_rows(self, s: Search) -> tuple[int, float, Callable[[], Array], Array] | None:
         """How to take all rows at once: the axis, what a row counts, its value, and that at x."""
         problem = self.problem
-        if len(problem.inputs) != 1 or problem._fresh or "nondeterministic" in problem.findings:
+        if len(problem.inputs) != 1 or problem.fresh or "nondeterministic" in problem.findings:
             return None
         part = problem.inputs[0]
         shape = part.shape
@@ -288,9 +286,9 @@ class Run:
 
             def call() -> NDArray[Any]:
                 problem.evals += 1
-                kwargs = {**problem._moving_kwargs, "reduction": "none"}
+                kwargs = {**problem.moving_kwargs, "reduction": "none"}
                 kwargs.pop("normalizer", None)  # what a row counts is measured
-                return np.asarray(f(*problem._moving_args, **kwargs))
+                return np.asarray(f(*problem.moving_args, **kwargs))
 
         out = np.asarray(call(), float)
         weight = np.ones(out.shape) if s.weight is None else s.weight
@@ -327,7 +325,7 @@ class Run:
         problem = self.problem
         part = problem.inputs[0]
         kept = shape[:axis] + shape[axis + 1 :]
-        small = _search._scales(part.x).small
+        small = _search.scales_of(part.x).small
         for _ in range(2):
             half = self.rng.random(kept) < 0.5
             for moved in (half, ~half):
@@ -351,7 +349,6 @@ class Run:
         taus: list[float] = []
         failed = None
         current = s
-        self.norm = s.norm()
         while len(taus) < self.count or self._detects_too_little(taus):
             j = len(taus)
             if j and self.clock.seconds > self.clock.budget / 2:
@@ -382,15 +379,21 @@ class Run:
         if failed is not None:
             self._locate(failed, reach)
 
+    @property
+    def norm(self) -> float:
+        """|g|₂ of what was compared along directions, in their units."""
+        return 0.0 if self.search is None else self.search.norm()
+
     def _radius(self, taus: Sequence[float]) -> float:
         """The error, in parts of the norm, that these allowances miss with probability `miss`."""
-        if self.norm == 0:
+        norm = self.norm
+        if norm == 0:
             return 0.0
         if not taus or not all(0 < t < math.inf for t in taus):
             return math.inf
         k = len(taus)
         product = math.exp(math.fsum(map(math.log, taus)) / k)
-        return float(math.sqrt(2 / math.pi) * product * self.miss ** (-1 / k) / self.norm)
+        return float(math.sqrt(2 / math.pi) * product * self.miss ** (-1 / k) / norm)
 
     def _detects_too_little(self, taus: Sequence[float]) -> bool:
         wanted = self.detect
@@ -406,8 +409,6 @@ class Run:
         places = s.localise(reach, 700)
         for which, axes in places:
             shape = problem.inputs[which].shape
-            if axes and all(a is None for a in axes):
-                self.dense = problem.inputs[which].name
             # As many as half of the time that is left allows; wrong ones cost 40 evaluations.
             each = 40 * self.clock.seconds / max(problem.evals, 1)
             room = int(0.5 * (self.clock.budget - self.clock.seconds) / each)
@@ -417,9 +418,6 @@ class Run:
                 # Some places beside them, which are right: a pattern needs both.
                 others = _search.sample(shape, [None] * len(shape), len(found) // 2, self.rng)
                 s.elements(which, np.setdiff1d(others, found))
-        self.located = [
-            (which, [None if a is None else a.tolist() for a in axes]) for which, axes in places
-        ]
 
     # ---- complex steps ---------------------------------------------------------------------------
 
@@ -536,7 +534,7 @@ class Run:
         problem = self.problem
         for part, a in zip(problem.inputs, arrays, strict=True):
             np.copyto(part.moving, a)
-        problem._mark()
+        problem.mark()
         return np.asarray(problem.value(), float)
 
     def _gradients_at(self, arrays: Sequence[Array]) -> Array:
@@ -549,7 +547,7 @@ class Run:
         self.done_mode = "along directions" if not self.parts else f"{self.done_mode} + {kind}"
         self.clock.total = self.count
         self.clock.phase = "directions"
-        scales = [_search._scales(p.x) for p in problem.inputs]
+        scales = [_search.scales_of(p.x) for p in problem.inputs]
         products = []
         for j in range(self.count):
             self.clock.check(22)
@@ -567,7 +565,7 @@ class Run:
             vectors = [np.asarray(e, p.x.dtype) for e, p in zip(exact, problem.inputs, strict=True)]
             vector: Any = (
                 tuple(vectors)
-                if len(vectors) > 1 or problem._asked(getattr(problem.f, kind, None))
+                if len(vectors) > 1 or problem.asked(getattr(problem.f, kind, None))
                 else vectors[0]
             )
             found = problem.analytic(vector, kind)
@@ -643,7 +641,7 @@ class Run:
             index = _search.sample(part.shape, [None] * part.x.ndim, SAMPLE, self.rng)
             self.done_mode = "sample"
         self.clock.total = len(index)
-        small = _search._scales(part.x).small.reshape(-1)
+        small = _search.scales_of(part.x).small.reshape(-1)
         out = Part.blank(part.name, part.dtype, found, self.tolerance[0])
         for i in index.tolist():
             self.clock.check(22)
@@ -651,7 +649,7 @@ class Run:
             d[i] = small[i]
             slopes, exact = self.along(self._gradients_at, [d.reshape(part.shape)], middle)
             unit = float(exact[0].reshape(-1)[i])
-            one = _search._scaled(_slice(slopes, i, i + 1), 1 / unit)
+            one = _search.scaled(_slice(slopes, i, i + 1), 1 / unit)
             out.judge(np.array([i]), one, max(_largest(found), _largest(middle) / unit))
             self.clock.done += 1
         self.parts.append(out)
@@ -717,21 +715,20 @@ class Run:
             self.along_ones.append((float(slopes.value[0]) / unit, float(slopes.bar[0]) / unit))
 
     radius: float = 0.0
-    located: Sequence[Any] = ()
 
 
 def numerical_columns(check: Run, clock: Clock) -> Iterator[tuple[int, Slopes]]:
     """Columns of the Jacobian of f with respect to its first input, one after the other."""
     problem = check.problem
     part = problem.inputs[0]
-    small = _search._scales(part.x).small.reshape(-1)
+    small = _search.scales_of(part.x).small.reshape(-1)
     for i in range(part.size):
         clock.check(22)
         d = np.zeros(part.size)
         d[i] = small[i]
         slopes, exact = check.along(check.value_at, [d.reshape(part.shape)], problem.at_x)
         problem.reset()
-        yield i, _search._scaled(slopes, 1 / float(exact[0].reshape(-1)[i]))
+        yield i, _search.scaled(slopes, 1 / float(exact[0].reshape(-1)[i]))
 
 
 def parts_of(s: Search) -> list[Part]:

@@ -61,7 +61,6 @@ class Direction:
     allowance: float
     ok: bool
     failed: bool
-    d: list[Array]
 
 
 class Clock:
@@ -123,7 +122,7 @@ class Search:
         self.problem, self.weight, self.clock, self.rng = problem, weight, clock, rng
         self.analytic = [np.asarray(a, float) for a in analytic]
         self.tolerance = list(tolerance)
-        self.scales = [_scales(part.x) for part in problem.inputs]
+        self.scales = [scales_of(part.x) for part in problem.inputs]
         self.numeric = [np.full(p.shape, np.nan) for p in problem.inputs]
         self.bar = [np.full(p.shape, np.nan) for p in problem.inputs]
         self.step = [np.full(p.shape, np.nan) for p in problem.inputs]
@@ -232,9 +231,8 @@ class Search:
         big = scales.big.reshape(-1)[index]
         slopes = self._sweep(which, index, self._ladder(big, small))
         self.clock.check()
-        wrong = self._settle(which, index, slopes, last=True)
+        self._settle(which, index, slopes, last=True)
         self._refine(which, index, slopes)
-        wrong = np.union1d(wrong, index[self.status[which].reshape(-1)[index] == FAIL])
         with np.errstate(all="ignore"):
             suits = np.log2(slopes.step / small)
         suits = suits[np.isfinite(slopes.bar) & np.isfinite(suits)]
@@ -243,7 +241,7 @@ class Search:
         again = wrong[: max(0, CONFIRM - self._confirmed)]
         if len(again):
             self._confirmed += len(again)
-            small = np.maximum(scales.small.reshape(-1)[again], 0)
+            small = scales.small.reshape(-1)[again]
             center = self.step[which].reshape(-1)[again]
             center = np.where(np.isfinite(center) & (center > 0), center, small / 16)
             h = 0.7 * 9.0 * center * 3.0 ** -np.arange(7.0)[:, None]
@@ -308,8 +306,8 @@ class Search:
             plus = (x + h).astype(part.x.dtype)
             minus = (x - h).astype(part.x.dtype)
         above, below = np.empty(h.shape), np.empty(h.shape)
-        flat, phi, mark = part.moving.flat, self.phi, self.problem._mark
-        fresh = self.problem._fresh
+        flat, phi, mark = part.moving.flat, self.phi, self.problem.mark
+        fresh = self.problem.fresh
         with np.errstate(all="ignore"):
             for j, i in enumerate(index.tolist()):
                 for k in range(len(h)):
@@ -425,7 +423,7 @@ class Search:
             def judge(s: Slopes, of: int = column) -> tuple[NDArray[np.uint8], Array]:
                 claim = a[:, of]
                 return decide(
-                    claim, _scaled(s, factor), self.tolerance[0], largest, natural, rounding
+                    claim, scaled(s, factor), self.tolerance[0], largest, natural, rounding
                 )
 
             self.clock.check(6)
@@ -618,7 +616,7 @@ class Search:
         ok = ok and not s.edge[0]
         failed = math.isnan(a) or (error > 2 * bar + rounding and math.isfinite(bar))
         failed = failed and not s.edge[0]  # what lies beyond the edge bends the slope
-        return Direction(a, n, bar, bar + rounding, ok, failed, d)
+        return Direction(a, n, bar, bar + rounding, ok, failed)
 
     # ---- localise --------------------------------------------------------------------------------
 
@@ -683,17 +681,9 @@ class Search:
         c = self._compare(self.dot(exact), slopes, rounding, exact)
         return c.failed
 
-    # ---- what came of it -------------------------------------------------------------------------
-
-    def status_counts(self) -> dict[int, int]:
-        together = (
-            np.concatenate([s.reshape(-1) for s in self.status]) if self.status else np.zeros(0)
-        )
-        return {code: int((together == code).sum()) for code in range(6)}
-
 
 @dataclass
-class _Scales:
+class Scales:
     """Steps per element: `small` follows the spread of its row, `big` its size too."""
 
     small: Array
@@ -702,7 +692,7 @@ class _Scales:
     unit: float
 
 
-def _scales(x: NDArray[Any]) -> _Scales:
+def scales_of(x: NDArray[Any]) -> Scales:
     """Units in which the function may be expected to bend.
 
     The spread within a row, not the size: logits near 1e6 that differ by 1 bend on the scale of 1.
@@ -734,7 +724,7 @@ def _scales(x: NDArray[Any]) -> _Scales:
         big = np.maximum(np.where(big > 0, big, 1.0), small)
         typical = float(np.median(small)) if x.size else 1.0
         unit_ = max(1.0, float(np.median(big))) if x.size else 1.0
-    return _Scales(small, big, typical, unit_)
+    return Scales(small, big, typical, unit_)
 
 
 def _norm(arrays: Iterable[Array]) -> float:
@@ -751,7 +741,7 @@ def _signs(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
     return rng.choice([-1.0, 1.0], size=shape)
 
 
-def _scaled(s: Slopes, factor: float) -> Slopes:
+def scaled(s: Slopes, factor: float) -> Slopes:
     return Slopes(
         factor * s.value,
         abs(factor) * s.bar,

@@ -300,7 +300,7 @@ class Judge:
         others = [
             (name, value)
             for name, value in (
-                *((problem._parameter(k), a) for k, a in enumerate(problem.args)),
+                *((problem.parameter(k), a) for k, a in enumerate(problem.args)),
                 *problem.kwargs.items(),
             )
         ]
