@@ -17,6 +17,7 @@ from fastgrad._gradcheck.verdict import Judge
 MODES = ("auto", "full", "random", "rows", "complex")
 
 
+@np.errstate(all="ignore")  # steps leave domains
 def gradcheck(
     f: Callable[..., Any],
     *args: Any,
@@ -169,10 +170,9 @@ def gradcheck(
         )
         run.clock.start = started
         try:
-            with np.errstate(all="ignore"):  # steps leave domains
-                run.measure()
-                if order == 2 and problem.kind in ("grad", "vjp") and Judge(run).result():
-                    run.second_order()
+            run.measure()
+            if order == 2 and problem.kind in ("grad", "vjp") and Judge(run).result():
+                run.second_order()
         except OutOfBudget as stop:
             run.stopped = str(stop)
         except KeyboardInterrupt as interrupt:

@@ -14,6 +14,7 @@ from fastgrad._gradcheck.run import Run, numerical_columns
 from fastgrad._gradcheck.search import Search, scales_of
 
 
+@np.errstate(all="ignore")  # steps leave domains
 def numerical_gradient(
     f: Callable[..., Any],
     *args: Any,
@@ -73,6 +74,7 @@ def numerical_gradient(
     return tuple(s.numeric) if _several(wrt) else s.numeric[0]
 
 
+@np.errstate(all="ignore")  # steps leave domains
 def numerical_jacobian(
     f: Callable[..., Any],
     *args: Any,
@@ -113,6 +115,7 @@ def numerical_jacobian(
     return out.reshape(problem.value_shape + part.shape)
 
 
+@np.errstate(all="ignore")  # steps leave domains
 def numerical_hvp(
     f: Callable[..., Any],
     *args: Any,

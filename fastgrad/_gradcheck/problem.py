@@ -104,8 +104,7 @@ class Problem:
     def value(self) -> NDArray[Any]:
         """F where the inputs stand now."""
         self.evals += 1
-        with np.errstate(all="ignore"):  # a step may leave the domain of f
-            out = self.reference(*self.moving_args, **self.moving_kwargs)
+        out = self.reference(*self.moving_args, **self.moving_kwargs)
         if self.fresh:
             self._renew()
         return _first(out)
@@ -217,8 +216,7 @@ class Problem:
             again = _first(self.f(*self.args, **self.kwargs))
         self.spread = 0.0
         if not _same(value, again):
-            with np.errstate(all="ignore"):
-                gap = np.abs(np.asarray(again, float) - np.asarray(value, float))
+            gap = np.abs(np.asarray(again, float) - np.asarray(value, float))
             self.spread = float(np.nanmax(gap, initial=0)) or np.inf
         self.at_x = self._value_at_x = np.asarray(value, float)
         # A value that is handed back rounded to few digits has that noise.
@@ -384,11 +382,10 @@ class Problem:
                 raise
             wide = np.full(self.at_x.shape, np.nan)
         loose = 0.1 if min(p.dtype.itemsize for p in self.inputs) < 4 else 1e-2
-        with np.errstate(all="ignore"):
-            scale = np.max(np.abs(self.at_x), initial=0, where=np.isfinite(self.at_x))
-            near = wide.shape == self.at_x.shape and bool(
-                np.all((np.abs(wide - self.at_x) <= loose * scale) | ~np.isfinite(self.at_x))
-            )
+        scale = np.max(np.abs(self.at_x), initial=0, where=np.isfinite(self.at_x))
+        near = wide.shape == self.at_x.shape and bool(
+            np.all((np.abs(wide - self.at_x) <= loose * scale) | ~np.isfinite(self.at_x))
+        )
         if near or wanted is not None or "integer" in self.findings:
             self.at_x = wide
             return

@@ -209,10 +209,9 @@ class Run:
         if problem.kind != "grad":
             return
         for what, one, other in problem.both(analytic):
-            with np.errstate(all="ignore"):
-                gap = np.abs(one - other)
-                near = gap <= 1e3 * self.tolerance[0].eps * _largest(np.asarray(other))
-                same = near | (one == other) | (np.isnan(one) & np.isnan(other))
+            gap = np.abs(one - other)
+            near = gap <= 1e3 * self.tolerance[0].eps * _largest(np.asarray(other))
+            same = near | (one == other) | (np.isnan(one) & np.isnan(other))
             if not np.all(same):
                 self.mixed.append(
                     Diagnosis(
@@ -494,23 +493,22 @@ class Run:
                 for p, one in zip(problem.inputs, exact, strict=True)
             ]
 
-        with np.errstate(all="ignore"):
-            narrow = problem.eval_dtype.itemsize < 8
-            spacing = 3e-4 if narrow else 1e-9
-            points = np.array(
-                [middle.reshape(-1), *(at(shifted(i * spacing)).reshape(-1) for i in range(1, 7))]
-            )
-            noise = np.nan_to_num(difference_noise(points))
-            size = np.abs(middle.reshape(-1))
-            largest = float(np.max(size, initial=0, where=np.isfinite(size)))
-            # An element's rounding may come from its row, which is larger than itself.
-            noise = np.maximum(
-                noise,
-                0.5 * float(np.finfo(problem.eval_dtype).eps) * np.maximum(size, 0.1 * largest),
-            )
-            self.clock.check()
-            above = np.array([at(shifted(float(t))).reshape(-1) for t in steps])
-            below = np.array([at(shifted(-float(t))).reshape(-1) for t in steps])
+        narrow = problem.eval_dtype.itemsize < 8
+        spacing = 3e-4 if narrow else 1e-9
+        points = np.array(
+            [middle.reshape(-1), *(at(shifted(i * spacing)).reshape(-1) for i in range(1, 7))]
+        )
+        noise = np.nan_to_num(difference_noise(points))
+        size = np.abs(middle.reshape(-1))
+        largest = float(np.max(size, initial=0, where=np.isfinite(size)))
+        # An element's rounding may come from its row, which is larger than itself.
+        noise = np.maximum(
+            noise,
+            0.5 * float(np.finfo(problem.eval_dtype).eps) * np.maximum(size, 0.1 * largest),
+        )
+        self.clock.check()
+        above = np.array([at(shifted(float(t))).reshape(-1) for t in steps])
+        below = np.array([at(shifted(-float(t))).reshape(-1) for t in steps])
         h = np.broadcast_to(steps[:, None], above.shape)
         return derivative(
             Sweep(h, h, above, below, middle.reshape(-1), np.nan_to_num(noise))

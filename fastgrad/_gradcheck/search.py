@@ -150,8 +150,7 @@ class Search:
         if self.weight is None:
             return float(out.reshape(())) if out.size == 1 else math.nan
         out = np.asarray(out, float)
-        with np.errstate(all="ignore"):
-            return float(np.sum(np.where(self.weight != 0, self.weight * out, 0.0)))
+        return float(np.sum(np.where(self.weight != 0, self.weight * out, 0.0)))
 
     # ---- noise -----------------------------------------------------------------------------------
 
@@ -201,9 +200,8 @@ class Search:
             h = small * 2.0 ** np.array([[exponent], [exponent - 1], [exponent - 2]])
             unsettled = self._settle(which, i, self._sweep(which, i, h), last=False)
             # Wrong beyond doubt, as others were on two ladders: the first steps stand.
-            with np.errstate(all="ignore"):
-                error = np.abs(self.analytic[which] - self.numeric[which]).reshape(-1)[unsettled]
-                clear = self.bar[which].reshape(-1)[unsettled] < 0.01 * error
+            error = np.abs(self.analytic[which] - self.numeric[which]).reshape(-1)[unsettled]
+            clear = self.bar[which].reshape(-1)[unsettled] < 0.01 * error
             clear &= self.status[which].reshape(-1)[unsettled] == FAIL
             clear &= np.cumsum(clear) > CONFIRM - self._confirmed
             unsettled = unsettled[~clear]
@@ -217,8 +215,7 @@ class Search:
         norm = _norm(s.small * a for s, a in zip(self.scales, self.analytic, strict=True))
         count = sum(a.size for a in self.analytic) or 1
         typical = norm / math.sqrt(count) or abs(self.middle) or 1.0
-        with np.errstate(all="ignore"):
-            relative = min(max(self.noise / typical, 1e-17), 1.0)
+        relative = min(max(self.noise / typical, 1e-17), 1.0)
         return float(np.clip(round(math.log2(relative) / 7 + 1), -8, -2))
 
     def _wide(self, which: int, index: NDArray[np.intp], exponent: float) -> float:
@@ -233,8 +230,7 @@ class Search:
         self.clock.check()
         self._settle(which, index, slopes, last=True)
         self._refine(which, index, slopes)
-        with np.errstate(all="ignore"):
-            suits = np.log2(slopes.step / small)
+        suits = np.log2(slopes.step / small)
         suits = suits[np.isfinite(slopes.bar) & np.isfinite(suits)]
         now = self.status[which].reshape(-1)[index]
         wrong = index[(now == FAIL) | ((now == UNRESOLVED) & np.isfinite(slopes.bar))]
@@ -267,9 +263,8 @@ class Search:
             itself = self._sweep(which, at_edge, np.maximum(own, 1e-323))
             self._keep_better(which, at_edge, near)
             self._keep_better(which, at_edge, itself)
-        with np.errstate(all="ignore"):
-            wide = s.bar > 1e-4 * np.maximum(np.abs(s.value), np.abs(self._claims(which, index)))
-            wide &= s.bar > 100 * self.noise / small[index]
+        wide = s.bar > 1e-4 * np.maximum(np.abs(s.value), np.abs(self._claims(which, index)))
+        wide &= s.bar > 100 * self.noise / small[index]
         rough = index[wide & ~s.edge & np.isfinite(s.bar) & ~s.kink & ~s.jump]
         if len(rough):
             h = small[rough] * 2.0 ** -np.arange(2.0, 18.0)[:, None]
@@ -281,12 +276,11 @@ class Search:
 
     def _keep_better(self, which: int, index: NDArray[np.intp], s: Slopes) -> None:
         """Settle by these slopes where their bars are less, or where both sides exist now."""
-        with np.errstate(all="ignore"):
-            old = self.bar[which].reshape(-1)[index]
-            relative = np.abs(s.value) + np.abs(self.numeric[which].reshape(-1)[index])
-            better = np.isfinite(s.bar) & (
-                ~np.isfinite(old) | (s.bar < old) | (~s.edge & (s.bar < 1e-3 * relative))
-            )
+        old = self.bar[which].reshape(-1)[index]
+        relative = np.abs(s.value) + np.abs(self.numeric[which].reshape(-1)[index])
+        better = np.isfinite(s.bar) & (
+            ~np.isfinite(old) | (s.bar < old) | (~s.edge & (s.bar < 1e-3 * relative))
+        )
         if better.any():
             picked = Slopes(*(getattr(s, f)[better] for f in s.__dataclass_fields__))
             self._settle(which, index[better], picked, last=True)
@@ -302,38 +296,34 @@ class Search:
     def _sweep(self, which: int, index: NDArray[np.intp], h: Array) -> Slopes:
         part = self.problem.inputs[which]
         x = part.x.reshape(-1)[index]
-        with np.errstate(all="ignore"):
-            plus = (x + h).astype(part.x.dtype)
-            minus = (x - h).astype(part.x.dtype)
+        plus = (x + h).astype(part.x.dtype)
+        minus = (x - h).astype(part.x.dtype)
         above, below = np.empty(h.shape), np.empty(h.shape)
         flat, phi, mark = part.moving.flat, self.phi, self.problem.mark
         fresh = self.problem.fresh
-        with np.errstate(all="ignore"):
-            for j, i in enumerate(index.tolist()):
-                for k in range(len(h)):
-                    flat[i] = plus[k, j]
-                    if fresh:
-                        mark()
-                    above[k, j] = phi()
-                    flat[i] = minus[k, j]
-                    if fresh:
-                        mark()
-                    below[k, j] = phi()
-                flat[i] = x[j]
-            if fresh:
-                mark()
+        for j, i in enumerate(index.tolist()):
+            for k in range(len(h)):
+                flat[i] = plus[k, j]
+                if fresh:
+                    mark()
+                above[k, j] = phi()
+                flat[i] = minus[k, j]
+                if fresh:
+                    mark()
+                below[k, j] = phi()
+            flat[i] = x[j]
+        if fresh:
+            mark()
         wide = x.astype(float)
-        with np.errstate(invalid="ignore"):  # an infinite element does not move
-            up, down = plus.astype(float) - wide, wide - minus.astype(float)
+        up, down = plus.astype(float) - wide, wide - minus.astype(float)
         return self._slopes(up, down, above, below)
 
     def _slopes(self, up: Array, down: Array, above: Array, below: Array) -> Slopes:
         if self.flat and (np.any(above != self.middle) or np.any(below != self.middle)):
             self.flat = False
         middle = np.full(up.shape[1], self.middle)
-        with np.errstate(all="ignore"):
-            above = np.where(up > 0, above, np.nan)
-            below = np.where(down > 0, below, np.nan)
+        above = np.where(up > 0, above, np.nan)
+        below = np.where(down > 0, below, np.nan)
         return derivative(Sweep(up, down, above, below, middle, np.full(up.shape[1], self.noise)))
 
     def _settle(
@@ -367,13 +357,12 @@ class Search:
                 np.where(status == PASS, PASS, UNRESOLVED),
             )
         if not last:
-            with np.errstate(invalid="ignore"):
-                fine = (
-                    np.isin(status, (PASS, BELOW_NOISE))
-                    & (s.bar <= np.maximum(1e-5 * np.abs(a), allowed))
-                    & ~s.kink
-                    & ~s.edge
-                )
+            fine = (
+                np.isin(status, (PASS, BELOW_NOISE))
+                & (s.bar <= np.maximum(1e-5 * np.abs(a), allowed))
+                & ~s.kink
+                & ~s.edge
+            )
         else:
             fine = status != FAIL
         for array, values in (
@@ -414,10 +403,9 @@ class Search:
             per_row, middle, np.moveaxis(self.scales[0].small, axis, -1), moving
         )
         # Rounding of the analytic side is that of its row: another row may be 1e30 times as large.
-        with np.errstate(all="ignore"):
-            largest = np.max(np.abs(a), axis=1, initial=0, where=np.isfinite(a))
-            natural = np.abs(factor * middle) / self.scales[0].unit
-            rounding = natural + self.rounding[0]
+        largest = np.max(np.abs(a), axis=1, initial=0, where=np.isfinite(a))
+        natural = np.abs(factor * middle) / self.scales[0].unit
+        rounding = natural + self.rounding[0]
         for column in range(x.shape[1]):
 
             def judge(s: Slopes, of: int = column) -> tuple[NDArray[np.uint8], Array]:
@@ -445,8 +433,7 @@ class Search:
                     getattr(s, name)[rough] = getattr(wide, name)[rough]
                 status, _ = judge(s)
             if (status == FAIL).any():
-                with np.errstate(all="ignore"):
-                    center = np.where(s.step > 0, s.step, small[:, column] / 16)
+                center = np.where(s.step > 0, s.step, small[:, column] / 16)
                 again = self._column(
                     per_row,
                     moving,
@@ -486,15 +473,12 @@ class Search:
             moving[...] = base + i * spacing * small * signs
             values.append(per_row())
         moving[...] = base
-        with np.errstate(all="ignore"):
-            own = np.nan_to_num(difference_noise(np.array(values)), nan=0.0)
-            size = np.abs(middle)
-            floor = 0.5 * float(np.finfo(self.problem.eval_dtype).eps) * size
-            # One row's estimate may be low by chance; the others', as parts of their values, help.
-            shared = np.sqrt(
-                np.nanmean(np.where(size > 0, own / np.where(size > 0, size, 1), 0) ** 2)
-            )
-            noise: Array = np.nan_to_num(np.maximum(np.maximum(own, floor), shared * size))
+        own = np.nan_to_num(difference_noise(np.array(values)), nan=0.0)
+        size = np.abs(middle)
+        floor = 0.5 * float(np.finfo(self.problem.eval_dtype).eps) * size
+        # One row's estimate may be low by chance; the others', as parts of their values, help.
+        shared = np.sqrt(np.nanmean(np.where(size > 0, own / np.where(size > 0, size, 1), 0) ** 2))
+        noise: Array = np.nan_to_num(np.maximum(np.maximum(own, floor), shared * size))
         return noise
 
     def _column(
@@ -511,14 +495,13 @@ class Search:
         shape = moving.shape[:-1]
         up, down = np.empty(h.shape), np.empty(h.shape)
         above, below = np.empty(h.shape), np.empty(h.shape)
-        with np.errstate(all="ignore"):
-            for k in range(len(h)):
-                moving[..., column] = (now + h[k]).reshape(shape)
-                up[k] = np.asarray(moving[..., column], float).reshape(-1) - now
-                above[k] = per_row()
-                moving[..., column] = (now - h[k]).reshape(shape)
-                down[k] = now - np.asarray(moving[..., column], float).reshape(-1)
-                below[k] = per_row()
+        for k in range(len(h)):
+            moving[..., column] = (now + h[k]).reshape(shape)
+            up[k] = np.asarray(moving[..., column], float).reshape(-1) - now
+            above[k] = per_row()
+            moving[..., column] = (now - h[k]).reshape(shape)
+            down[k] = now - np.asarray(moving[..., column], float).reshape(-1)
+            below[k] = per_row()
         moving[..., column] = now.reshape(shape)
         if self.flat and (np.any(above != middle) or np.any(below != middle)):
             self.flat = False
@@ -545,27 +528,24 @@ class Search:
         least = float(steps[-1])
         exact = []
         for part, one in zip(problem.inputs, d, strict=True):
-            with np.errstate(all="ignore"):
-                stored = (part.x + (least * one).astype(part.x.dtype)) - part.x
-                stored = np.where(np.isfinite(part.x), stored, 0)
+            stored = (part.x + (least * one).astype(part.x.dtype)) - part.x
+            stored = np.where(np.isfinite(part.x), stored, 0)
             exact.append(np.asarray(stored, float) / least)
         above, below = [], []
-        with np.errstate(all="ignore"):
-            for t in steps:
-                problem.move(exact, float(t))
-                above.append(self.phi())
-                problem.move(exact, -float(t))
-                below.append(self.phi())
+        for t in steps:
+            problem.move(exact, float(t))
+            above.append(self.phi())
+            problem.move(exact, -float(t))
+            below.append(self.phi())
         problem.reset()
         h = np.asarray(steps, float)[:, None]
         return self._slopes(h, h, np.array(above)[:, None], np.array(below)[:, None]), exact
 
     def dot(self, d: Sequence[Array]) -> float:
-        with np.errstate(all="ignore"):
-            return math.fsum(
-                float(np.sum(np.where(one != 0, a * one, 0.0)))
-                for a, one in zip(self.analytic, d, strict=True)
-            )
+        return math.fsum(
+            float(np.sum(np.where(one != 0, a * one, 0.0)))
+            for a, one in zip(self.analytic, d, strict=True)
+        )
 
     def direction(self, d: list[Array], reach: float) -> tuple[Direction, float]:
         """Compare along one direction; also the largest step that suits it."""
@@ -674,8 +654,7 @@ class Search:
             cut[axis] = slice(*span)
             d[which][tuple(cut)] = one[tuple(cut)]
         slopes, exact = self.along(d, reach * np.array([1.0, 0.5, 0.25]))
-        with np.errstate(all="ignore"):
-            part = _norm([self.analytic[which] * exact[which]])
+        part = _norm([self.analytic[which] * exact[which]])
         rounding = SIGMAS * ULPS["direction"] * self.tolerance[which].eps * part
         # A kink on the way: the bar says so.
         c = self._compare(self.dot(exact), slopes, rounding, exact)
@@ -697,40 +676,36 @@ def scales_of(x: NDArray[Any]) -> Scales:
 
     The spread within a row, not the size: logits near 1e6 that differ by 1 bend on the scale of 1.
     """
-    with np.errstate(all="ignore"):
-        wide = np.asarray(x.real, float)
-        wide = np.where(np.isfinite(wide), wide, 0.0)
-        peak = float(np.max(np.abs(wide), initial=0)) or 1.0
-        unit = wide / peak
-        rms = math.sqrt(float(np.mean(unit**2))) if x.size else 1.0
-        center = unit.mean(axis=-1, keepdims=True) if x.ndim else unit
-        spread = (
-            np.sqrt(np.mean((unit - center) ** 2, axis=-1, keepdims=True))
-            if x.ndim
-            else np.zeros(())
-        )
-        overall = float(np.std(unit)) if x.size else 0.0
-        big = np.maximum(np.abs(unit), rms) * peak
-        # A spread of rounding alone is none.
-        floor = 16 * float(np.finfo(x.real.dtype).eps) * np.abs(center)
-        small = np.where(
-            spread > floor,
-            spread,
-            overall if overall > 1e-9 * rms else np.maximum(np.abs(unit), rms),
-        )
-        small = np.maximum(small, np.abs(unit - center) if x.ndim else 0) * peak
-        small = np.broadcast_to(small, x.shape)
-        small = np.where(small > 0, small, 1.0)
-        big = np.maximum(np.where(big > 0, big, 1.0), small)
-        typical = float(np.median(small)) if x.size else 1.0
-        unit_ = max(1.0, float(np.median(big))) if x.size else 1.0
+    wide = np.asarray(x.real, float)
+    wide = np.where(np.isfinite(wide), wide, 0.0)
+    peak = float(np.max(np.abs(wide), initial=0)) or 1.0
+    unit = wide / peak
+    rms = math.sqrt(float(np.mean(unit**2))) if x.size else 1.0
+    center = unit.mean(axis=-1, keepdims=True) if x.ndim else unit
+    spread = (
+        np.sqrt(np.mean((unit - center) ** 2, axis=-1, keepdims=True)) if x.ndim else np.zeros(())
+    )
+    overall = float(np.std(unit)) if x.size else 0.0
+    big = np.maximum(np.abs(unit), rms) * peak
+    # A spread of rounding alone is none.
+    floor = 16 * float(np.finfo(x.real.dtype).eps) * np.abs(center)
+    small = np.where(
+        spread > floor,
+        spread,
+        overall if overall > 1e-9 * rms else np.maximum(np.abs(unit), rms),
+    )
+    small = np.maximum(small, np.abs(unit - center) if x.ndim else 0) * peak
+    small = np.broadcast_to(small, x.shape)
+    small = np.where(small > 0, small, 1.0)
+    big = np.maximum(np.where(big > 0, big, 1.0), small)
+    typical = float(np.median(small)) if x.size else 1.0
+    unit_ = max(1.0, float(np.median(big))) if x.size else 1.0
     return Scales(small, big, typical, unit_)
 
 
 def _norm(arrays: Iterable[Array]) -> float:
     """Euclidean, of all arrays together; what is not finite does not count."""
-    with np.errstate(all="ignore"):
-        kept = [np.where(np.isfinite(a), np.abs(a), 0.0) for a in arrays]
+    kept = [np.where(np.isfinite(a), np.abs(a), 0.0) for a in arrays]
     largest = max((float(np.max(a, initial=0)) for a in kept), default=0.0)
     if not largest:
         return 0.0
@@ -769,34 +744,33 @@ def decide(
     tells how small is zero: `natural` is |φ| per unit of x, `rounding` what the terms of a sum
     that cancels may have been.
     """
-    with np.errstate(all="ignore"):
-        size = np.maximum(np.abs(a), np.where(np.isfinite(s.value), np.abs(s.value), 0))
-        allowed = tolerance.rtol * size + tolerance.atol
-        allowed = allowed + ULPS["element"] * tolerance.eps * np.minimum(largest, rounding)
-        error = np.abs(a - s.value)
-        low, high = np.minimum(s.left, s.right), np.maximum(s.left, s.right)
-        slack = allowed + np.where(np.isfinite(s.bar), s.bar, 0) + 1e-6 * (high - low)
-        inside = s.kink & (a >= low - slack) & (a <= high + slack)
-        status = np.full(a.shape, UNRESOLVED, np.uint8)
-        status[error <= allowed + s.bar] = PASS
-        known = np.maximum(np.maximum(1e-6 * largest, 1e-6 * s.reach), NATURAL**2 * natural)
-        zero = (a == 0) & (s.bar <= known)
-        status[(status == PASS) & (s.bar > 0.1 * size) & (s.bar > allowed) & ~zero] = BELOW_NOISE
-        status[error > allowed + 2 * s.bar] = FAIL
-        # The slope is 0 as far as anybody can tell, and what a says of it is its own rounding.
-        double = float(np.finfo(float).eps)
-        none = np.abs(s.value) <= s.bar
-        own = ULPS["direction"] * double * np.where(np.isfinite(rounding), rounding, 0)
-        status[none & np.isfinite(s.bar) & (np.abs(a) <= own)] = PASS
-        still = (s.value == 0) & (s.reach == 0) & np.isfinite(s.bar)
-        status[still & (np.abs(a) <= own * (tolerance.eps / double))] = PASS
-        status[s.kink] = np.where(inside, KINK, FAIL)[s.kink]
-        status[~np.isfinite(s.bar) | s.jump] = UNRESOLVED
-        # One side of a singularity may look straight from where the steps are.
-        status[s.edge & (status == FAIL) & (s.bar > 1e-6 * np.abs(s.value))] = UNRESOLVED
-        # Of a finite function the derivative is a number.
-        status[np.isnan(a) & np.isfinite(s.value)] = FAIL
-        status[np.isinf(a) & np.isfinite(s.bar)] = FAIL
+    size = np.maximum(np.abs(a), np.where(np.isfinite(s.value), np.abs(s.value), 0))
+    allowed = tolerance.rtol * size + tolerance.atol
+    allowed = allowed + ULPS["element"] * tolerance.eps * np.minimum(largest, rounding)
+    error = np.abs(a - s.value)
+    low, high = np.minimum(s.left, s.right), np.maximum(s.left, s.right)
+    slack = allowed + np.where(np.isfinite(s.bar), s.bar, 0) + 1e-6 * (high - low)
+    inside = s.kink & (a >= low - slack) & (a <= high + slack)
+    status = np.full(a.shape, UNRESOLVED, np.uint8)
+    status[error <= allowed + s.bar] = PASS
+    known = np.maximum(np.maximum(1e-6 * largest, 1e-6 * s.reach), NATURAL**2 * natural)
+    zero = (a == 0) & (s.bar <= known)
+    status[(status == PASS) & (s.bar > 0.1 * size) & (s.bar > allowed) & ~zero] = BELOW_NOISE
+    status[error > allowed + 2 * s.bar] = FAIL
+    # The slope is 0 as far as anybody can tell, and what a says of it is its own rounding.
+    double = float(np.finfo(float).eps)
+    none = np.abs(s.value) <= s.bar
+    own = ULPS["direction"] * double * np.where(np.isfinite(rounding), rounding, 0)
+    status[none & np.isfinite(s.bar) & (np.abs(a) <= own)] = PASS
+    still = (s.value == 0) & (s.reach == 0) & np.isfinite(s.bar)
+    status[still & (np.abs(a) <= own * (tolerance.eps / double))] = PASS
+    status[s.kink] = np.where(inside, KINK, FAIL)[s.kink]
+    status[~np.isfinite(s.bar) | s.jump] = UNRESOLVED
+    # One side of a singularity may look straight from where the steps are.
+    status[s.edge & (status == FAIL) & (s.bar > 1e-6 * np.abs(s.value))] = UNRESOLVED
+    # Of a finite function the derivative is a number.
+    status[np.isnan(a) & np.isfinite(s.value)] = FAIL
+    status[np.isinf(a) & np.isfinite(s.bar)] = FAIL
     return status, allowed
 
 

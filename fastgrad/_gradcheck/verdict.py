@@ -190,12 +190,11 @@ class Judge:
         kinks: list[Kink] = []
         good: list[Element] = []
         for p in self.run.parts:
-            with np.errstate(all="ignore"):
-                size = np.maximum(np.abs(p.analytic), np.abs(p.numeric))
-                error = np.abs(p.analytic - p.numeric)
-                allowed = p.tolerance.rtol * size + p.tolerance.atol + p.bar
-                rel = np.where(size > 0, error / size, 0.0)
-                ratio = np.where(allowed > 0, error / allowed, np.where(error > 0, np.inf, 0.0))
+            size = np.maximum(np.abs(p.analytic), np.abs(p.numeric))
+            error = np.abs(p.analytic - p.numeric)
+            allowed = p.tolerance.rtol * size + p.tolerance.atol + p.bar
+            rel = np.where(size > 0, error / size, 0.0)
+            ratio = np.where(allowed > 0, error / allowed, np.where(error > 0, np.inf, 0.0))
             for code, into in ((FAIL, wrong), (UNRESOLVED, unresolved), (PASS, good)):
                 index = np.flatnonzero(p.status.reshape(-1) == code)
                 # NaN first: nothing is worse.
@@ -235,8 +234,7 @@ class Judge:
         for p in self.run.parts:
             measured = p.status != OPEN
             any_measured = bool(measured.any())
-            with np.errstate(all="ignore"):
-                resolved = measured & np.isin(p.status, (PASS, KINK, FAIL))
+            resolved = measured & np.isin(p.status, (PASS, KINK, FAIL))
             out[p.name] = InputReport(
                 name=p.name,
                 shape=p.status.shape,
@@ -329,9 +327,8 @@ class Judge:
                 and not any(q.name == name for q in problem.inputs)
             ):
                 constants.append((name, array.astype(float)))
-        with np.errstate(all="ignore"):
-            size = np.maximum(np.abs(p.analytic), np.abs(p.numeric)).reshape(-1)[index]
-            slack = 2 * p.bar.reshape(-1)[index] + p.tolerance.rtol * np.nan_to_num(size)
+        size = np.maximum(np.abs(p.analytic), np.abs(p.numeric)).reshape(-1)[index]
+        slack = 2 * p.bar.reshape(-1)[index] + p.tolerance.rtol * np.nan_to_num(size)
         return Measured(
             name=p.name,
             x=np.broadcast_to(np.asarray(problem.inputs[i].x.real, float), p.analytic.shape),
