@@ -18,6 +18,15 @@ from typing import Any, ClassVar, NoReturn
 _Function = Callable[..., Any]
 
 
+def parameter_names(f: Any) -> list[str]:
+    """What arguments the signature of f names; [] where it shows none (compiled functions)."""
+    try:
+        found = inspect.signature(f).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    return [p.name for p in found if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+
+
 class _Differentiable:
     """A callable with derivatives; what `Map` and `Loss` share."""
 

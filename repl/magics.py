@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import shutil
 import textwrap
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from IPython.core.magic_arguments import argument, magic_arguments
 from traitlets import Bool, Float, Int
 
 import fastgrad as fg
+from fastgrad._maps import parameter_names
 from fastgrad.repl import syntax, views
 from fastgrad.repl.syntax import Misuse, Names
 
@@ -413,19 +413,12 @@ def _positions(text: str | None, call: syntax.Call) -> tuple[int | str, ...] | N
             found.append(int(word))
         elif word in call.names:
             found.append(call.names.index(word))
-        elif word in call.kwargs or word in _parameters(call.function):
+        elif word in call.kwargs or word in parameter_names(call.function):
             found.append(word)
         else:
             known = ", ".join([*call.names, *call.kwargs])
             raise Misuse(f"--wrt: {word!r} is no argument of {call.written}; they are {known}.")
     return tuple(found)
-
-
-def _parameters(f: Callable[..., Any]) -> list[str]:
-    try:
-        return list(inspect.signature(f).parameters)
-    except (TypeError, ValueError):  # compiled, without a signature
-        return []
 
 
 def _differentiable(

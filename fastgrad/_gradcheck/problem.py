@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgrad._maps import Loss, Map
+from fastgrad._maps import Loss, Map, parameter_names
 
 Array = NDArray[np.float64]
 KINDS = ("grad", "vjp", "jvp", "jac", "hvp", "hess_diag")
@@ -93,7 +93,7 @@ class Problem:
         self._kept = [
             (a, a.copy()) for a in [*self.args, *self.kwargs.values()] if isinstance(a, np.ndarray)
         ]
-        self._parameters = _parameters(f)
+        self._parameters = parameter_names(f)
         self.value_shape, self.kind = self._first_value(kind)
         self.inputs = [self._input(key) for key in self._keys(wrt)]
         self._choose_precision(eval_dtype)
@@ -303,7 +303,7 @@ class Problem:
     def _own_names(self) -> list[str] | None:
         """The inputs of a loss whose grad takes wrt= (linear_cross_entropy)."""
         grad = getattr(self.f, "grad", None)
-        if self.given is not None or grad is None or "wrt" not in _parameters(grad):
+        if self.given is not None or grad is None or "wrt" not in parameter_names(grad):
             return None
         names = inspect.signature(grad).parameters["wrt"].default or ()
         have = dict(zip(self._parameters, self.args, strict=False)) | self.kwargs
@@ -501,7 +501,7 @@ class Problem:
 
     def asked(self, derivative: Any) -> dict[str, Any]:
         """wrt= for a derivative that takes it."""
-        if self.given is None and derivative is not None and "wrt" in _parameters(derivative):
+        if self.given is None and derivative is not None and "wrt" in parameter_names(derivative):
             return {"wrt": tuple(part.name for part in getattr(self, "inputs", [])) or ("W",)}
         return {}
 
@@ -526,7 +526,7 @@ class Problem:
         if kind == "vjp" and hasattr(f, "vjp"):
             return f.vjp(*args, vector, **kwargs)
         if kind == "vjp":
-            if hasattr(f, "grad") and "grad_output" in _parameters(f.grad):
+            if hasattr(f, "grad") and "grad_output" in parameter_names(f.grad):
                 return f.grad(*args, grad_output=vector, **kwargs)
             return self._gradient_of(f, args, kwargs)
         if not hasattr(f, kind):
@@ -558,7 +558,7 @@ class Problem:
             return False
         if self.given is not None:
             return not callable(self.given) or not self._takes_vector
-        return not hasattr(self.f, "vjp") and "grad_output" not in _parameters(
+        return not hasattr(self.f, "vjp") and "grad_output" not in parameter_names(
             getattr(self.f, "grad", None)
         )
 
@@ -646,12 +646,3 @@ def _same(a: Any, b: Any) -> bool:
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     return bool(np.all((a == b) | ((a != a) & (b != b))))
-
-
-def _parameters(f: Any) -> list[str]:
-    """Names of the parameters that can be given by position or keyword; [] where none are known."""
-    try:
-        found = inspect.signature(f).parameters.values()
-    except (TypeError, ValueError):
-        return []
-    return [p.name for p in found if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]

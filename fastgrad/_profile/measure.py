@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from fastgrad import _reference
 from fastgrad._arrays import finfo
 from fastgrad._kernels import bandwidth, isa, rows
-from fastgrad._maps import _Differentiable, _Options
+from fastgrad._maps import _Differentiable, _Options, parameter_names
 from fastgrad._profile.idioms import IDIOMS, ids_of
 from fastgrad._profile.result import (
     Ceiling,
@@ -46,7 +46,7 @@ from fastgrad._profile.result import (
 from fastgrad._segments import Segments
 from fastgrad._threads import get_num_threads, num_threads
 
-Call = Callable[[], Any]
+Call = functools.partial[Any]
 
 PARTS = {
     "forward": "",
@@ -285,7 +285,7 @@ class _Subject:
         """The part as a call without arguments, a vector drawn for it where it needs one."""
         args, function = self.args, self.functions[part]
         if part in ("hvp", "vjp", "jvp") and not self.only:
-            parameters = _parameters(function)
+            parameters = parameter_names(function)
             # Behind the call's own arguments, or before those that are options (an axis).
             at = next((i for i, n in enumerate(parameters) if n in ("g", "v")), len(args))
             args = (*args[:at], self.vector(part), *args[at:])
@@ -350,13 +350,6 @@ def _bound(
         return args, kwargs
     bound = signature.bind(*args, **kwargs)
     return bound.args, bound.kwargs
-
-
-def _parameters(f: Callable[..., Any]) -> list[str]:
-    try:
-        return list(inspect.signature(f).parameters)
-    except (TypeError, ValueError):  # compiled, without a signature
-        return []
 
 
 def _name(f: Any) -> str:
@@ -432,7 +425,7 @@ class _Contestant:
     times: list[float] = dataclasses.field(default_factory=list)
     """NaN in the rounds in which it did not run."""
 
-    def sample(self, flush: Call | None = None) -> float:
+    def sample(self, flush: Callable[[], Any] | None = None) -> float:
         """Seconds of one call; a single one if it is to find the caches flushed."""
         call, loops = self.call, self.loops
         if flush is not None:
@@ -558,8 +551,8 @@ class _Run:
             if part in found:
                 # The vector that ours got; a derivative called by name has it among its arguments.
                 call = s.call(part)
-                inspect.signature(found[part]).bind(*call.args, **kwargs)  # type: ignore[attr-defined]  # a partial
-                calls[part] = functools.partial(found[part], *call.args, **kwargs)  # type: ignore[attr-defined]
+                inspect.signature(found[part]).bind(*call.args, **kwargs)
+                calls[part] = functools.partial(found[part], *call.args, **kwargs)
         return calls
 
     def compare_exactly(self) -> str:
@@ -600,7 +593,7 @@ class _Run:
         self.bytes = {}
         for part in self.parts:
             given = [a for key, a in s.kwargs.items() if key != "out"]
-            read = _nbytes(*s.call(part).args, *given)  # type: ignore[attr-defined]
+            read = _nbytes(*s.call(part).args, *given)
             written = _nbytes(s.results[part])
             if traffic is not None:
                 total = traffic[part] if isinstance(traffic, Mapping) else traffic
@@ -775,7 +768,7 @@ class _Run:
 
     def inputs(self, names: Sequence[str] | None) -> Iterator[tuple[str, tuple[int, ...], str]]:
         s = self.subject
-        parameters = _parameters(self.race_of[self.parts[0]].call.func)  # type: ignore[attr-defined]
+        parameters = parameter_names(self.race_of[self.parts[0]].call.func)
         known = [*(names or []), *parameters[len(names or []) :]]
         given = [(known[i] if i < len(known) else f"arg{i}", a) for i, a in enumerate(s.args)]
         for name, value in [*given, *s.kwargs.items()]:
@@ -842,9 +835,7 @@ class _Run:
 
     def takes_out(self, part: str) -> bool:
         call = self.race_of[part].call
-        return "out" not in self.subject.kwargs and (
-            "out" in _parameters(call.func)  # type: ignore[attr-defined]
-        )
+        return "out" not in self.subject.kwargs and ("out" in parameter_names(call.func))
 
 
 _OURS = ("out", "memory")
@@ -862,7 +853,7 @@ def _exactly(s: _Subject, sample: _Subject, part: str) -> Any:
         return None
     kwargs = {k: v for k, v in {**s.options, **sample.kwargs}.items() if k not in _OURS}
     args = []
-    for a in sample.call(part).args:  # type: ignore[attr-defined]
+    for a in sample.call(part).args:
         if isinstance(a, Segments):
             key = "num_segments" if s.builtin.startswith("segment") else "num_classes"
             kwargs[key], a = a.num_segments, ids_of(a)
@@ -884,7 +875,7 @@ def _warm(c: _Contestant, seconds: float) -> None:
         before = now
 
 
-def _peak(call: Call) -> tuple[int, int]:
+def _peak(call: Callable[[], Any]) -> tuple[int, int]:
     """Bytes of what a call returns, and of what else it needed at the worst moment."""
     tracemalloc.reset_peak()
     before = tracemalloc.get_traced_memory()[0]
@@ -929,7 +920,7 @@ def _available() -> int:
         return 4 << 30
 
 
-def _flusher() -> Call:
+def _flusher() -> Callable[[], Any]:
     """A call that drives everything out of the caches."""
     last = max(_caches().values(), default=32 << 20)
     buffer = np.ones(min(2 * last, _available() // 2), np.uint8)
