@@ -280,6 +280,19 @@ def test_rows_that_depend_on_each_other_are_not_taken_at_once(z):
         fg.gradcheck(f, z, mode="rows")
 
 
+def test_rows_that_count_differently_are_not_taken_at_once(z):
+    w = np.arange(1.0, len(z) + 1)
+
+    def value(z, reduction="mean"):
+        rows = np.sum(z**4, axis=1)
+        return rows if reduction == "none" else float(w @ rows)
+
+    right = fg.Loss(value=value, grad=lambda z, **_: 4 * w[:, None] * z**3)
+    wrong = fg.Loss(value=value, grad=lambda z, **_: 4 * z**3)
+    assert fg.gradcheck(right, z).verdict == "PASS"
+    assert fg.gradcheck(wrong, z).verdict == "FAIL"
+
+
 def test_kinks_accept_any_subgradient_and_nothing_else():
     x = np.array([0.0, 2.0, 0.0])
 
@@ -348,6 +361,11 @@ def test_float32_is_judged_by_its_own_precision(z, y):
     assert fg.gradcheck(only_float32, x, grad=lambda x: 2.1 * x).verdict == "FAIL"
 
 
+def test_a_right_gradient_in_float16_passes(rng):
+    x = rng.standard_normal((5, 4)).astype(np.float16)
+    assert fg.gradcheck(lambda x: np.sum(x * x), x, grad=lambda x: 2 * x).verdict == "PASS"
+
+
 def test_a_function_that_is_float32_inside(z):
     def f(x):
         return float(np.sum(x.astype(np.float32) ** 2))
@@ -379,6 +397,51 @@ def test_edges_nearer_than_the_steps(mode):
         wrong = fg.gradcheck(f, p, grad=lambda p: grad(p) * np.array([1, 1, 1.01]))
         assert [e.index for e in wrong.wrong] == [(2,)]
     np.testing.assert_allclose(fg.numerical_gradient(f, p), grad(p), rtol=1e-6)
+
+
+def _waves(x):
+    return float(np.sum(np.sin(1e6 * x)))
+
+
+FINE = {
+    "cbrt": (lambda x: np.sum(np.cbrt(x)), lambda x: np.cbrt(x) ** -2 / 3, [1e-8, 1]),
+    "sqrt": (
+        lambda x: np.sum(np.sqrt(abs(x))),
+        lambda x: 0.5 * np.sign(x) / np.sqrt(abs(x)),
+        [1e-6, 1],
+    ),
+    "x log x": (
+        lambda x: np.sum(x * np.log(abs(x) + 1e-300)),
+        lambda x: np.log(abs(x) + 1e-300) + 1,
+        [1e-9, 1],
+    ),
+    "waves": (_waves, lambda x: 1e6 * np.cos(1e6 * x), [0.3, 0.7, -1.1]),
+    "rounded |x|": (
+        lambda x: np.sum(np.sqrt(x * x + 1e-12)),
+        lambda x: x / np.sqrt(x * x + 1e-12),
+        [3e-7, 1, -2],
+    ),
+    "relu": (lambda x: np.sum(np.maximum(x, 0)), lambda x: (x > 0) * 1.0, [1e-7, 1]),
+}
+
+
+@pytest.mark.parametrize("name", FINE)
+def test_bends_nearer_than_the_steps(name):
+    # Each bends within 1e-6 of x, where larger steps see a kink, or a slope of something else.
+    f, grad, x = FINE[name]
+    x = np.array(x, float)
+    assert fg.gradcheck(f, x, grad=grad).verdict == "PASS"
+    spoiled = np.r_[0.9, np.ones(len(x) - 1)]
+    wrong = fg.gradcheck(f, x, grad=lambda x: grad(x) * spoiled)
+    assert wrong.verdict == "FAIL"
+    assert [e.index for e in wrong.wrong] == [(0,)]
+
+
+def test_right_elements_after_many_that_looked_wrong():
+    # Eight that fail on two ladders settle the rest of a chunk, unless these turned out right.
+    x = np.linspace(1, 2, 100) * 1e-8
+    x[0] = 1.0
+    assert fg.gradcheck(lambda x: np.sum(np.cbrt(x)), x, grad=lambda x: np.cbrt(x) ** -2 / 3)
 
 
 def test_one_huge_element_hides_no_other():
@@ -443,6 +506,16 @@ def test_complex_steps_have_no_noise(z):
     assert r.worst[0].rel < 16 * np.finfo(float).eps
     with pytest.raises(ValueError, match="its imaginary part is lost"):
         fg.gradcheck(lambda z: np.sum(np.abs(z)), z, grad=np.sign, mode="complex")
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, 0.0, 3.0])
+def test_complex_steps_judge_as_the_others_do(z, wrong):
+    z = z.copy()
+    given = z.copy()
+    r = fg.gradcheck(lambda x: np.sum(x * x), z, grad=lambda x: wrong * x, mode="complex")
+    assert r.verdict == "FAIL"
+    assert z.dtype == float
+    np.testing.assert_array_equal(z, given)
 
 
 def test_second_order(z, y):
@@ -944,6 +1017,51 @@ MISUSE = [
         lambda z, y: fg.gradcheck(lambda s: 1.0, "abc", grad=lambda s: s),
         TypeError,
         "no floating array",
+    ),
+    (
+        lambda z, y: fg.gradcheck(_ce, z, y, grad=_grad, miss=1),
+        ValueError,
+        "miss must be a probability",
+    ),
+    (
+        lambda z, y: fg.gradcheck(_ce, z, y, grad=_grad, detect=0),
+        ValueError,
+        "detect must be > 0",
+    ),
+    (lambda z, y: fg.gradcheck(_ce, z, y, grad=_grad, seed=-1), ValueError, "integer >= 0"),
+    (
+        lambda z, y: fg.gradcheck(_ce, z, y, grad=_grad, callback=3),
+        TypeError,
+        "callback must be a function",
+    ),
+    (
+        lambda z, y: fg.gradcheck(_ce, z, y, grad=_grad, reference="mpmath"),
+        TypeError,
+        "reference must be a function; got str",
+    ),
+    (
+        lambda z, y: fg.gradcheck(
+            lambda z: np.sum(z), z, grad=np.ones_like, reference=lambda z: z.sum(1)
+        ),
+        TypeError,
+        "one of them returned an array of shape (16,)",
+    ),
+    (
+        lambda z, y: fg.gradcheck(lambda x: x.sum(), z, grad=lambda x: 1j * x),
+        TypeError,
+        "is complex; pass its real part",
+    ),
+    (
+        lambda z, y: fg.gradcheck(lambda a, b: a.sum(), z, z, grad=lambda a, b: (a, b), wrt=(0, 0)),
+        ValueError,
+        "name each input once",
+    ),
+    (
+        lambda z, y: fg.gradcheck(
+            lambda a, b: a + b, z, z, grad=lambda a, b: a, kind="jac", wrt=(0, 1)
+        ),
+        ValueError,
+        "kind='jac' takes one input; got 2",
     ),
     (lambda z, y: fg.numerical_gradient(fg.softmax, z), TypeError, "f must return a number"),
     (lambda z, y: fg.numerical_hvp(_ce, z, y, v=z[0]), ValueError, "v must have the shape of z"),

@@ -483,6 +483,31 @@ def test_plots():
             "reference must be a function, ",
         ),
         (lambda: quick(fg.cross_entropy, X), TypeError, "missing a required argument: 'target'"),
+        (
+            lambda: quick(np.sum, X, grad=X),
+            TypeError,
+            "grad must be a function of the same arguments; got ndarray.",
+        ),
+        (
+            lambda: quick(fg.softmax, X, traffic={"foo": 1}),
+            ValueError,
+            "traffic is for parts forward, gradient, both, hvp, vjp, jvp; got 'foo'.",
+        ),
+        (
+            lambda: quick(fg.softmax, X, flops={"forward": -1}),
+            ValueError,
+            "flops must be operations, over 0; got -1.",
+        ),
+        (
+            lambda: quick(fg.softmax, X, ceiling=0),
+            ValueError,
+            "ceiling must be bytes per second, over 0; got 0.",
+        ),
+        (
+            lambda: quick(fg.softmax, X, ceiling="fast"),
+            ValueError,
+            "ceiling must be bytes per second, over 0; got 'fast'.",
+        ),
     ],
 )
 def test_misuse(call, error, message):

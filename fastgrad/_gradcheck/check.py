@@ -143,6 +143,14 @@ def gradcheck(
     ('FAIL', 'factor', '1/2')
     """
     _check_options(mode, rtol, atol, directions, order, budget, max_evals, nondet, points)
+    if not 0 < miss < 1:
+        raise ValueError(f"miss must be a probability, over 0 and under 1; got {miss!r}.")
+    if detect is not None and not detect > 0:
+        raise ValueError(f"detect must be > 0, or None; got {detect!r}.")
+    if seed < 0:
+        raise ValueError(f"seed must be an integer >= 0; got {seed!r}.")
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback must be a function; got {type(callback).__name__}.")
     if points > 1 and grad is not None and not callable(grad):
         raise ValueError(
             "points > 1 needs grad as a function: an array is right at one point alone."

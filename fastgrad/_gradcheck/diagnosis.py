@@ -82,6 +82,8 @@ class Measured:
         return np.unravel_index(self.index[self.wrong], self.a.shape)
 
 
+_EXPLAIN_ALL = ("nan", "flat", "factor", "sign", "transposed", "permuted", "target")
+"""Diagnoses that leave nothing for the next hypothesis."""
 FITS = 0.97
 """Part of the elements that a hypothesis about all of them has to explain."""
 
@@ -97,7 +99,7 @@ def diagnose(m: Measured) -> list[Diagnosis]:
             if hypothesis in _OF_A_PLACE[:1] and found:
                 break
             found += list(hypothesis(m))
-            if found and found[-1].code in ("factor", "sign", "transposed", "permuted", "target"):
+            if found and found[-1].code in _EXPLAIN_ALL:
                 break
     return found
 

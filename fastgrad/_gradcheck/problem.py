@@ -78,6 +78,8 @@ class Problem:
                 f"f must be a function, an fg.Loss or an fg.Map; got {type(f).__name__}. "
                 "Pass the function itself and its arguments after it: gradcheck(f, x, y)."
             )
+        if reference is not None and not callable(reference):
+            raise TypeError(f"reference must be a function; got {type(reference).__name__}.")
         if kind is not None and kind not in KINDS:
             raise ValueError(f"kind must be one of {', '.join(KINDS)}, or None; got {kind!r}.")
         self.f = f
@@ -143,6 +145,12 @@ class Problem:
             part.moving = part.x.copy(order="K")
         self._bind()
 
+    def real_inputs(self, x: Sequence[NDArray[Any]]) -> None:
+        """Take complex numbers out again."""
+        for part, real in zip(self.inputs, x, strict=True):
+            part.x, part.moving = real, real.copy(order="K")
+        self._bind()
+
     def mark(self) -> None:
         # f that writes into its arguments gets new copies at every call.
         if self.fresh:
@@ -151,9 +159,14 @@ class Problem:
     def _renew(self) -> None:
         for part, stand in zip(self.inputs, self._stand, strict=True):
             np.copyto(part.moving, stand)
-        for i, a in enumerate(self.moving_args):
-            if isinstance(a, np.ndarray) and all(p.key != i for p in self.inputs):
-                np.copyto(a, np.asarray(self.args[i]), casting="unsafe")
+        moving = {part.key for part in self.inputs}
+        pairs = [(i, a, self.args[i]) for i, a in enumerate(self.moving_args)]
+        for key, a, original in [
+            *pairs,
+            *((name, a, self.kwargs[name]) for name, a in self.moving_kwargs.items()),
+        ]:
+            if isinstance(a, np.ndarray) and key not in moving:
+                np.copyto(a, np.asarray(original), casting="unsafe")
 
     def _bind(self) -> None:
         """The arguments of the numeric side, with the moving arrays among them."""
@@ -259,7 +272,12 @@ class Problem:
             names = [wrt] if isinstance(wrt, (str, int)) else list(wrt)
             if not names:
                 raise ValueError("wrt must name at least one input; it is empty.")
-            return [self._key(name) for name in names]
+            keys = [self._key(name) for name in names]
+            if len(set(keys)) < len(keys):
+                raise ValueError(f"wrt must name each input once; got {wrt!r}.")
+            if len(keys) > 1 and self.kind in ("jac", "jvp"):
+                raise ValueError(f"kind={self.kind!r} takes one input; got {len(keys)} in wrt.")
+            return keys
         default = self._own_names()
         if default is not None:
             return [self._key(name) for name in default]
@@ -376,7 +394,8 @@ class Problem:
         if all(p.dtype == np.float64 for p in self.inputs) or self.fresh:
             return
         try:
-            wide = np.asarray(self.value(), float)
+            value = self.value()
+            wide = np.asarray(value, float)
         except (TypeError, ValueError):
             if wanted is not None:
                 raise
@@ -388,6 +407,7 @@ class Problem:
         )
         if near or wanted is not None or "integer" in self.findings:
             self.at_x = wide
+            self.value_eps = float(np.finfo(value.dtype).eps) if value.dtype.kind == "f" else 0.0
             return
         self._copy_inputs(native)
         self.notes.append(
@@ -479,7 +499,7 @@ class Problem:
     def _source(self) -> Any:
         return self.given if self.given is not None else self.f
 
-    def at_copy(self, arrays: Sequence[NDArray[Any]], vector: Any = None) -> list[NDArray[Any]]:
+    def at_copy(self, arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         """The derivative at other inputs: what the difference quotients of second order need."""
         args, kwargs = list(self.moving_args), dict(self.moving_kwargs)
         for part, a in zip(self.inputs, arrays, strict=True):
@@ -497,7 +517,10 @@ class Problem:
             return f.grad(*args, **kwargs)
         if hasattr(f, "value_and_grad"):
             return f.value_and_grad(*args, **kwargs)[1]
-        raise TypeError(f"{self.name} has no grad, which checking second derivatives needs.")
+        raise TypeError(
+            f"{self.name} has no grad, which checking second derivatives needs. Make it an "
+            "fg.Loss(value=..., grad=..., hvp=...)."
+        )
 
     def asked(self, derivative: Any) -> dict[str, Any]:
         """wrt= for a derivative that takes it."""
@@ -591,6 +614,8 @@ class Problem:
             return parts
         for i, (part, g) in enumerate(zip(inputs, parts, strict=True)):
             shape = np.shape(g)
+            if np.iscomplexobj(g):
+                raise TypeError(f"the gradient for {part.name} is complex; pass its real part.")
             if g is None or shape == part.shape:
                 if g is None:
                     raise ValueError(f"the gradient for {part.name} is None.")

@@ -148,7 +148,12 @@ class Search:
     def phi(self) -> float:
         out = self.problem.value()
         if self.weight is None:
-            return float(out.reshape(())) if out.size == 1 else math.nan
+            if out.size != 1:
+                raise TypeError(
+                    "f and its reference must return a number each; one of them returned an array "
+                    f"of shape {out.shape}."
+                )
+            return float(out.reshape(()))
         out = np.asarray(out, float)
         return float(np.sum(np.where(self.weight != 0, self.weight * out, 0.0)))
 
@@ -203,10 +208,14 @@ class Search:
             error = np.abs(self.analytic[which] - self.numeric[which]).reshape(-1)[unsettled]
             clear = self.bar[which].reshape(-1)[unsettled] < 0.01 * error
             clear &= self.status[which].reshape(-1)[unsettled] == FAIL
-            clear &= np.cumsum(clear) > CONFIRM - self._confirmed
-            unsettled = unsettled[~clear]
-            if len(unsettled):
-                exponent = self._wide(which, unsettled, exponent)
+            later = clear & (np.cumsum(clear) > CONFIRM - self._confirmed)
+            sooner = unsettled[~later]
+            if len(sooner):
+                exponent = self._wide(which, sooner, exponent)
+            status = self.status[which].reshape(-1)
+            if later.any() and not np.all(status[unsettled[clear & ~later]] == FAIL):
+                # The first steps were wrong of some, so they may be wrong of these.
+                exponent = self._wide(which, unsettled[later], exponent)
             self.clock.done += len(chunk)
             self.clock.wrong += int((self.status[which].reshape(-1)[i] == FAIL).sum())
 
@@ -244,6 +253,25 @@ class Search:
             self._settle(which, again, self._sweep(which, again, h), last=True, confirm=True)
         return float(np.clip(np.median(suits) + 2, -40, -2)) if len(suits) > 8 else exponent
 
+    def take(self, which: int, values: Array, bar: float) -> None:
+        """Settle all elements of one input by derivatives that were found in another way."""
+        none = np.full(values.shape, np.nan)
+        no = np.zeros(values.shape, bool)
+        all_ = np.arange(len(values))
+        bars = np.full(values.shape, bar)
+        self.flat = False
+        found = Slopes(values, bars, np.zeros_like(values), no, none, none, no, no, np.abs(values))
+        self._settle(which, all_, found, last=True)
+
+    def _deeper(self, x: Array, small: Array) -> Array:
+        """Steps below those of `_ladder`, down to where numbers end."""
+        bottom = np.maximum(
+            256 * float(np.finfo(self.problem.eval_dtype).eps) * np.abs(x), 1e-14 * small
+        )
+        top = np.maximum(1e-4 * small, 2 * bottom)
+        steps: Array = top * (bottom / top) ** np.linspace(0, 1, 14)[:, None]
+        return steps
+
     def _refine(self, which: int, index: NDArray[np.intp], s: Slopes) -> None:
         """Look closer at edges of the domain, and between the steps where a kink may lie."""
         part = self.problem.inputs[which]
@@ -261,10 +289,15 @@ class Search:
             near = self._sweep(which, at_edge, top * (bottom / top) ** steps)
             own = 0.25 * x[at_edge] * 4.0 ** -np.arange(8.0)[:, None]
             itself = self._sweep(which, at_edge, np.maximum(own, 1e-323))
-            self._keep_better(which, at_edge, near)
-            self._keep_better(which, at_edge, itself)
+            self._keep_better(which, at_edge, near, edge=True)
+            self._keep_better(which, at_edge, itself, edge=True)
         wide = s.bar > 1e-4 * np.maximum(np.abs(s.value), np.abs(self._claims(which, index)))
         wide &= s.bar > 100 * self.noise / small[index]
+        # What looks wrong, unsure or like a kink may bend on a smaller scale than any step so far.
+        doubtful = index[s.kink | wide | (self.status[which].reshape(-1)[index] == FAIL)]
+        if len(doubtful):
+            h = self._deeper(x[doubtful], small[doubtful])
+            self._keep_better(which, doubtful, self._sweep(which, doubtful, h))
         rough = index[wide & ~s.edge & np.isfinite(s.bar) & ~s.kink & ~s.jump]
         if len(rough):
             h = small[rough] * 2.0 ** -np.arange(2.0, 18.0)[:, None]
@@ -274,16 +307,35 @@ class Search:
         claims: Array = self.analytic[which].reshape(-1)[index]
         return claims
 
-    def _keep_better(self, which: int, index: NDArray[np.intp], s: Slopes) -> None:
-        """Settle by these slopes where their bars are less, or where both sides exist now."""
-        old = self.bar[which].reshape(-1)[index]
-        relative = np.abs(s.value) + np.abs(self.numeric[which].reshape(-1)[index])
-        better = np.isfinite(s.bar) & (
-            ~np.isfinite(old) | (s.bar < old) | (~s.edge & (s.bar < 1e-3 * relative))
+    def _keep_better(
+        self, which: int, index: NDArray[np.intp], s: Slopes, edge: bool = False
+    ) -> None:
+        """Settle by these slopes where they are better, or where both sides exist now."""
+        value, bar, step = (
+            a[which].reshape(-1)[index] for a in (self.numeric, self.bar, self.step)
         )
+        # The slope of one side may be sure of itself, and wrong.
+        better = self._outdoes(s, value, np.where(s.edge, bar, np.inf) if edge else bar, step)
         if better.any():
             picked = Slopes(*(getattr(s, f)[better] for f in s.__dataclass_fields__))
             self._settle(which, index[better], picked, last=True)
+
+    def _outdoes(self, s: Slopes, value: Array, bar: Array, step: Array) -> NDArray[np.bool_]:
+        """Where these slopes are better than a value and bar at another step.
+
+        Of two that are both sure of themselves and disagree, the one of the smaller step has seen
+        the function bend: at large steps a bend or a wave may pass for a straight line.
+        """
+        relative = np.abs(s.value) + np.abs(value)
+        sure, was_sure = (s.bar < 1e-3 * relative) & ~s.edge, bar < 1e-3 * relative
+        smaller = s.step <= step
+        # A kink that is not there any more at a smaller step lies beside x.
+        less = ~np.isfinite(bar) | ((s.bar < bar) & (~s.kink | smaller))
+        agree = np.abs(s.value - value) <= s.bar + bar
+        better: NDArray[np.bool_] = np.isfinite(s.bar) & (
+            (sure & smaller) | (less & (agree | ~was_sure))
+        )
+        return better
 
     def _ladder(self, big: Array, small: Array) -> Array:
         """Steps over all scales that the function may have, its own and 1, largest first."""
@@ -432,6 +484,15 @@ class Search:
                 for name in s.__dataclass_fields__:
                     getattr(s, name)[rough] = getattr(wide, name)[rough]
                 status, _ = judge(s)
+            doubtful = (status == FAIL) | s.kink
+            if doubtful.any():
+                h = self._deeper(x[:, column], small[:, column])
+                self.clock.check(2 * len(h))
+                near = self._column(per_row, moving, x, column, h, noise, middle)
+                better = doubtful & self._outdoes(near, s.value, s.bar, s.step)
+                for name in s.__dataclass_fields__:
+                    getattr(s, name)[better] = getattr(near, name)[better]
+                status, _ = judge(s)
             if (status == FAIL).any():
                 center = np.where(s.step > 0, s.step, small[:, column] / 16)
                 again = self._column(
@@ -573,6 +634,12 @@ class Search:
                     if float(found.bar[0]) < 1e-3 * norm:
                         reach = 4.0 * float(found.step[0])
         result = self._compare(a, slopes, rounding, exact)
+        if result.failed:
+            near, stored = self.along(d, reach * 4.0 ** -np.arange(11.0, 20.0))
+            if float(near.bar[0]) < 1e-3 * norm and not near.edge[0]:
+                closer = self._compare(self.dot(stored), near, rounding, stored)
+                if not closer.failed:
+                    result = closer
         if result.failed:
             again, exact = self.along(d, 0.7 * 3.0 * float(slopes.step[0]) * 3.0 ** -np.arange(5.0))
             second = self._compare(self.dot(exact), again, rounding, exact)

@@ -185,7 +185,7 @@ def ids_of(segments: Any) -> Ints:
     return ids
 
 
-def _sorted(data: Floats, segments: Any) -> tuple[Ints, Ints, Ints]:
+def _sorted(segments: Any) -> tuple[Ints, Ints, Ints]:
     """The order of the segments, the first place of each that has rows, and its number of rows."""
     ids = np.asarray(segments)
     order = ids.argsort(kind="stable")
@@ -202,7 +202,7 @@ def _reduceat(ufunc: np.ufunc) -> Map:
             if not segments.counts.all():
                 raise ValueError("the NumPy idiom np.add.reduceat has no empty segments")
         else:
-            order, starts, _ = _sorted(data, segments)
+            order, starts, _ = _sorted(segments)
         return ufunc.reduceat(data[order], starts)
 
     return Map(reduce, name=f"np.{ufunc.__name__}.reduceat")
@@ -210,14 +210,14 @@ def _reduceat(ufunc: np.ufunc) -> Map:
 
 def _segment_mean(data: Floats, segments: Any) -> Any:
     ids = ids_of(segments)
-    order, starts, counts = _sorted(data, ids)
+    order, starts, counts = _sorted(ids)
     shape = (-1,) + (1,) * (data.ndim - 1)
     return np.add.reduceat(data[order], starts) / counts.astype(data.dtype).reshape(shape)
 
 
 def _segment_softmax(data: Floats, segments: Any) -> Floats:
     ids = ids_of(segments)
-    order, starts, _ = _sorted(data, ids)
+    order, starts, _ = _sorted(ids)
     e: Floats = np.exp(data - np.maximum.reduceat(data[order], starts)[ids])
     e /= np.add.reduceat(e[order], starts)[ids]
     return e

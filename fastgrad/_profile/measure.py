@@ -204,8 +204,13 @@ def profile_loss(
     }
     if not callable(f):
         raise TypeError(f"f must be a function of arrays; got {type(f).__name__}.")
+    if grad is not None and not callable(grad):
+        raise TypeError(
+            f"grad must be a function of the same arguments; got {type(grad).__name__}."
+        )
     if not seconds > 0 or rounds < 1:
         raise ValueError(f"seconds and rounds must be positive; got {seconds} and {rounds}.")
+    _check_model(traffic, flops, ceiling)
     if sweep is not None:
         if len(args) != 1 or not callable(args[0]) or not len(sweep):
             raise TypeError(
@@ -235,6 +240,21 @@ def profile_loss(
             stop.result = done  # type: ignore[attr-defined]  # the caller's partial report
             raise
         return run.profile(name, names, interrupted=False)
+
+
+def _check_model(traffic: Any, flops: Any, ceiling: Any) -> None:
+    for name, value in (("traffic", traffic), ("flops", flops), ("ceiling", ceiling)):
+        if value is None:
+            continue
+        parts = value if isinstance(value, Mapping) and name != "ceiling" else {"both": value}
+        unknown = [part for part in parts if part not in PARTS]
+        if unknown:
+            raise ValueError(f"{name} is for parts {', '.join(PARTS)}; got {unknown[0]!r}.")
+        for amount in parts.values():
+            number = isinstance(amount, (int, float, np.number)) and not isinstance(amount, bool)
+            if not number or not 0 < amount < math.inf:
+                unit = {"traffic": "bytes", "flops": "operations", "ceiling": "bytes per second"}
+                raise ValueError(f"{name} must be {unit[name]}, over 0; got {amount!r}.")
 
 
 # ---- what is measured ---------------------------------------------------------------------------
