@@ -130,15 +130,31 @@ typedef struct {
   V hi, lo, power;
 } Term; /* exp(x) = (hi + lo) power, up to the frame's common factor; hi power is exact */
 
-/* d = x - shift. */
+/* Of several vectors d = x - shift in step, each stage for all of them: a chain of 17 operations that wait for one
+ * another fills the processor's queue long before the next chain comes into sight. */
+#define ABREAST ((int)sizeof(V) == 64 ? 4 : 2)
+#define ABREAST_MAX 4
+
+FG_INLINE void exp_terms(const int several, V *d, const Frame *const *frame, Base base, Term *e) {
+  V t[ABREAST_MAX], f[ABREAST_MAX], q[ABREAST_MAX];
+  FG_UNROLL (k, several, 1) d[k] = vmax(frame[k]->bound, d[k]);
+  FG_UNROLL (k, several, 1) t[k] = vmla(d[k], base.log2e, frame[k]->magic);
+  FG_UNROLL (k, several, 1) f[k] = vfma(d[k], base.log2e, -(t[k] - frame[k]->magic));
+  FG_UNROLL (k, several, 1) f[k] = vmla(d[k], base.log2e_low, f[k]);
+  FG_UNROLL (k, several, 1) q[k] = vset(EXP2_Q[COUNT(EXP2_Q) - 1]);
+#pragma GCC unroll 16
+  for (int i = COUNT(EXP2_Q) - 2; i >= 0; i--)
+    FG_UNROLL (k, several, 1) q[k] = vmla(q[k], f[k], vset(EXP2_Q[i]));
+  FG_UNROLL (k, several, 1) {
+    const V hi = vmla(f[k], q[k], vset(1));
+    e[k] = (Term){hi, vfma(f[k], q[k], vset(1) - hi), vexponent(t[k])};
+  }
+}
+
 FG_INLINE Term exp_term(V d, const Frame *frame, Base base) {
-  d = vmax(frame->bound, d);
-  V t = vmla(d, base.log2e, frame->magic);
-  V n = t - frame->magic;
-  V f = vmla(d, base.log2e_low, vfma(d, base.log2e, -n));
-  V q = polynomial(EXP2_Q, COUNT(EXP2_Q), f);
-  V hi = vmla(f, q, vset(1));
-  return (Term){hi, vfma(f, q, vset(1) - hi), vexponent(t)};
+  Term e;
+  exp_terms(1, &d, &frame, base, &e);
+  return e;
 }
 FG_INLINE V2 term2(Term e) { return (V2){e.hi * e.power, e.lo * e.power}; }
 

@@ -14,9 +14,9 @@
  * nothing cancels.  See Blanchard, Higham & Higham 2021, doi 10.1093/imanum/draa038.
  *
  * Memory: a `rows` kernel keeps the terms of a row in scratch, so that x is read once from memory and
- * `out` is written once.  Rows overlap: while row i is exponentiated, a later row is prefetched; while a
- * row is scaled, the maximum of a later one is taken.  Short rows lag by one more, so that no row waits
- * for the latency of its own sum and reciprocal.  The `lanes` kernels keep a tile.
+ * `out` is written once.  Three rows are under way: while row i is exponentiated, row i - 1 is scaled and stored and
+ * the maximum of row i + 1 (i + 2 where rows are short) is taken, a few vectors of each in turn.  Arithmetic, loads and
+ * stores then overlap, and no row waits for the latency of its own sum or maximum.  The `lanes` kernels keep a tile.
  *
  * Rows without a finite maximum: NaN, but logsumexp is the maximum unless a NaN is present.
  */
@@ -115,21 +115,28 @@ FG_INLINE V finish_value(const int op, const State *s, Base base, V inv_t) {
 
 /* ---- rows: the lanes of a vector are neighbouring classes ----------------------------------------- */
 
-/* Rows up to this size lag: their two lines of terms then still fit in L1 or a corner of L2. */
-#define LAG_BYTES ((ptrdiff_t)64 << 10)
+/* Of rows up to this size the maximum is known two rows before its turn. */
+#define EARLY_BYTES ((ptrdiff_t)64 << 10)
+/* The row that is read from memory is prefetched so far ahead: the hardware starts anew at every page. */
+#define AHEAD_BYTES 2048
 
-FG_INLINE T row_max(const int in, const void *x, ptrdiff_t n) {
+/* The maximum so far of a line whose classes before `c` have been seen. */
+typedef struct {
+  V a, b;
+} Max;
+FG_INLINE Max max_start(void) { return (Max){vset((T)-__builtin_inf()), vset((T)-__builtin_inf())}; }
+
+FG_INLINE T max_from(const int in, const void *x, ptrdiff_t c, ptrdiff_t n, Max m) {
   const V low = vset((T)-__builtin_inf());
-  V a = low, b = low;
-  ptrdiff_t c = 0;
   for (; c + 2 * LANES <= n; c += 2 * LANES) {
-    a = vmax(line_load(in, x, c), a);
-    b = vmax(line_load(in, x, c + LANES), b);
+    m.a = vmax(line_load(in, x, c), m.a);
+    m.b = vmax(line_load(in, x, c + LANES), m.b);
   }
-  for (; c + LANES <= n; c += LANES) a = vmax(line_load(in, x, c), a);
-  if (c < n) b = vmax(line_load_n(in, x, c, n - c, low), b);
-  return vreduce_max(vmax(a, b));
+  for (; c + LANES <= n; c += LANES) m.a = vmax(line_load(in, x, c), m.a);
+  if (c < n) m.b = vmax(line_load_n(in, x, c, n - c, low), m.b);
+  return vreduce_max(vmax(m.a, m.b));
 }
+FG_INLINE T row_max(const int in, const void *x, ptrdiff_t n) { return max_from(in, x, 0, n, max_start()); }
 
 FG_INLINE ptrdiff_t row_find(const int in, const void *x, ptrdiff_t n, T value) {
   const V v = vset(value);
@@ -155,98 +162,150 @@ FG_INLINE ptrdiff_t first_nan(const int in, const void *x, ptrdiff_t n) {
 /* d = x - shift at the LANES classes from c on; a line of T has had its shift subtracted. */
 FG_INLINE V shifted(const int in, V x, const Frame *frame) { return in == FG_NATIVE ? x : x - frame->shift; }
 
-FG_INLINE void exp_span(const int keep, const int in, const void *d, ptrdiff_t from, ptrdiff_t to, const Frame *frame,
-                        Base base, Sum *sum, T *terms, const void *ahead, const void *place) {
-  ptrdiff_t c = from;
-  for (; c + SUM_BLOCK * LANES <= to; c += SUM_BLOCK * LANES) {
-#pragma GCC unroll 8
-    for (int k = 0; k < SUM_BLOCK; k++) {
-      const V v = shifted(in, line_load(in, d, c + k * LANES), frame);
-      const V e = sum_add(sum, 0, exp_term(v, frame, base));
-      if (keep) vstore(terms + c + k * LANES, e);
-      FG_PREFETCH(line_at(in, ahead, c + k * LANES));
-      FG_PREFETCH(line_at(in, place, c + k * LANES));
+/* What pass 2 needs of a row. */
+typedef struct {
+  const void *d;  /* x, or a line of T that is x - shift already */
+  ptrdiff_t left; /* the term left out, or -1 */
+  Frame frame;
+  T *terms; /* room for a whole last vector; NULL if nobody wants them */
+} Exp;
+
+/* ... and pass 3. */
+typedef struct {
+  const void *from; /* terms or x; NULL if there is nothing to do */
+  void *to;
+  Map map;
+} Out;
+
+FG_INLINE void exp_vectors(const int keep, const int in, const int several, const Exp *row, ptrdiff_t c, Base base,
+                           Sum *sum) {
+  V d[ABREAST_MAX];
+  Term e[ABREAST_MAX];
+  const Frame *frame[ABREAST_MAX];
+  FG_UNROLL (k, several, 1) {
+    d[k] = shifted(in, line_load(in, row->d, c + k * LANES), &row->frame);
+    frame[k] = &row->frame;
+  }
+  if (FG_UNLIKELY((size_t)(row->left - c) < (size_t)several * LANES)) {
+    T lane[ABREAST_MAX * LANES];
+    FG_UNROLL (k, several, 1) vstore(lane + k * LANES, d[k]);
+    lane[row->left - c] = (T)-__builtin_inf();
+    FG_UNROLL (k, several, 1) d[k] = vload(lane + k * LANES);
+  }
+  exp_terms(several, d, frame, base, e);
+  FG_UNROLL (k, several, 1) {
+    const V term = sum_add(sum, 0, e[k]);
+    if (keep) vstore(row->terms + c + k * LANES, term);
+  }
+}
+
+/* Pass 2 over the classes from c on, c a multiple of SUM_BLOCK * LANES; `ahead`, the row to be read next, and `place`,
+ * where this row will be stored, are prefetched. */
+FG_INLINE void exp_from(const int keep, const int in, const Exp *row, ptrdiff_t c, ptrdiff_t n, Base base, Sum *sum,
+                        const void *ahead, const void *place) {
+  for (; c + SUM_BLOCK * LANES <= n; c += SUM_BLOCK * LANES) {
+    FG_UNROLL (k, SUM_BLOCK, ABREAST) {
+      exp_vectors(keep, in, ABREAST, row, c + k * LANES, base, sum);
+      FG_UNROLL (j, ABREAST, 1) {
+        FG_PREFETCH(line_at(in, ahead, c + (k + j) * LANES));
+        FG_PREFETCH(line_at(in, place, c + (k + j) * LANES));
+      }
     }
     sum_flush(sum);
   }
-  for (; c < to; c += LANES) {
-    const V e = sum_add(sum, 0, exp_term(shifted(in, line_load(in, d, c), frame), frame, base));
-    if (keep) vstore(terms + c, e);
+  for (; c + LANES <= n; c += LANES) {
+    exp_vectors(keep, in, 1, row, c, base, sum);
     FG_PREFETCH(line_at(in, ahead, c));
     FG_PREFETCH(line_at(in, place, c));
+  }
+  if (c < n) {
+    const V low = vset((T)-__builtin_inf());
+    V x = shifted(in, line_load_n(in, row->d, c, n - c, low), &row->frame);
+    if (row->left >= c) {
+      T lane[LANES];
+      vstore(lane, x);
+      lane[row->left - c] = (T)-__builtin_inf();
+      x = vload(lane);
+    }
+    const V term = sum_add(sum, 0, exp_term(x, &row->frame, base));
+    if (keep) vstore(row->terms + c, term);
   }
   sum_flush(sum);
 }
 
-/* Pass 2 over one row; the term `left` (or none: -1) is left out.  `terms` has room for a whole last vector;
- * `ahead`, the row to be read next, and `place`, where this row will be stored, are prefetched. */
 FG_INLINE Sum exp_row(const int keep, const int in, const void *d, ptrdiff_t n, ptrdiff_t left, const Frame *frame,
                       Base base, T *terms, const void *ahead, const void *place) {
-  const V low = vset((T)-__builtin_inf());
-  const ptrdiff_t whole = n - n % LANES, hole = left < 0 ? n : left - left % LANES;
+  const Exp row = {d, left, *frame, terms};
   Sum sum = sum_start();
-  exp_span(keep, in, d, 0, hole < whole ? hole : whole, frame, base, &sum, terms, ahead, place);
-  if (hole < whole) {
-    T lane[LANES];
-    vstore(lane, shifted(in, line_load(in, d, hole), frame));
-    lane[left - hole] = (T)-__builtin_inf();
-    const V e = sum_add(&sum, 0, exp_term(vload(lane), frame, base));
-    if (keep) vstore(terms + hole, e);
-    exp_span(keep, in, d, hole + LANES, whole, frame, base, &sum, terms, ahead, place);
-  }
-  if (whole < n) {
-    V x = shifted(in, line_load_n(in, d, whole, n - whole, low), frame);
-    if (hole == whole) {
-      T lane[LANES];
-      vstore(lane, x);
-      lane[left - hole] = (T)-__builtin_inf();
-      x = vload(lane);
-    }
-    const V e = sum_add(&sum, 0, exp_term(x, frame, base));
-    if (keep) vstore(terms + whole, e);
-  }
+  exp_from(keep, in, &row, 0, n, base, &sum, ahead, place);
   return sum;
 }
 
-/* Pass 3 over one row, from `from` (terms or x) to `to`, fused with pass 1 of a later row if there is one (`joined`);
- * returns its maximum.  `later` and `to` are lines of the kind `half`. */
-FG_INLINE T map_row(const int kind, const int in, const int half, const int joined, const int stream, const void *from,
-                    ptrdiff_t n, Map m, V factor, void *to, const void *later) {
+/* Pass 3 over a line of the kind `half`, before the first boundary that a streamed store wants. */
+FG_INLINE ptrdiff_t map_head(const int kind, const int in, const int half, const Out *row, ptrdiff_t n, V factor) {
   const V low = vset((T)-__builtin_inf());
-  const ptrdiff_t step = line_step(half);
-  V max = low, max2 = low;
-  ptrdiff_t c = 0;
-  if (stream)
-    for (const ptrdiff_t head = line_head(half, to, n); c < head;) {
-      const ptrdiff_t k = head - c < LANES ? head - c : LANES;
-      if (joined) max = vmax(line_load_n(half, later, c, k, low), max);
-      line_store_n(half, to, c, k, map_apply(kind, line_load_n(in, from, c, k, low), m, factor));
-      c += k;
-    }
-  for (; c + step <= n; c += step) {
-    const V y = map_apply(kind, line_load(in, from, c), m, factor);
-    const V z = step > LANES ? map_apply(kind, line_load(in, from, c + LANES), m, factor) : y;
-    if (joined) max = vmax(line_load(half, later, c), max);
-    if (joined && step > LANES) max2 = vmax(line_load(half, later, c + LANES), max2);
-    line_store(half, to, c, y, z, stream);
+  const ptrdiff_t head = line_head(half, row->to, n);
+  for (ptrdiff_t c = 0, k; c < head; c += k) {
+    k = head - c < LANES ? head - c : LANES;
+    line_store_n(half, row->to, c, k, map_apply(kind, line_load_n(in, row->from, c, k, low), row->map, factor));
   }
-  for (ptrdiff_t k; c < n; c += k) {
-    k = n - c < LANES ? n - c : LANES;
-    if (joined) max = vmax(line_load_n(half, later, c, k, low), max);
-    line_store_n(half, to, c, k, map_apply(kind, line_load_n(in, from, c, k, low), m, factor));
-  }
-  return joined ? vreduce_max(vmax(max, max2)) : 0;
+  return head;
 }
 
-/* map_row and its two choices that are made for every row; without a later row the result means nothing. */
-FG_INLINE T last_pass(const int kind, const int in, const int half, const fg_run *run, const void *from, Map m,
-                      V factor, void *to, const void *later) {
-  const ptrdiff_t n = run->classes;
-  if (run->stream)
-    return later ? map_row(kind, in, half, 1, 1, from, n, m, factor, to, later)
-                 : map_row(kind, in, half, 0, 1, from, n, m, factor, to, NULL);
-  return later ? map_row(kind, in, half, 1, 0, from, n, m, factor, to, later)
-               : map_row(kind, in, half, 0, 0, from, n, m, factor, to, NULL);
+FG_INLINE void map_vectors(const int kind, const int in, const int half, const int stream, const int several,
+                           const Out *row, ptrdiff_t c, V factor) {
+  const ptrdiff_t step = line_step(half);
+  FG_UNROLL (k, several, (int)(step / LANES)) {
+    const ptrdiff_t here = c + k * LANES;
+    const V y = map_apply(kind, line_load(in, row->from, here), row->map, factor);
+    const V z = step > LANES ? map_apply(kind, line_load(in, row->from, here + LANES), row->map, factor) : y;
+    line_store(half, row->to, here, y, z, stream);
+  }
+}
+
+FG_INLINE void map_from(const int kind, const int in, const int half, const int stream, const Out *row, ptrdiff_t c,
+                        ptrdiff_t n, V factor) {
+  const V low = vset((T)-__builtin_inf());
+  const ptrdiff_t step = line_step(half);
+  for (; c + step <= n; c += step) map_vectors(kind, in, half, stream, (int)(step / LANES), row, c, factor);
+  for (ptrdiff_t k; c < n; c += k) {
+    k = n - c < LANES ? n - c : LANES;
+    line_store_n(half, row->to, c, k, map_apply(kind, line_load_n(in, row->from, c, k, low), row->map, factor));
+  }
+}
+
+FG_INLINE void map_row(const int kind, const int in, const int half, const int stream, const Out *row, ptrdiff_t n,
+                       V factor) {
+  const ptrdiff_t c = stream ? map_head(kind, in, half, row, n, factor) : 0;
+  map_from(kind, in, half, stream, row, c, n, factor);
+}
+
+/* One turn of the pipeline: pass 2 over a row, pass 3 over one before it, pass 1 over one after it, a few vectors of
+ * each in turn, so that loads, arithmetic and stores are under way at any time. */
+FG_INLINE T three_rows(const int keep, const int kind, const int in, const int half, const int maps, const int stream,
+                       const Exp *row, const Out *before, const void *later, ptrdiff_t n, Base base, V factor,
+                       Sum *sum) {
+  const ptrdiff_t block = SUM_BLOCK * LANES, line = 64 / size_of(half); /* `head` is less than a line */
+  const ptrdiff_t head = maps && stream ? map_head(kind, in, half, before, n, factor) : 0;
+  Max max = max_start();
+  ptrdiff_t c = 0;
+  for (; c + block + line <= n; c += block) {
+    FG_UNROLL (k, SUM_BLOCK, ABREAST) {
+      const ptrdiff_t at = c + k * LANES;
+      exp_vectors(keep, half, ABREAST, row, at, base, sum);
+      if (maps) map_vectors(kind, in, half, stream, ABREAST, before, at + head, factor);
+      FG_UNROLL (j, ABREAST, 2) {
+        max.a = vmax(line_load(half, later, at + j * LANES), max.a);
+        max.b = vmax(line_load(half, later, at + j * LANES + LANES), max.b);
+        FG_PREFETCH((const char *)line_at(half, later, at + j * LANES) + AHEAD_BYTES);
+        if (half == FG_NATIVE) FG_PREFETCH((const char *)line_at(half, later, at + j * LANES + LANES) + AHEAD_BYTES);
+      }
+    }
+    sum_flush(sum);
+  }
+  exp_from(keep, half, row, c, n, base, sum, later, later);
+  if (maps) map_from(kind, in, half, stream, before, c + head, n, factor);
+  return max_from(half, later, c, n, max);
 }
 
 /* One row as a contiguous line: x itself where it is one and nothing is masked, a packed copy otherwise. */
@@ -316,6 +375,7 @@ FG_INLINE void pending_add(Pending *p, ptrdiff_t r, const State *s, T nan) {
 FG_INLINE void rows_as(const int op, const int half, const fg_run *run) {
   const int kind = op == LOG_SOFTMAX ? MAP_LOG : MAP_SCALE2, has_out = op != LOGSUMEXP && op != XENT;
   const int in = op == LOG_SOFTMAX ? half : FG_NATIVE; /* of what pass 3 reads */
+  const int keep = keeps_terms(op);
   const ptrdiff_t n = run->classes, rows = run->rows, room = padded(n) + 64 / (ptrdiff_t)sizeof(T);
   const Base base = base_of(run);
   const V2 scale = scale_of(run);
@@ -324,86 +384,95 @@ FG_INLINE void rows_as(const int op, const int half, const fg_run *run) {
   const ptrdiff_t size = size_of(half);
   const int direct = half != FG_NATIVE || (run->x_class == size && !run->where);
   const int flat = half != FG_NATIVE || run->out_class == size;
-  const ptrdiff_t lag = direct && flat && n * (ptrdiff_t)sizeof(T) <= LAG_BYTES;
+  const int joined = direct && flat;
+  /* Rows known beforehand by their maximum: two, so that none waits for it; of long rows one, for the cache's sake. */
+  const ptrdiff_t early = !direct ? 0 : flat && n * (ptrdiff_t)sizeof(T) <= EARLY_BYTES ? 2 : 1;
 
-  T max[2] = {0, 0}; /* of rows r and r + lag, known before their turn when x is read directly */
-  Map map[2];
+  T max[3] = {0, 0, 0}; /* of rows r to r + early, each at its number modulo 3 */
+  Out out[2];
+  out[0].from = out[1].from = NULL;
   Pending pending;
   memset(&pending, 0, sizeof pending);
-  const void *from[2] = {NULL, NULL}; /* what row r & 1 is mapped from, or NULL if it is done */
-  if (direct)
-    for (ptrdiff_t r = 0; r <= lag && r < rows; r++) max[r & 1] = row_max(half, run->x + r * run->x_row, n);
+  for (ptrdiff_t r = 0; r < early && r < rows; r++) max[r] = row_max(half, run->x + r * run->x_row, n);
 
-  for (ptrdiff_t r = 0; r < rows + lag; r++) {
-    const void *const later = direct && r + 1 + lag < rows ? run->x + (r + 1 + lag) * run->x_row : NULL;
+  for (ptrdiff_t r = 0; r < rows + joined; r++) {
+    const void *const later = direct && r + early < rows ? run->x + (r + early) * run->x_row : NULL;
+    T *const max_later = max + (r + early) % 3;
+    Out *const mine = out + (r & 1), *const before = out + (~r & 1);
+    mine->from = NULL;
+    State s;
+    Exp row;
+    int empty = 0;
+    const void *x = NULL;
     if (r < rows) {
-      char *const out = run->out + r * run->out_row;
-      char *const value = run->value + r * run->value_row;
-      from[r & 1] = NULL;
+      mine->to = run->out + r * run->out_row;
       if (has_target(op) && run->target[r] < 0) {
-        if (run->value) *(T *)value = 0;
+        if (run->value) *(T *)(run->value + r * run->value_row) = 0;
         if (op == XENT_GRAD)
-          for (ptrdiff_t c = 0; c < n; c++) memset(out + c * run->out_class, 0, (size_t)size);
+          for (ptrdiff_t c = 0; c < n; c++) memset((char *)mine->to + c * run->out_class, 0, (size_t)size);
       } else {
-        int empty;
-        const void *const x = row_line(half, run, r, packed, &empty);
-        const T top = direct ? max[r & 1] : row_max(half, x, n);
-        const int finite = top - top == 0;
-        ptrdiff_t left = -1;
-        if (has_target(op))
-          left = run->target[r];
-        else if (leaves_out(op) && finite)
-          left = row_find(half, x, n, top);
-        const T x_left = left < 0 ? 0 : line_get(half, x, left);
-        State s;
-        s.top = vset(top);
-        s.max = vset(finite ? top : 0);
-        s.x_left = vset(x_left);
-        s.finite = vtruth(finite);
-        s.gone = vtruth(empty);
-        s.frame = frame_of(s.max, base);
-        const void *d = x;
-        if (half == FG_NATIVE && FG_UNLIKELY(s.frame.shift[0] != 0)) {
-          for (ptrdiff_t c = 0; c < n; c++) packed[c] = ((const T *)x)[c] - s.frame.shift[0];
-          d = packed;
-        }
-        /* Streamed stores want whole lines: the terms then lie at the offset of `out` from a 64-byte boundary. */
-        const uintptr_t offset = run->stream ? ((uintptr_t)out & 63) / (size_t)size % (64 / sizeof(T)) : 0;
-        T *const terms = keeps_terms(op) ? lines + (lag ? r & 1 : 0) * room + offset : NULL;
-        const void *const place = keeps_terms(op) && flat && !run->stream ? out : d, *const ahead = later ? later : d;
-        s.rest = sum_lanes(exp_row(keeps_terms(op), half, d, n, left, &s.frame, base, terms, ahead, place));
-        if (left < 0 || x_left < top) s.rest = add_low(s.rest, s.max, &s.frame, base);
-        if (has_value(op) && run->value) {
-          const int nan = op == LOGSUMEXP && !finite && first_nan(half, x, n) >= 0;
-          pending_add(&pending, r, &s, nan ? (T)__builtin_nan("") : 0);
-          if (pending.count == LANES) pending_flush(op, &pending, run, base, inv_t);
-        }
-        if (has_out) {
-          V2 factor = scale;
-          if (op != LOG_SOFTMAX && run->alpha)
-            factor = mul2((V2){vset(*at(run->alpha, r * run->alpha_row)), vset(0)}, scale);
-          map[r & 1] = finish_map(op, &s, factor, base);
-          if (op == XENT_GRAD) terms[left] = map[r & 1].patch[0];
-        }
-        if (has_out) from[r & 1] = op == LOG_SOFTMAX ? x : (const void *)terms;
-        if (op == LOG_SOFTMAX && x == packed) map[r & 1].a = map[r & 1].a - s.frame.shift; /* shifted in place */
+        x = row_line(half, run, r, packed, &empty);
       }
     }
-    const ptrdiff_t done = r - lag;
-    if (has_out && done >= 0 && from[done & 1]) {
-      char *const out = run->out + done * run->out_row;
-      const void *const f = from[done & 1];
-      const Map m = map[done & 1];
-      if (!flat) {
-        map_row(kind, in, FG_NATIVE, 0, 0, f, n, m, inv_t, packed, NULL);
-        for (ptrdiff_t c = 0; c < n; c++) *(T *)(out + c * run->out_class) = packed[c];
-        if (later) max[(r + 1 + lag) & 1] = row_max(half, later, n);
+    int finite = 0;
+    if (x) {
+      const T top = direct ? max[r % 3] : row_max(half, x, n);
+      finite = top - top == 0;
+      row.left = -1;
+      if (has_target(op))
+        row.left = run->target[r];
+      else if (leaves_out(op) && finite)
+        row.left = row_find(half, x, n, top);
+      s.x_left = vset(row.left < 0 ? 0 : line_get(half, x, row.left));
+      s.top = vset(top);
+      s.max = vset(finite ? top : 0);
+      s.finite = vtruth(finite);
+      s.gone = vtruth(empty);
+      s.frame = row.frame = frame_of(s.max, base);
+      row.d = x;
+      if (half == FG_NATIVE && FG_UNLIKELY(s.frame.shift[0] != 0)) {
+        for (ptrdiff_t c = 0; c < n; c++) packed[c] = ((const T *)x)[c] - s.frame.shift[0];
+        row.d = packed;
+      }
+      /* Streamed stores want whole lines: the terms then lie at the offset of `out` from a 64-byte boundary. */
+      const uintptr_t offset = run->stream ? ((uintptr_t)mine->to & 63) / (size_t)size % (64 / sizeof(T)) : 0;
+      row.terms = keep ? lines + (r & 1) * room + offset : NULL;
+      Sum sum = sum_start();
+      if (later && joined && before->from && has_out) {
+        *max_later = run->stream ? three_rows(keep, kind, in, half, 1, 1, &row, before, later, n, base, inv_t, &sum)
+                                 : three_rows(keep, kind, in, half, 1, 0, &row, before, later, n, base, inv_t, &sum);
+        before->from = NULL;
+      } else if (later && joined && !has_out) {
+        *max_later = three_rows(keep, kind, in, half, 0, 0, &row, before, later, n, base, inv_t, &sum);
       } else {
-        const T top = last_pass(kind, in, half, run, f, m, inv_t, out, later);
-        if (later) max[(r + 1 + lag) & 1] = top;
+        exp_from(keep, half, &row, 0, n, base, &sum, later ? later : row.d, row.d);
+        if (later) *max_later = row_max(half, later, n);
+      }
+      s.rest = sum_lanes(sum);
+      if (row.left < 0 || s.x_left[0] < top) s.rest = add_low(s.rest, s.max, &s.frame, base);
+      if (has_value(op) && run->value) {
+        const int nan = op == LOGSUMEXP && !finite && first_nan(half, x, n) >= 0;
+        pending_add(&pending, r, &s, nan ? (T)__builtin_nan("") : 0);
+        if (pending.count == LANES) pending_flush(op, &pending, run, base, inv_t);
       }
     } else if (later) {
-      max[(r + 1 + lag) & 1] = row_max(half, later, n);
+      *max_later = row_max(half, later, n);
+    }
+    if (has_out && joined && before->from) map_row(kind, in, half, run->stream, before, n, inv_t);
+    if (has_out && x) {
+      V2 factor = scale;
+      if (op != LOG_SOFTMAX && run->alpha)
+        factor = mul2((V2){vset(*at(run->alpha, r * run->alpha_row)), vset(0)}, scale);
+      mine->from = op == LOG_SOFTMAX ? x : (const void *)row.terms;
+      mine->map = finish_map(op, &s, factor, base);
+      if (op == XENT_GRAD) row.terms[row.left] = mine->map.patch[0];
+      if (op == LOG_SOFTMAX && x == packed) mine->map.a = mine->map.a - s.frame.shift; /* shifted in place */
+      if (!joined) {
+        const Out line = {mine->from, flat ? mine->to : packed, mine->map};
+        map_row(kind, in, half, flat && run->stream, &line, n, inv_t);
+        if (!flat)
+          for (ptrdiff_t c = 0; c < n; c++) *(T *)((char *)mine->to + c * run->out_class) = packed[c];
+      }
     }
   }
   pending_flush(op, &pending, run, base, inv_t);
@@ -431,6 +500,7 @@ FG_INLINE void lanes_exp(const int op, const int several, const fg_run *run, ptr
   V max[4], x_left[4];
   VI left[4];
   Frame frame[4];
+  const Frame *const frames[4] = {frame, frame + 1, frame + 2, frame + 3};
   Sum sum[4];
   for (int u = 0; u < several; u++) {
     max[u] = low;
@@ -470,14 +540,19 @@ FG_INLINE void lanes_exp(const int op, const int several, const fg_run *run, ptr
   class = viset(0);
   for (ptrdiff_t c = 0; c < n;) {
     const ptrdiff_t end = c + 2 * SUM_BLOCK < n ? c + 2 * SUM_BLOCK : n;
-    for (; c < end; c++, class += viset(1))
-      for (int u = 0; u < several; u++) {
-        T *const at_class = tile + u * stride + c * LANES;
-        V d = vload(at_class) - frame[u].shift;
-        if (leaves_out(op)) d = vsel(vieq(left[u], class), low, d);
-        const V e = sum_add(&sum[u], op != SOFTMAX, exp_term(d, &frame[u], base));
-        if (keeps_terms(op)) vstore(at_class, e);
+    for (; c < end; c++, class += viset(1)) {
+      V d[4];
+      Term e[4];
+      FG_UNROLL (u, several, 1) {
+        d[u] = vload(tile + u * stride + c * LANES) - frame[u].shift;
+        if (leaves_out(op)) d[u] = vsel(vieq(left[u], class), low, d[u]);
       }
+      exp_terms(several, d, frames, base, e);
+      FG_UNROLL (u, several, 1) {
+        const V term = sum_add(&sum[u], op != SOFTMAX, e[u]);
+        if (keeps_terms(op)) vstore(tile + u * stride + c * LANES, term);
+      }
+    }
     for (int u = 0; u < several; u++) sum_flush(&sum[u]);
   }
   for (int u = 0; u < several; u++) {
