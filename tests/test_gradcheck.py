@@ -946,6 +946,15 @@ def test_a_report_reads_like_this(y):
     assert repr(good).startswith("<GradcheckResult PASS 3/3, worst rel ")
 
 
+def test_reports_are_wrapped(z, y):
+    r = fg.gradcheck(_ce, z, y, grad=lambda z, y: 2 * _grad(z, y))
+    table = [line for line in r.report(60).splitlines() if len(line) > 60]
+    assert all(line.startswith(("  element", "  z[")) for line in table)
+    for narrow in (0, -3, 39):
+        with pytest.raises(ValueError, match="width must be at least 40 columns"):
+            r.report(narrow)
+
+
 def test_assert_gradient(z, y):
     assert fg.testing.assert_gradient(_ce, z, y, grad=_grad)
     with pytest.raises(AssertionError, match="diagnosis the gradient has the wrong sign"):

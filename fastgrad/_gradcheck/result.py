@@ -251,15 +251,23 @@ class GradcheckResult:
         Parameters
         ----------
         width : int, optional
-            Columns at most; longer lines of text are wrapped.  Default: 100.
+            Text is wrapped to as many columns, 40 at least; the table of elements keeps its own
+            77.  Default: 100.
 
         Returns
         -------
         str
+
+        Raises
+        ------
+        ValueError
+            If `width` is less than 40.
         """
         import textwrap
 
-        width = width or 100
+        width = 100 if width is None else width
+        if not width >= 40:
+            raise ValueError(f"width must be at least 40 columns; got {width!r}.")
         lines: list[str] = []
 
         def say(label: str, text: str) -> None:
