@@ -2,8 +2,7 @@
 typedef uint64_t FG_NAME(bytes) __attribute__((vector_size(VECTOR), aligned(1), may_alias));
 #define B FG_NAME(bytes)
 
-/* Without the barrier GCC makes a call of memcpy from the loops, which would measure the C library. */
-#define FG_BARRIER __asm__ volatile("" ::: "memory")
+/* Without the barriers GCC makes a call of memcpy from the loops, which would measure the C library. */
 
 FG_KERNEL uint8_t FG_NAME(fg_copy)(uint8_t *to, const uint8_t *from, ptrdiff_t n) {
   ptrdiff_t i = 0;
@@ -66,7 +65,6 @@ FG_KERNEL uint8_t FG_NAME(fg_read)(uint8_t *to, const uint8_t *from, ptrdiff_t n
 
 static const fg_passes FG_NAME(fg_passes) = {FG_NAME(fg_copy), FG_NAME(fg_stream), FG_NAME(fg_read)};
 #undef B
-#undef FG_BARRIER
 #undef STREAM
 #undef VECTOR
 #undef FG_NAME

@@ -166,6 +166,7 @@ FG_INLINE V2 term2(Term e) { return (V2){e.hi * e.power, e.lo * e.power}; }
  * (double for float, two words for double).  The sum then inherits neither the rounding of its largest
  * term nor one rounding per term. */
 #define SUM_BLOCK 8
+#define SUM_FEW (2 * SUM_BLOCK) /* where one lane holds a whole row: half as often is enough */
 #define SUM_START ((T)((int64_t)2 << BIAS))
 
 #if FG_DOUBLE
@@ -214,6 +215,8 @@ FG_INLINE V2 sum_value(Sum s) {
   return r;
 #endif
 }
+
+FG_INLINE V2 sum_unflushed(Sum s) { /* of at most SUM_FEW terms */ return two_sum(s.head - vset(SUM_START), s.tail); }
 
 /* All lanes of a two-word number, broadcast. */
 FG_INLINE V2 total2(V2 s) {

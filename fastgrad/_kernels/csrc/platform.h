@@ -52,6 +52,8 @@
 #define FG_UNLIKELY(x) __builtin_expect(!!(x), 0)
 /* A short loop with a constant end, unrolled so that its arrays become registers. */
 #define FG_UNROLL(k, n, step) _Pragma("GCC unroll 8") for (int k = 0; k < (n); k += (step))
+/* No load or store is moved across. */
+#define FG_BARRIER __asm__ volatile("" ::: "memory")
 #define FG_PREFETCH(p) __builtin_prefetch((p), 0, 3)
 #define FG_PREFETCH_L2(p) __builtin_prefetch((p), 0, 2)
 

@@ -300,6 +300,9 @@ FG_INLINE T three_rows(const int keep, const int kind, const int in, const int h
         FG_PREFETCH((const char *)line_at(half, later, at + j * LANES) + AHEAD_BYTES);
         if (half == FG_NATIVE) FG_PREFETCH((const char *)line_at(half, later, at + j * LANES + LANES) + AHEAD_BYTES);
       }
+      if (maps && !stream) /* where the next block will go */
+        FG_UNROLL (j, ABREAST, 1) FG_PREFETCH(line_at(half, before->to, at + head + block + j * LANES));
+      FG_BARRIER; /* GCC would load the next vectors here already, and run out of registers */
     }
     sum_flush(sum);
   }
@@ -491,11 +494,18 @@ typedef struct {
 /* Groups in step at most; four need the 32 registers of AVX-512. */
 #define SIDE (sizeof(V) == 64 ? 4 : 2)
 
+/* Memory that will be wanted: the first of the lines of each class. */
+typedef struct {
+  const char *first;
+  ptrdiff_t step;
+} Lines;
+
 /* Passes 1 and 2 of `several` neighbouring groups in step: a short row is a chain of latencies, and several
- * chains side by side take little longer than one. */
+ * chains side by side take little longer than one.  `ahead` and `place`, as large as the tile, are prefetched. */
 FG_INLINE void lanes_exp(const int op, const int several, const fg_run *run, ptrdiff_t first, ptrdiff_t rows, T *tile,
-                         const T *empty, Base base, Group *group) {
+                         const T *empty, Lines ahead, Lines place, Base base, Group *group) {
   const ptrdiff_t n = run->classes, stride = n * LANES;
+  const int low_words = op == LOGSUMEXP || op == LOG_SOFTMAX; /* all that is left may be one term */
   const V low = vset((T)-__builtin_inf());
   V max[4], x_left[4];
   VI left[4];
@@ -539,7 +549,7 @@ FG_INLINE void lanes_exp(const int op, const int several, const fg_run *run, ptr
   }
   class = viset(0);
   for (ptrdiff_t c = 0; c < n;) {
-    const ptrdiff_t end = c + 2 * SUM_BLOCK < n ? c + 2 * SUM_BLOCK : n;
+    const ptrdiff_t end = c + SUM_FEW < n ? c + SUM_FEW : n;
     for (; c < end; c++, class += viset(1)) {
       V d[4];
       Term e[4];
@@ -549,11 +559,14 @@ FG_INLINE void lanes_exp(const int op, const int several, const fg_run *run, ptr
       }
       exp_terms(several, d, frames, base, e);
       FG_UNROLL (u, several, 1) {
-        const V term = sum_add(&sum[u], op != SOFTMAX, e[u]);
+        const V term = sum_add(&sum[u], low_words, e[u]);
         if (keeps_terms(op)) vstore(tile + u * stride + c * LANES, term);
+        FG_PREFETCH(ahead.first + c * ahead.step + u * (ptrdiff_t)sizeof(V));
+        FG_PREFETCH(place.first + c * place.step + u * (ptrdiff_t)sizeof(V));
       }
     }
-    for (int u = 0; u < several; u++) sum_flush(&sum[u]);
+    if (n > SUM_FEW)
+      for (int u = 0; u < several; u++) sum_flush(&sum[u]);
   }
   for (int u = 0; u < several; u++) {
     group[u].sum = sum[u];
@@ -620,13 +633,13 @@ FG_INLINE void lanes_load(const fg_run *run, ptrdiff_t first, ptrdiff_t rows, T 
     const ptrdiff_t n = run->classes;
     const int joined = run->x_row == 2 * n;
     FG_NAME(widen)(run->half, x, run->x_row, 2, joined ? 1 : rows, joined ? rows * n : n, wide, n);
-    pack((const char *)wide, n * (ptrdiff_t)sizeof(T), sizeof(T), rows, n, tile);
+    pack(0, (const char *)wide, n * (ptrdiff_t)sizeof(T), sizeof(T), rows, n, tile);
     return;
   }
 #else
   (void)wide;
 #endif
-  pack(x, run->x_row, run->x_class, rows, run->classes, tile);
+  pack(0, x, run->x_row, run->x_class, rows, run->classes, tile);
   if (run->where) {
     const char *const w = run->where + first * run->where_row;
     FG_NAME(mask_tile)(w, run->where_row, run->where_class, rows, run->classes, (T)-__builtin_inf(), tile, empty);
@@ -683,15 +696,29 @@ FG_INLINE void lanes_as(const int op, const fg_run *run) {
       T *const mine = tile + g * n * LANES, *const mask = empty + g * LANES;
       Group group[4];
       if (by_group) lanes_load(run, from, together, mine, mask, wide);
+      Lines ahead = {(const char *)mine, 0};
+      ptrdiff_t place_step = 0;
+      if (by_group) {
+        ahead = (Lines){run->x + (from + several * LANES) * run->x_row, several * (ptrdiff_t)sizeof(V)};
+        place_step = ahead.step;
+      } else if (rows * n * (ptrdiff_t)sizeof(T) <= TILE_L1) { /* what is more would be gone before its turn */
+        ahead = (Lines){run->x + (from + rows) * run->x_row, run->x_class};
+        place_step = run->out_class;
+      }
+      const int places = keeps_terms(op) && !run->stream && place_step;
+      const Lines place = places ? (Lines){run->out + from * run->out_row, place_step} : ahead;
       if (several == side)
-        lanes_exp(op, side, run, from, left, mine, run->where ? mask : NULL, base, group);
+        lanes_exp(op, side, run, from, left, mine, run->where ? mask : NULL, ahead, place, base, group);
       else
-        lanes_exp(op, 1, run, from, left, mine, run->where ? mask : NULL, base, group);
+        lanes_exp(op, 1, run, from, left, mine, run->where ? mask : NULL, ahead, place, base, group);
       for (int u = 0; u < several; u++) {
         const ptrdiff_t here = left - u * LANES < LANES ? left - u * LANES : LANES;
         State *const s = &group[u].state;
-        s->rest = sum_value(group[u].sum);
-        if (op == SOFTMAX) s->rest = add_low(s->rest, s->max, &s->frame, base);
+        s->rest = n > SUM_FEW ? sum_value(group[u].sum) : sum_unflushed(group[u].sum);
+        if (op == SOFTMAX || has_target(op)) {
+          const V2 whole = add_low(s->rest, s->max, &s->frame, base);
+          s->rest.l = op == SOFTMAX ? whole.l : vsel(vlt(s->x_left, s->top), whole.l, s->rest.l);
+        }
         if (has_value(op) && run->value)
           lanes_value(op, run, from + u * LANES, here, s, mine + u * n * LANES, base, inv_t);
         if (has_out)

@@ -33,7 +33,9 @@ FG_INLINE void pack_scalar(const char *p, ptrdiff_t row, ptrdiff_t cls, ptrdiff_
   }
 }
 
-FG_INLINE void pack(const char *p, ptrdiff_t row, ptrdiff_t cls, ptrdiff_t rows, ptrdiff_t classes, T *tile) {
+/* `ahead`: prefetch as many rows after these, where rows are contiguous; the hardware follows fewer streams. */
+FG_INLINE void pack(const int ahead, const char *p, ptrdiff_t row, ptrdiff_t cls, ptrdiff_t rows, ptrdiff_t classes,
+                    T *tile) {
   const ptrdiff_t full = rows / LANES, groups = (rows + LANES - 1) / LANES;
   if (cls == (ptrdiff_t)sizeof(T) && classes >= 4) {
     for (ptrdiff_t g = 0; g < full; g++) {
@@ -51,7 +53,7 @@ FG_INLINE void pack(const char *p, ptrdiff_t row, ptrdiff_t cls, ptrdiff_t rows,
       const T *from = at(p, c * cls);
       for (ptrdiff_t g = 0; g < full; g++) {
         vstore(tile + (g * classes + c) * LANES, vload(from + g * LANES));
-        FG_PREFETCH(from + (full + g) * LANES); /* the next tile: more streams than the hardware follows */
+        if (ahead) FG_PREFETCH(from + (full + g) * LANES);
       }
       if (full < groups)
         vstore(tile + (full * classes + c) * LANES,
