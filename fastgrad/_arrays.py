@@ -886,7 +886,7 @@ def as_offsets(offsets: ArrayLike) -> NDArray[np.int64]:
     return a
 
 
-def _numbers_of_segments(
+def numbers_of_segments(
     num_segments: ArrayLike, ids: IntArray, name: str
 ) -> tuple[int, NDArray[np.int64]]:
     """The number of segments of the result, and that of every item."""
@@ -914,7 +914,7 @@ def check_ids(
     """The number of segments; IndexError for the first id out of range that is not ignored."""
     number, each = None, None
     if num_segments is not None:
-        number, each = _numbers_of_segments(num_segments, ids, name)
+        number, each = numbers_of_segments(num_segments, ids, name)
     bad, largest = _segments.scan(ids.reshape((1, *ids.shape)[-2:]), ignore_index, each)
     if bad < 0:
         return largest + 1 if number is None else number

@@ -62,8 +62,9 @@ class Segments:
 
     shape: tuple[int, ...]
     num_segments: int
-    _ids: IntArray | None
-    """(B, N), C-contiguous, in range or equal to `_ignored`; None if segments are consecutive."""
+    _unchecked: tuple[IntArray, NDArray[np.int64], str] | None
+    """What `_ids` is made of: ids as they were given, the number of segments of every item, and the
+    name of the argument; None if they were checked at once."""
     _ignored: int | None
     _bounds: NDArray[np.int64] | None
     """The offsets of consecutive segments, else None."""
@@ -114,11 +115,21 @@ class Segments:
                [1, 0, 2]])
         """
         self = cls._of(_arrays.as_ids(ids, "ids"), num_segments, ignore_index, "ids")
-        assert self._ids is not None
+        given, each, _ = self._unchecked or (self._ids, None, "")
+        assert given is not None
         # int8, int16 ...: reading them again later is cheaper than making the copy.
-        narrow = np.empty(self._ids.shape, np.min_scalar_type(-max(self.num_segments, 1)))
-        _kernels.pack(self._ids, self._ignored, narrow)
-        vars(self).update(_ids=narrow, _ignored=None if ignore_index is None else -1)
+        narrow = np.empty(given.shape, np.min_scalar_type(-max(self.num_segments, 1)))
+        offsets, counts = None, None
+        if not _kernels.sorts_in_steps(self.num_segments, given.size):
+            offsets = np.zeros(self._items * self.num_segments + 1, np.int64)
+            counts = offsets[1:].reshape(self._items, self.num_segments)
+        if not _kernels.pack(given, self._ignored, each, counts, narrow):
+            _ = self._ids  # raises
+            raise RuntimeError("ids must not change while they are read; they did.")
+        ignored = None if ignore_index is None else -1
+        vars(self).update(_ids=narrow, _unchecked=None, _ignored=ignored)
+        if offsets is not None:
+            vars(self)["offsets"] = _read_only(np.cumsum(offsets, out=offsets))
         return self
 
     @classmethod
@@ -180,6 +191,7 @@ class Segments:
             shape=(int(offsets[-1]),),
             num_segments=len(offsets) - 1,
             _ids=None,
+            _unchecked=None,
             _ignored=None,
             _bounds=_read_only(offsets),
         )
@@ -192,15 +204,18 @@ class Segments:
         ignore_index: int | None,
         name: str,
     ) -> Segments:
-        """From ids as the border hands them out, which are not copied."""
+        """From ids as the border hands them out, which are not copied.
+
+        They are checked when `_ids` is first read, so that a kernel may check them on its way.
+        """
         ignored = _arrays.check_ignore_index(ignore_index)
-        return cls._made(
-            shape=ids.shape,
-            num_segments=_arrays.check_ids(ids, num_segments, ignored, name),
-            _ids=ids.reshape((1, *ids.shape)[-2:]),
-            _ignored=ignored,
-            _bounds=None,
-        )
+        flat = ids.reshape((1, *ids.shape)[-2:])
+        made: dict[str, Any] = {"shape": ids.shape, "_ignored": ignored, "_bounds": None}
+        if num_segments is None or ignored is not None:
+            number = _arrays.check_ids(ids, num_segments, ignored, name)
+            return cls._made(num_segments=number, _ids=flat, _unchecked=None, **made)
+        number, each = _arrays.numbers_of_segments(num_segments, ids, name)
+        return cls._made(num_segments=number, _unchecked=(flat, each, name), **made)
 
     @classmethod
     def _made(cls, **attributes: Any) -> Segments:
@@ -219,6 +234,18 @@ class Segments:
         vars(self).update(state)
         if self._bounds is not None:
             vars(self)["_bounds"] = _read_only(self._bounds)
+
+    @functools.cached_property
+    def _ids(self) -> IntArray | None:
+        """(B, N), C-contiguous, in range or equal to `_ignored`; None if segments are consecutive.
+
+        IndexError if they are not in range.
+        """
+        assert self._unchecked is not None
+        flat, each, name = self._unchecked
+        number = each if len(self.shape) == 2 else int(each[0])
+        _arrays.check_ids(flat.reshape(self.shape), number, None, name)
+        return flat
 
     @property
     def _items(self) -> int:
@@ -248,9 +275,13 @@ class Segments:
         if self._ids is None:
             return _read_only(np.arange(self.shape[0], dtype=np.int64))
         order = np.empty(self._ids.size, np.int64)
-        offsets = np.empty(self._items * self.num_segments + 1, np.int64)
-        kept = _kernels.sort(self._ids, self._ignored, offsets, order)
-        vars(self).setdefault("offsets", _read_only(offsets))
+        if _kernels.sorts_in_steps(self.num_segments, self._ids.size):
+            offsets = np.empty(self._items * self.num_segments + 1, np.int64)
+            kept = _kernels.sort(self._ids, self._ignored, offsets, order)
+            vars(self).setdefault("offsets", _read_only(offsets))
+        else:
+            _kernels.place(self._ids, self._ignored, self.offsets, order)
+            kept = int(self.offsets[-1])
         return _read_only(order if kept == len(order) else order[:kept].copy())
 
     def __repr__(self) -> str:

@@ -64,10 +64,11 @@ def test_order_is_that_of_a_stable_sort(rng, dtype, shape, ignored):
 @pytest.mark.parametrize("ignored", [False, True])
 @pytest.mark.parametrize("items", [1, 3])
 @pytest.mark.parametrize(
-    "segments", [1, 100, 1024, 1025, 5000, 8192, 8193, 40_000, 200_000, 3_000_000]
+    "segments", [1, 100, 1024, 1025, 2048, 2049, 32_768, 32_769, 200_000, 3_000_000]
 )
 def test_order_of_many_segments(rng, segments, items, ignored):
-    """Below and above what has several tables of counters, two steps, or a wider copy."""
+    """Below and above what has several tables of counters, rows prefetched, two steps, or a wider
+    copy."""
     ids = rng.integers(-1 if ignored else 0, segments, (items, 30_000))
     ids[:, ::3] = segments - 1  # a bucket of many rows
     s = fg.Segments.from_ids(ids, segments, ignore_index=-1 if ignored else None)
@@ -80,11 +81,27 @@ def test_order_of_many_segments(rng, segments, items, ignored):
     assert np.array_equal(again.offsets, s.offsets)  # made without the order
 
 
-@pytest.mark.parametrize("ids", [[5, 5, 5], [], [0], [20_000]], ids=str)
+@pytest.mark.parametrize("ids", [[5, 5, 5], [], [0], [50_000]], ids=str)
 def test_order_of_few_rows_of_many_segments(ids):
-    s = fg.Segments.from_ids(np.array(ids, int), 20_001)
+    s = fg.Segments.from_ids(np.array(ids, int), 50_001)
     assert np.array_equal(s.order, np.arange(len(ids)))
-    assert np.array_equal(s.offsets[1:], np.searchsorted(ids, np.arange(20_001), side="right"))
+    assert np.array_equal(s.offsets[1:], np.searchsorted(ids, np.arange(50_001), side="right"))
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.int64, np.uint64])
+@pytest.mark.parametrize("at", [0, 511, 512, 1999])
+@pytest.mark.parametrize("segments", [100, 40_000])
+def test_an_id_out_of_range_is_found_while_ids_are_packed(dtype, at, segments):
+    if dtype == np.int16 and segments > 2**15 - 1:
+        segments = 2**15 - 1
+    ids = np.zeros((2, 2000), dtype)
+    ids[1, at] = segments
+    with pytest.raises(IndexError, match=rf"ids\[1, {at}\] is {segments}\."):
+        fg.Segments.from_ids(ids, segments)
+    with pytest.raises(IndexError, match=rf"ids\[{at}\] is {segments}\."):
+        fg.Segments.from_ids(ids[1], segments)
+    assert fg.Segments.from_ids(ids, segments + 1).num_segments == segments + 1
+    assert fg.Segments.from_ids(ids, [1, segments + 1]).counts[1, 0] == 1999
 
 
 def test_a_plan_of_strided_ids(rng):

@@ -44,16 +44,21 @@ from fastgrad._kernels.watch cimport SLAB, Watch, ends, raised, watching
 
 cdef extern from "platform.h" nogil:
     void FG_PREFETCH(const void *)
+    void FG_PREFETCH_WRITE(const void *)
 cdef extern from "threads.h" nogil:
     void *fg_table_of(size_t size)
+    void fg_table_free(void *table)
 
 cnp.import_array()
 
 cdef enum:
     CHUNK = 512       # rows widened at once
+    LINE = 64         # bytes of a cache line
     COPIES = 4        # of a small table of counters: neighbours of one segment then do not wait
     SMALL = 1 << 10   # segments of such a table
-    LARGE = 1 << 13   # segments whose counters leave L1: sort in two steps
+    LARGE = 1 << 15   # segments whose counters leave the cache: sort in two steps
+    STREAMS = 1 << 11  # segments whose next lines stay in L1
+    AHEAD = 24        # rows between a prefetch and its use where they do not
     BUCKETS_BITS = 11  # of such a sort: more leave the cache
     PLACE_BITS = 44   # of a row's position, in one word with what is left of its id
 
@@ -80,6 +85,19 @@ cdef Ids _ids(cnp.ndarray ids, ignore_index):
     return a
 
 
+cdef void _widen_flat(const Ids *ids, Py_ssize_t begin, Py_ssize_t n, int64_t *to) noexcept nogil:
+    """widen(), in vectors for the types of packed ids."""
+    cdef Py_ssize_t i
+    if ids.type == 2:
+        for i in range(n):
+            to[i] = (<const int16_t *>ids.data)[begin + i]
+    elif ids.type == 4:
+        for i in range(n):
+            to[i] = (<const int32_t *>ids.data)[begin + i]
+    else:
+        widen(ids.data + begin * ids.size, ids.size, n, ids.type, to)
+
+
 cdef const int64_t *_codes(
     const Ids *ids, Py_ssize_t begin, Py_ssize_t n, int64_t *chunk
 ) noexcept nogil:
@@ -87,7 +105,7 @@ cdef const int64_t *_codes(
     cdef Py_ssize_t i
     if ids.direct:
         return <const int64_t *>ids.data + begin
-    widen(ids.data + begin * ids.size, ids.size, n, ids.type, chunk)
+    _widen_flat(ids, begin, n, chunk)
     if ids.ignoring:
         for i in range(n):
             if chunk[i] == ids.ignore:
@@ -144,6 +162,57 @@ def scan(cnp.ndarray ids, ignore_index, const int64_t[::1] classes):
     return bad, most
 
 
+# The rows of every segment, counted.  A small table has copies, so that neighbours of one segment
+# do not wait for each other.
+cdef struct Tally:
+    int64_t *counts
+    Py_ssize_t segments
+    int64_t *copy[COPIES]
+    int64_t table[(COPIES - 1) * SMALL]
+
+
+cdef void _tally_start(Tally *t, int64_t *counts, Py_ssize_t segments) noexcept nogil:
+    cdef Py_ssize_t k
+    t.counts = counts
+    t.segments = segments
+    for k in range(COPIES):
+        t.copy[k] = counts
+    if segments <= SMALL:
+        for k in range(COPIES - 1):
+            t.copy[k + 1] = t.table + k * SMALL
+            memset(t.copy[k + 1], 0, 8 * segments)
+
+
+cdef void _tally(Tally *t, const int64_t *at, Py_ssize_t n, bint ignoring) noexcept nogil:
+    """Add rows of these segments, -1 for none if some are ignored."""
+    cdef int64_t *c0 = t.copy[0]
+    cdef int64_t *c1 = t.copy[1]
+    cdef int64_t *c2 = t.copy[2]
+    cdef int64_t *c3 = t.copy[3]
+    cdef Py_ssize_t k = 0
+    if ignoring:
+        for k in range(n):
+            if at[k] >= 0:
+                c0[at[k]] += 1
+        return
+    while k + 4 <= n:
+        c0[at[k]] += 1
+        c1[at[k + 1]] += 1
+        c2[at[k + 2]] += 1
+        c3[at[k + 3]] += 1
+        k += 4
+    while k < n:
+        c0[at[k]] += 1
+        k += 1
+
+
+cdef void _tally_end(Tally *t) noexcept nogil:
+    cdef Py_ssize_t k
+    if t.segments <= SMALL:
+        for k in range(t.segments):
+            t.counts[k] += t.copy[1][k] + t.copy[2][k] + t.copy[3][k]
+
+
 ctypedef fused narrow:
     int8_t
     int16_t
@@ -151,27 +220,53 @@ ctypedef fused narrow:
     int64_t
 
 
-def pack(cnp.ndarray ids, ignore_index, narrow[:, ::1] out):
-    """A copy of the ids, -1 where ignored, in a type that is wide enough."""
+def pack(
+    cnp.ndarray ids, ignore_index, const int64_t[::1] classes, int64_t[:, ::1] counts,
+    narrow[:, ::1] out,
+):
+    """A copy of the ids, -1 where ignored, in a type that is wide enough.
+
+    With `classes`, of every item, ids are checked on the way (none is ignored then), and the copy
+    is of use only if this returns True.  With `counts` (B, K), which holds zeros, rows are counted
+    too.
+    """
     cdef Ids a = _ids(ids, ignore_index)
     cdef int64_t chunk[CHUNK]
     cdef const int64_t *at
-    cdef Py_ssize_t size = cnp.PyArray_SIZE(ids), i = 0, k, n
+    cdef Py_ssize_t items = cnp.PyArray_DIM(ids, 0), rows = cnp.PyArray_DIM(ids, 1), b, i, k, n
+    cdef bint good = True, checks = classes is not None, counting = counts is not None
     cdef narrow *to
+    cdef Tally tally
     cdef Watch watch = watching()
-    if size == 0:
-        return
+    if items == 0 or rows == 0:
+        return True
+    if counting and counts.shape[1] == 0:
+        counting = False
     to = &out[0, 0]
     with nogil:
-        while i < size:
-            n = CHUNK if size - i > CHUNK else size - i
-            at = _codes(&a, i, n, chunk)
-            for k in range(n):
-                to[i + k] = <narrow>at[k]
-            i += n
-            if i % SLAB == 0 and ends(&watch, SLAB + 1):
+        for b in range(items):
+            if counting:
+                _tally_start(&tally, &counts[b, 0], counts.shape[1])
+            i = 0
+            while i < rows and good:
+                n = CHUNK if rows - i > CHUNK else rows - i
+                at = _codes(&a, b * rows + i, n, chunk)
+                if checks and active().f64.count_outside(at, n, classes[b]):
+                    good = False
+                    break
+                for k in range(n):
+                    to[b * rows + i + k] = <narrow>at[k]
+                if counting:
+                    _tally(&tally, at, n, a.ignoring)
+                i += n
+                if i % SLAB == 0 and ends(&watch, SLAB + 1):
+                    break
+            if watch.ended or not good:
                 break
+            if counting:
+                _tally_end(&tally)
     raised(&watch)
+    return good
 
 
 cdef void _count(
@@ -180,41 +275,16 @@ cdef void _count(
 ) noexcept nogil:
     """Rows of every segment of an item, into `counts`, which holds zeros; ids are in range."""
     cdef int64_t chunk[CHUNK]
-    cdef int64_t table[(COPIES - 1) * SMALL]
-    cdef const int64_t *at
-    cdef int64_t *c0 = counts
-    cdef int64_t *c1 = counts
-    cdef int64_t *c2 = counts
-    cdef int64_t *c3 = counts
-    cdef Py_ssize_t i = 0, k, n
-    if segments <= SMALL:
-        c1, c2, c3 = table, table + SMALL, table + 2 * SMALL
-        for k in range(segments):
-            c1[k] = c2[k] = c3[k] = 0
+    cdef Tally tally
+    cdef Py_ssize_t i = 0, n
+    _tally_start(&tally, counts, segments)
     while i < rows:
         n = CHUNK if rows - i > CHUNK else rows - i
-        at = _codes(ids, begin + i, n, chunk)
-        k = 0
-        if ids.ignoring:
-            for k in range(n):
-                if at[k] >= 0:
-                    c0[at[k]] += 1
-        else:
-            while k + 4 <= n:
-                c0[at[k]] += 1
-                c1[at[k + 1]] += 1
-                c2[at[k + 2]] += 1
-                c3[at[k + 3]] += 1
-                k += 4
-            while k < n:
-                c0[at[k]] += 1
-                k += 1
+        _tally(&tally, _codes(ids, begin + i, n, chunk), n, ids.ignoring)
         i += n
         if i % SLAB == 0 and ends(watch, SLAB + 1):
             return
-    if segments <= SMALL:
-        for k in range(segments):
-            c0[k] += c1[k] + c2[k] + c3[k]
+    _tally_end(&tally)
 
 
 def count(cnp.ndarray ids, ignore_index, int64_t[:, ::1] counts):
@@ -233,14 +303,20 @@ def count(cnp.ndarray ids, ignore_index, int64_t[:, ::1] counts):
     raised(&watch)
 
 
+def sorts_in_steps(Py_ssize_t segments, Py_ssize_t rows):
+    """Whether ids are for `sort`, and not for `count` (or `pack`) and `place`."""
+    return LARGE < segments <= 1 << 30 and rows < 1LL << PLACE_BITS
+
+
 def sort(cnp.ndarray ids, ignore_index, int64_t[::1] offsets, int64_t[::1] order):
     """A stable sort by segment: positions of the rows into `order` (B * N), where segments begin
     into `offsets` (B * K + 1).  Returns how many rows belong to one; ids are in range.
+
+    For numbers that sorts_in_steps says.
     """
     cdef Ids a = _ids(ids, ignore_index)
-    cdef Py_ssize_t items = cnp.PyArray_DIM(ids, 0), rows = cnp.PyArray_DIM(ids, 1), b, k
+    cdef Py_ssize_t items = cnp.PyArray_DIM(ids, 0), rows = cnp.PyArray_DIM(ids, 1), b
     cdef Py_ssize_t segments = (offsets.shape[0] - 1) // max(items, 1)
-    cdef int64_t *cursor
     cdef int64_t *to
     cdef Watch watch = watching()
     cdef bint full = False
@@ -248,52 +324,64 @@ def sort(cnp.ndarray ids, ignore_index, int64_t[::1] offsets, int64_t[::1] order
     if order.shape[0] == 0 or segments == 0:
         return 0
     to = &order[0]
-    if segments > LARGE and segments <= 1 << 30 and order.shape[0] < 1LL << PLACE_BITS:
-        with nogil:
-            for b in range(items):
-                full = _sort_in_steps(
-                    &a, b * rows, rows, segments, &offsets[b * segments], to, &watch
-                )
-                if full or watch.ended:
-                    break
-        if full:
-            raise MemoryError("no room for the rows of some segments")
-        raised(&watch)
-        return int(offsets[items * segments])
+    with nogil:
+        for b in range(items):
+            full = _sort_in_steps(
+                &a, b * rows, rows, segments, &offsets[b * segments], to, &watch
+            )
+            if full or watch.ended:
+                break
+    if full:
+        raise MemoryError("no room for the rows of some segments")
+    raised(&watch)
+    return int(offsets[items * segments])
+
+
+def place(cnp.ndarray ids, ignore_index, const int64_t[::1] offsets, int64_t[::1] order):
+    """The rest of such a sort, where the offsets are known."""
+    cdef Ids a = _ids(ids, ignore_index)
+    cdef Py_ssize_t items = cnp.PyArray_DIM(ids, 0), rows = cnp.PyArray_DIM(ids, 1), b
+    cdef Py_ssize_t segments = (offsets.shape[0] - 1) // max(items, 1)
+    cdef int64_t *cursor
+    cdef int64_t *to
+    cdef Watch watch = watching()
+    if order.shape[0] == 0 or segments == 0:
+        return
+    to = &order[0]
     cursor = <int64_t *>malloc(8 * segments)
     if cursor == NULL:
         raise MemoryError("no room for the counters of the segments")
     with nogil:
         for b in range(items):
-            memset(cursor, 0, 8 * segments)
-            _count(&a, b * rows, rows, segments, cursor, &watch)
-            for k in range(segments):
-                offsets[b * segments + k + 1] = offsets[b * segments + k] + cursor[k]
-                cursor[k] = offsets[b * segments + k]
-            if not watch.ended:
-                _place(&a, b * rows, rows, cursor, to, &watch)
+            memcpy(cursor, &offsets[b * segments], 8 * segments)
+            _place(&a, b * rows, rows, segments, cursor, to, &watch)
             if watch.ended:
                 break
     free(cursor)
     raised(&watch)
-    return int(offsets[items * segments])
 
 
 cdef void _place(
-    const Ids *ids, Py_ssize_t begin, Py_ssize_t rows, int64_t *next, int64_t *order, Watch *watch
+    const Ids *ids, Py_ssize_t begin, Py_ssize_t rows, Py_ssize_t segments, int64_t *next,
+    int64_t *order, Watch *watch,
 ) noexcept nogil:
     """The position of each row to where its segment goes on, which `next` says."""
     cdef int64_t chunk[CHUNK]
     cdef const int64_t *at
     cdef Py_ssize_t i = 0, k, n, place
+    cdef bint few = segments <= STREAMS
     while i < rows:
         n = CHUNK if rows - i > CHUNK else rows - i
         at = _codes(ids, begin + i, n, chunk)
         for k in range(n):
+            if not few and k + AHEAD < n and at[k + AHEAD] >= 0:
+                FG_PREFETCH_WRITE(order + next[at[k + AHEAD]])
             if at[k] >= 0:
                 place = next[at[k]]
                 next[at[k]] = place + 1
                 order[place] = begin + i + k
+                if few:
+                    FG_PREFETCH_WRITE(order + place + LINE // 8)
         i += n
         if i % SLAB == 0 and ends(watch, SLAB + 1):
             return
@@ -376,7 +464,6 @@ cdef bint _sort_in_steps(
 # ---- reductions -------------------------------------------------------------------------------
 
 cdef enum:
-    LINE = 64                     # bytes of a cache line
     TABLE_BLOCK = 1 << 20         # of a block of columns, which stay in L2
     TABLE_FAR = 16 << 20          # of a table that is worth its misses where rows are short
     PER_THREAD = 1 << 16          # elements: less does not pay a second thread
@@ -543,7 +630,7 @@ cdef int _add_unit(
         most = max(1, min(<Py_ssize_t>CHUNK, (1 << 15) // run.columns))
         scratch = <char *>malloc(u.x.size * (most * run.columns + 16))
     if run.table == NULL or (scratch == NULL and not u.x.plain):
-        free(run.table)
+        fg_table_free(run.table)
         free(scratch)
         return FULL
     run.x_row = u.x.row if u.x.plain else run.columns * u.x.size
@@ -574,7 +661,7 @@ cdef int _add_unit(
     if run.total != NULL:
         run.total += low
     lost = 0 if watch.ended else u.precision.segment_finish(&run, 0, segments)
-    free(run.table)
+    fg_table_free(run.table)
     free(scratch)
     return LOST if lost else 0
 
