@@ -126,10 +126,8 @@ class Segments:
         if not _kernels.pack(given, self._ignored, each, counts, narrow):
             _ = self._ids  # raises
             raise RuntimeError("ids must not change while they are read; they did.")
-        ignored = None if ignore_index is None else -1
-        vars(self).update(_ids=narrow, _unchecked=None, _ignored=ignored)
-        if offsets is not None:
-            vars(self)["offsets"] = _read_only(np.cumsum(offsets, out=offsets))
+        vars(self)["_ignored"] = None if ignore_index is None else -1
+        self._checked(narrow, None if offsets is None else np.cumsum(offsets, out=offsets))
         return self
 
     @classmethod
@@ -243,9 +241,15 @@ class Segments:
         """
         assert self._unchecked is not None
         flat, each, name = self._unchecked
-        number = each if len(self.shape) == 2 else int(each[0])
-        _arrays.check_ids(flat.reshape(self.shape), number, None, name)
+        _arrays.check_range_of_ids(flat.reshape(self.shape), each, None, name)
+        vars(self)["_unchecked"] = None
         return flat
+
+    def _checked(self, ids: IntArray, offsets: NDArray[np.int64] | None) -> None:
+        """Ids were found to be in range, and offsets made of them."""
+        vars(self).update(_ids=ids, _unchecked=None)
+        if offsets is not None:
+            vars(self)["offsets"] = _read_only(offsets)
 
     @property
     def _items(self) -> int:
@@ -323,7 +327,8 @@ class _Rows:
 
     def result(self, out: Any, shape: tuple[int, ...], **inputs: Any) -> _Result:
         if out is not None:
-            ids = self.plan._ids
+            unchecked = self.plan._unchecked
+            ids = self.plan._ids if unchecked is None else unchecked[0]
             _arrays.check_out(out, shape, self.dtype, nothing=None, **inputs, segments=ids)
         return _Result(out, shape, self.dtype, self.computed)
 
@@ -357,7 +362,7 @@ def _add_up(
 ) -> None:
     """Sums or means of x (B, N, d) into out (B, K, d)."""
     items, rows, columns = x.shape
-    in_order = plan._ids is None
+    in_order = plan._bounds is not None
     # Consecutive rows of one column need no table: several segments are added side by side.
     table = not (in_order and columns == 1) and _kernels.prefers_table(
         items, rows, plan.num_segments, columns, out.itemsize, "order" in vars(plan) or in_order
@@ -365,12 +370,16 @@ def _add_up(
     if not (in_order or table):
         plan.order  # noqa: B018  (made first, it makes the offsets too)
 
-    def run(out: Any, even: float) -> bool:
+    counting = mean or empty != 0
+
+    def run(out: Any, even: float, ids: Any = None, made: Any = None) -> bool | None:
+        """With `ids`, they are checked, and their offsets made, on the way."""
+        check = ids is not None
         return _kernels.reduce(
             x,
-            plan._ids,
+            ids if check else plan._ids,
             plan._ignored,
-            plan.offsets if in_order or mean or empty != 0 or not table else None,
+            plan.offsets if in_order or not table or (counting and not check) else None,
             None if in_order or table else plan.order,
             out,
             weights,
@@ -379,9 +388,20 @@ def _add_up(
             empty,
             table,
             even,
+            check,
+            made,
         )
 
-    if run(out, 1.0):
+    lost = None
+    if table and plan._unchecked is not None:
+        ids = plan._unchecked[0]
+        made = np.zeros(plan.num_segments + 1, np.int64) if counting else None
+        lost = run(out, 1.0, ids, made)
+        if lost is not None:
+            plan._checked(ids, made)
+    if lost is None:
+        lost = run(out, 1.0)
+    if lost:
         # Perhaps a sum left the range of float64 and its mean does not: again, with tiny weights.
         again = np.empty_like(out)
         run(again, 2.0**-64)

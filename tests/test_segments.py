@@ -439,6 +439,46 @@ def test_both_paths_give_the_same_bits(isa, dtype, rng, monkeypatch, columns, we
     assert len(seen) == 1
 
 
+@pytest.mark.parametrize("columns", [1, 3, 40])
+@pytest.mark.parametrize("at", [0, 511, 512, 1999])
+@pytest.mark.parametrize("wrong", [-1, 50])
+@pytest.mark.parametrize("batch", [False, True])
+def test_an_id_out_of_range_is_found_while_rows_are_added(
+    isa, dtype, rng, columns, at, wrong, batch
+):
+    x, ids = draw(rng, (2, 2000), 50, (columns,), dtype)
+    ids[1, at] = wrong
+    place = f"1, {at}"
+    if not batch:
+        x, ids, place = x[1], ids[1], f"{at}"
+    out = np.full((*ids.shape[:-1], 50, columns), 7, dtype)
+    w = rng.random(ids.shape).astype(dtype)
+    for f in (fg.segment_sum, fg.segment_mean):
+        for weights in (None, w):
+            for threads in (1, 2):
+                with (
+                    fg.num_threads(threads),
+                    pytest.raises(IndexError, match=rf"segments\[{place}\] is {wrong}\."),
+                ):
+                    f(x, ids, num_segments=50, out=out, weights=weights)
+    assert (out == 7).all()
+    with pytest.raises(IndexError, match=rf"labels\[{place}\] is {wrong}\."):
+        fg.class_centroids(x, ids, num_classes=50)
+
+
+@pytest.mark.parametrize("columns", [1, 8, 40])
+@pytest.mark.parametrize("name", ["sum", "mean"])
+def test_ids_checked_on_the_way_give_the_same_bits(isa, dtype, rng, columns, name):
+    x, ids = draw(rng, (3000,), 40, (columns,), dtype)
+    ids[ids == 20] = 21
+    f, plan = function(name), fg.Segments.from_ids(ids, 40)
+    for options in ({}, {"empty_value": 7.0}, {"weights": rng.random(3000).astype(dtype)}):
+        found = f(x, ids, num_segments=40, **options)
+        assert found.tobytes() == f(x, plan, **options).tobytes(), options
+    counts = fg.class_centroids(x, ids, num_classes=40).counts
+    assert np.array_equal(counts, np.bincount(ids, minlength=40))
+
+
 @pytest.mark.parametrize("columns", [2, 4, 5, 8])
 @pytest.mark.parametrize("weighs", [False, True])
 @pytest.mark.parametrize("segments", [1, 3, 1000])
@@ -624,6 +664,28 @@ def test_means_do_not_depend_on_the_size_of_weights(data, weight):
 def test_an_empty_value_too_large_for_the_dtype_warns_of_nothing():
     best = fg.segment_max(np.ones(2, np.float32), [0, 2], empty_value=1e300)
     np.testing.assert_array_equal(best, np.float32([1, INF, 1]))
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [[n] * 70 for n in (1, 2, 3, 4, 5, 7, 8, 143, 144)]
+    + [[9] * n for n in (1, 4, 15, 17, 63, 256, 257, 300)]
+    + [[*range(1, 41)] * 8, [6, 0, 2] * 90, [100] * 30 + [140] * 30],
+    ids=lambda lengths: f"{len(lengths)} of {min(lengths)}-{max(lengths)}",
+)
+def test_short_segments_where_they_lie_and_in_tiles(isa, dtype, rng, lengths):
+    """Consecutive ones are read and written where they lie, those of ids copied: the same bits."""
+    ids = np.repeat(np.arange(len(lengths)), lengths)
+    x = rng.normal(0, 3, len(ids)).astype(dtype)
+    x[rng.integers(0, len(x), 3)] = np.nan, np.inf, -np.inf
+    g = rng.normal(size=len(lengths)).astype(dtype)
+    results = []
+    for plan in (fg.Segments.from_lengths(lengths), fg.Segments.from_ids(ids, len(lengths))):
+        found = [f(x, plan) for f in (fg.segment_softmax, fg.segment_log_softmax)]
+        found += [fg.segment_logsumexp(x, plan), fg.segment_logsumexp.vjp(x, plan, g)]
+        # A NaN has a sign, which means nothing.
+        results.append([np.where(np.isnan(a), NAN, a).astype(dtype).tobytes() for a in found])
+    assert results[0] == results[1]
 
 
 @pytest.mark.parametrize("name", ["softmax", "log_softmax", "logsumexp"])

@@ -36,7 +36,9 @@ def reduce(
     empty: float,
     table: bool,
     even: float,
-) -> bool: ...
+    check: bool,
+    made: NDArray[Any] | None,
+) -> bool | None: ...
 def spread(
     table: NDArray[Any],
     ids: NDArray[Any] | None,

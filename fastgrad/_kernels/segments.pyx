@@ -34,6 +34,7 @@ from fastgrad._kernels.isa cimport (
     FG_ROWS,
     FG_SOFTMAX,
     active,
+    fg_lines,
     fg_precision,
     fg_run,
     fg_segments,
@@ -598,25 +599,29 @@ cdef struct Unit:
     Py_ssize_t n, columns, block
     Py_ssize_t parts              # of the segments, where rows are too short to cut
     const char *weight            # (B, N), contiguous
+    int64_t limit                 # that ids must be below, checked on the way; -1: they are
+    int64_t *made                 # offsets to make from the ids; or NULL
 
 
 cdef enum:
     LOST = 1   # a mean that is not finite
     FULL = 2   # no memory
+    WRONG = 4  # an id out of range
 
 
 cdef int _add_unit(
     const Unit *u, const fg_segments *common, Py_ssize_t which, Watch *watch
 ) noexcept nogil:
     """One block of columns of one item, or one part of its segments, from its rows to its results;
-    LOST, FULL or 0."""
+    LOST, FULL, WRONG or 0."""
     cdef fg_segments run = common[0]
     cdef Py_ssize_t blocks = (u.columns + u.block - 1) // u.block
     cdef Py_ssize_t b = which // (blocks * u.parts), c = which // u.parts % blocks * u.block
     cdef Py_ssize_t i = 0, k, n, most = CHUNK, low, some
     cdef int64_t own[CHUNK]
     cdef int32_t taken[CHUNK]
-    cdef int lost
+    cdef Tally tally
+    cdef int told = 0
     cdef Py_ssize_t segments = u.rows.segments, segment = 0, part = which % u.parts
     cdef const char *x = u.x.data + b * u.x.item + c * u.x.column
     cdef int64_t chunk[CHUNK]
@@ -634,12 +639,19 @@ cdef int _add_unit(
         free(scratch)
         return FULL
     run.x_row = u.x.row if u.x.plain else run.columns * u.x.size
+    if u.made != NULL:
+        _tally_start(&tally, u.made + 1, segments)
     while i < u.n:
         n = min(most, u.n - i)
         if ends(watch, n * run.columns):
             break
         run.rows = n
         run.code = _segment_of(&u.rows, b * u.n + i, n, chunk, &segment)
+        if u.limit >= 0 and u.precision.count_outside(run.code, n, u.limit):
+            told = WRONG  # nothing was written but what is freed below
+            break
+        if u.made != NULL:
+            _tally(&tally, run.code, n, u.rows.ids.ignoring)
         if u.weight != NULL:
             run.weight = u.weight + (b * u.n + i) * u.x.size
         run.x = _packed(&u.x, u.precision, x + i * u.x.row, n, run.columns, scratch)
@@ -654,16 +666,22 @@ cdef int _add_unit(
             run.rows = some
         u.precision.segment_add(&run)
         i += n
+    if u.made != NULL:
+        _tally_end(&tally)
+        for k in range(segments):
+            u.made[k + 1] += u.made[k]
+        run.offsets = u.made
     low += b * u.rows.segments
     run.out = common.out + low * common.out_row + c * u.x.size
     if run.offsets != NULL:
         run.offsets += low
     if run.total != NULL:
         run.total += low
-    lost = 0 if watch.ended else u.precision.segment_finish(&run, 0, segments)
+    if told == 0 and not watch.ended and u.precision.segment_finish(&run, 0, segments):
+        told = LOST
     fg_table_free(run.table)
     free(scratch)
-    return LOST if lost else 0
+    return told
 
 
 cdef int _gather_unit(
@@ -721,7 +739,7 @@ cdef Py_ssize_t _piece(
 def reduce(
     cnp.ndarray x, ids, ignore_index, const int64_t[::1] offsets, const int64_t[::1] order,
     cnp.ndarray out, weight, const double[::1] total, bint mean, double empty, bint table,
-    double even,
+    double even, bint check, int64_t[::1] made,
 ):
     """Sums or means of x (B, N, d) over segments, into `out` (B, K, d), contiguous, of the type
     computed in; whether a mean of float64 is not finite.
@@ -730,6 +748,10 @@ def reduce(
     `weight` is (B, N), contiguous, of that type; `total` (B * K) what means are divided by instead
     of the rows' number, 0 for an empty segment.  All weights, and `total`, are multiplied by
     `even`, a power of two; 1 for float32.
+
+    With `check`, ids that are not checked yet are on the way, and their offsets, zeros (K + 1),
+    made if they are given.  None if one is out of range, or if they must be checked first because
+    the work is shared out; `out` is then as it was.  Only with `table`, and none is ignored.
     """
     cdef fg_segments common
     cdef Unit u
@@ -746,8 +768,12 @@ def reduce(
     if weight is not None:
         u.weight = <const char *>cnp.PyArray_DATA(weight)
         common.weight = u.weight
+    u.limit = u.rows.segments if check else -1
+    u.made = NULL
     if items == 0 or u.columns == 0 or u.rows.segments == 0:
-        return False
+        return None if check else False
+    if made is not None:
+        u.made = &made[0]
     common.out = <char *>cnp.PyArray_DATA(out)
     common.out_row = u.columns * u.x.size
     common.mean = mean
@@ -769,6 +795,8 @@ def reduce(
             u.parts = min(<Py_ssize_t>threads, u.rows.segments)
             units *= u.parts
         threads = <int>min(<Py_ssize_t>threads, units)
+        if check and units > 1:
+            return None
         with nogil:
             if threads == 1:
                 for which in range(units):
@@ -789,7 +817,7 @@ def reduce(
     raised(&watch)
     if told & FULL:
         raise MemoryError("no room for the accumulators of the segments")
-    return bool(told & LOST)
+    return None if told & WRONG else bool(told & LOST)
 
 
 def spread(
@@ -956,12 +984,14 @@ def extreme(
 # computed depends on its length and the number of columns alone, so its bits depend on neither
 # neighbours, order nor threads:
 #
-#   short, few columns   GROUP series side by side, filled up with terms that vanish: style `lanes`
+#   short, few columns   GROUP series side by side, filled up with terms that vanish: style `lanes`;
+#                        where they lie in memory, as a list of lines, if they are contiguous there
 #   more columns         those of one segment side by side: style `lanes`
 #   long                 one by one, packed: style `rows`
 
 cdef enum:
     GROUP = 64         # series of a tile
+    LIST = 256         # series of a list
     FEW = 16           # columns from which on those of one segment are a tile
     TILE = 1 << 14     # elements of a tile of such columns
     SCRATCH = 1 << 20  # bytes that the lanes kernels need for short rows
@@ -993,6 +1023,7 @@ cdef struct Series:
     const char *alpha             # the same
     const int64_t *offsets
     const int64_t *order          # NULL if rows lie in the order of segments
+    bint listed                   # short series are a list of lines
 
 # A thread's memory, and the tile that it is filling.
 cdef struct Tile:
@@ -1003,12 +1034,12 @@ cdef struct Tile:
     char *alpha
     void *scratch
     Py_ssize_t count, longest
-    const char *line[GROUP]
-    char *to[GROUP]
-    Py_ssize_t length[GROUP]
-    Py_ssize_t item[GROUP]
-    Py_ssize_t segment[GROUP]
-    Py_ssize_t column[GROUP]
+    const char *line[LIST]
+    char *to[LIST]
+    Py_ssize_t length[LIST]
+    Py_ssize_t item[LIST]
+    Py_ssize_t segment[LIST]
+    Py_ssize_t column[LIST]
 
 
 cdef inline Py_ssize_t _position(const Series *u, Py_ssize_t b, Py_ssize_t i) noexcept nogil:
@@ -1092,12 +1123,34 @@ cdef fg_run _run_of(const Series *u, const Tile *t) noexcept nogil:
     return run
 
 
+cdef void _flush_list(const Series *u, Tile *t) noexcept nogil:
+    """Compute the series where they lie."""
+    cdef fg_run run = _run_of(u, t)
+    cdef fg_lines lines
+    cdef Py_ssize_t k
+    if u.alpha != NULL:
+        for k in range(t.count):
+            memcpy(t.alpha + k * u.size, u.alpha + t.segment[k] * u.size, u.size)
+    lines.lines = t.count
+    lines.x = t.line
+    lines.out = t.to
+    lines.size = t.length
+    u.precision.lines[u.kernel](&run, &lines)
+    if u.value != NULL:
+        for k in range(t.count):
+            memcpy(u.value + t.segment[k] * u.size, t.value + k * u.size, u.size)
+    t.count = t.longest = 0
+
+
 cdef void _flush(const Series *u, Tile *t) noexcept nogil:
     """Compute the series side by side in the tile, and put them where they belong."""
     cdef fg_run run = _run_of(u, t)
     cdef Py_ssize_t k, at, line = t.longest * u.size
     cdef bint joined = u.order == NULL and u.columns == 1
     if t.count == 0:
+        return
+    if u.listed:
+        _flush_list(u, t)
         return
     run.rows = t.count
     run.classes = t.longest
@@ -1243,7 +1296,7 @@ cdef int _series_unit(
     cdef const int64_t *offsets = u.offsets + b * u.segments
     cdef Py_ssize_t first = b * u.segments + _piece(offsets, u.segments, k, pieces)
     cdef Py_ssize_t last = b * u.segments + _piece(offsets, u.segments, k + 1, pieces)
-    cdef Py_ssize_t longest = 0, short_max, room, scratch, n_rows
+    cdef Py_ssize_t longest = 0, short_max, room, scratch, n_rows, at
     cdef Py_ssize_t begin, end
     cdef Py_ssize_t by_length[WINDOW]
     cdef Tile t
@@ -1264,7 +1317,7 @@ cdef int _series_unit(
     if longest > short_max:
         scratch = max(scratch, u.precision.scratch_bytes(longest, FG_ROWS, u.kernel))
     scratch = (scratch + 63) & ~<Py_ssize_t>63
-    step = 64 * 8
+    step = LIST * 8
     block = <char *>malloc(3 * room + scratch + 2 * step + 64)
     if block == NULL:
         return FULL
@@ -1290,6 +1343,15 @@ cdef int _series_unit(
             n_rows = u.offsets[s + 1] - u.offsets[s]
             if n_rows > short_max:
                 _one_by_one(u, &t, b, s, n_rows, watch)
+            elif u.listed:
+                at = u.offsets[s] * u.size
+                t.segment[t.count] = s
+                t.length[t.count] = n_rows
+                t.line[t.count] = u.x + b * u.x_item + at
+                t.to[t.count] = u.out + at
+                t.count += 1
+                if t.count == LIST:
+                    _flush_list(u, &t)
             elif u.columns >= FEW:
                 _side_by_side(u, &t, b, s, n_rows, watch)
             else:
@@ -1313,22 +1375,26 @@ cdef Py_ssize_t _sort_short(
     const Series *u, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t short_max, Py_ssize_t *to
 ) noexcept nogil:
     """Segments [begin, end) that have rows, by their length, so that those of a tile are alike;
-    returns their number."""
-    cdef Py_ssize_t places[LENGTHS]
-    cdef Py_ssize_t s, n, k, sum = 0, most = min(short_max + 1, <Py_ssize_t>LENGTHS - 1)
-    memset(places, 0, sizeof(places))
+    returns their number.  Neighbours have their own counters: of one length, they do not wait for
+    each other."""
+    cdef Py_ssize_t places[LENGTHS][COPIES]
+    cdef Py_ssize_t s, n, k, c, sum = 0, most = min(short_max + 1, <Py_ssize_t>LENGTHS - 1)
+    memset(places, 0, (most + 1) * sizeof(places[0]))
     for s in range(begin, end):
-        places[min(u.offsets[s + 1] - u.offsets[s], most)] += 1
-    places[0] = 0
+        places[min(u.offsets[s + 1] - u.offsets[s], most)][s % COPIES] += 1
+    for c in range(COPIES):
+        places[0][c] = 0
     for k in range(most + 1):
-        n = places[k]
-        places[k] = sum
-        sum += n
+        for c in range(COPIES):
+            n = places[k][c]
+            places[k][c] = sum
+            sum += n
     for s in range(begin, end):
         n = min(u.offsets[s + 1] - u.offsets[s], most)
         if n:
-            to[places[n]] = s
-            places[n] += 1
+            k = places[n][s % COPIES]
+            places[n][s % COPIES] = k + 1
+            to[k] = s
     return sum
 
 
@@ -1374,6 +1440,10 @@ def series(
     u.offsets = &offsets[0]
     if order is not None and order.shape[0] > 0:
         u.order = &order[0]
+    u.listed = (
+        u.order == NULL and u.columns == 1 and u.x_row == u.size and u.g == NULL
+        and (u.kernel == FG_SOFTMAX or u.kernel == FG_LOG_SOFTMAX or u.kernel == FG_LOGSUMEXP)
+    )
     threads = _threads(cnp.PyArray_SIZE(x))
     pieces = _pieces(items, cnp.PyArray_SIZE(x), threads)
     with nogil:
