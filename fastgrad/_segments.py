@@ -270,7 +270,7 @@ class Segments:
     @functools.cached_property
     def counts(self) -> NDArray[np.int64]:
         """Rows of every segment."""
-        counts = np.diff(self.offsets)
+        counts = self.offsets[1:] - self.offsets[:-1]
         return _read_only(counts.reshape((*self.shape[:-1], self.num_segments)))
 
     @functools.cached_property
@@ -393,7 +393,7 @@ def _add_up(
         )
 
     lost = None
-    if table and plan._unchecked is not None:
+    if table and items == 1 and plan._unchecked is not None:
         ids = plan._unchecked[0]
         made = np.zeros(plan.num_segments + 1, np.int64) if counting else None
         lost = run(out, 1.0, ids, made)

@@ -479,6 +479,25 @@ def test_ids_checked_on_the_way_give_the_same_bits(isa, dtype, rng, columns, nam
     assert np.array_equal(counts, np.bincount(ids, minlength=40))
 
 
+@pytest.mark.parametrize(("rows", "columns"), [(100_000, 5), (10_000, 40)])
+@pytest.mark.parametrize("at", [0, -1])
+def test_threads_check_and_count_ids_on_the_way(isa, dtype, rng, rows, columns, at):
+    """Each reads all of them, whether they share out segments or columns."""
+    x, ids = draw(rng, (rows,), 50, (columns,), dtype)
+    with fg.num_threads(1):
+        expected = fg.segment_mean(x, fg.Segments.from_ids(ids, 50))
+    out = np.full((50, columns), 7, dtype)
+    with fg.num_threads(3):
+        centroids, counts = fg.class_centroids(x, ids, num_classes=50)
+        true = np.bincount(ids, minlength=50)
+        ids[at] = 50
+        with pytest.raises(IndexError, match="is 50"):
+            fg.segment_mean(x, ids, num_segments=50, out=out)
+    assert (out == 7).all()
+    assert centroids.tobytes() == expected.tobytes()
+    assert np.array_equal(counts, true)
+
+
 @pytest.mark.parametrize("columns", [2, 4, 5, 8])
 @pytest.mark.parametrize("weighs", [False, True])
 @pytest.mark.parametrize("segments", [1, 3, 1000])

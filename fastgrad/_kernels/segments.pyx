@@ -600,7 +600,7 @@ cdef struct Unit:
     Py_ssize_t parts              # of the segments, where rows are too short to cut
     const char *weight            # (B, N), contiguous
     int64_t limit                 # that ids must be below, checked on the way; -1: they are
-    int64_t *made                 # offsets to make from the ids; or NULL
+    int64_t *made                 # (K + 1), to count the rows of segment k at k + 1; or NULL
 
 
 cdef enum:
@@ -621,6 +621,8 @@ cdef int _add_unit(
     cdef int64_t own[CHUNK]
     cdef int32_t taken[CHUNK]
     cdef Tally tally
+    cdef bint counted = u.made != NULL
+    cdef int64_t *offsets = NULL
     cdef int told = 0
     cdef Py_ssize_t segments = u.rows.segments, segment = 0, part = which % u.parts
     cdef const char *x = u.x.data + b * u.x.item + c * u.x.column
@@ -630,7 +632,9 @@ cdef int _add_unit(
     segments = segments * (part + 1) // u.parts - low
     run.columns = min(u.block, u.columns - c)
     run.pitch = _pitch(run.columns, u.x.size)
-    run.table = <double *>fg_table_of(segments * run.pitch * 8)
+    run.table = <double *>fg_table_of((segments * run.pitch + counted * (segments + 1)) * 8)
+    if counted:
+        offsets = <int64_t *>(run.table + segments * run.pitch)
     if not u.x.plain:
         most = max(1, min(<Py_ssize_t>CHUNK, (1 << 15) // run.columns))
         scratch = <char *>malloc(u.x.size * (most * run.columns + 16))
@@ -639,8 +643,8 @@ cdef int _add_unit(
         free(scratch)
         return FULL
     run.x_row = u.x.row if u.x.plain else run.columns * u.x.size
-    if u.made != NULL:
-        _tally_start(&tally, u.made + 1, segments)
+    if counted:
+        _tally_start(&tally, offsets + 1, segments)
     while i < u.n:
         n = min(most, u.n - i)
         if ends(watch, n * run.columns):
@@ -650,8 +654,6 @@ cdef int _add_unit(
         if u.limit >= 0 and u.precision.count_outside(run.code, n, u.limit):
             told = WRONG  # nothing was written but what is freed below
             break
-        if u.made != NULL:
-            _tally(&tally, run.code, n, u.rows.ids.ignoring)
         if u.weight != NULL:
             run.weight = u.weight + (b * u.n + i) * u.x.size
         run.x = _packed(&u.x, u.precision, x + i * u.x.row, n, run.columns, scratch)
@@ -664,16 +666,21 @@ cdef int _add_unit(
             run.code = own
             run.taken = taken
             run.rows = some
+        if counted:
+            _tally(&tally, run.code, run.rows, u.rows.ids.ignoring)
         u.precision.segment_add(&run)
         i += n
-    if u.made != NULL:
+    if counted:
         _tally_end(&tally)
+        if c == 0:
+            memcpy(u.made + low + 1, offsets + 1, 8 * segments)
         for k in range(segments):
-            u.made[k + 1] += u.made[k]
-        run.offsets = u.made
+            offsets[k + 1] += offsets[k]
     low += b * u.rows.segments
     run.out = common.out + low * common.out_row + c * u.x.size
-    if run.offsets != NULL:
+    if counted:
+        run.offsets = offsets
+    elif run.offsets != NULL:
         run.offsets += low
     if run.total != NULL:
         run.total += low
@@ -750,8 +757,8 @@ def reduce(
     `even`, a power of two; 1 for float32.
 
     With `check`, ids that are not checked yet are on the way, and their offsets, zeros (K + 1),
-    made if they are given.  None if one is out of range, or if they must be checked first because
-    the work is shared out; `out` is then as it was.  Only with `table`, and none is ignored.
+    made if they are given.  None if one is out of range: every unit of the work reads them all, so
+    `out` is then as it was.  Only with `table`, of one item, and where none is ignored.
     """
     cdef fg_segments common
     cdef Unit u
@@ -795,8 +802,6 @@ def reduce(
             u.parts = min(<Py_ssize_t>threads, u.rows.segments)
             units *= u.parts
         threads = <int>min(<Py_ssize_t>threads, units)
-        if check and units > 1:
-            return None
         with nogil:
             if threads == 1:
                 for which in range(units):
@@ -817,7 +822,11 @@ def reduce(
     raised(&watch)
     if told & FULL:
         raise MemoryError("no room for the accumulators of the segments")
-    return None if told & WRONG else bool(told & LOST)
+    if told & WRONG:
+        return None
+    for which in range(0 if u.made == NULL else u.rows.segments):
+        u.made[which + 1] += u.made[which]
+    return bool(told & LOST)
 
 
 def spread(
@@ -994,7 +1003,7 @@ cdef enum:
     LIST = 256         # series of a list
     FEW = 16           # columns from which on those of one segment are a tile
     TILE = 1 << 14     # elements of a tile of such columns
-    SCRATCH = 1 << 20  # bytes that the lanes kernels need for short rows
+    SCRATCH = 1 << 20  # bytes that the lanes kernels need for rows of any number of classes
     WINDOW = 1 << 11   # segments that are sorted by length; fewer if they have more rows than
     WINDOW_ROWS = 1 << 15
     NEXT = 1 << 13     # bytes of a segment that are prefetched
@@ -1313,7 +1322,9 @@ cdef int _series_unit(
     if u.columns >= FEW:
         room = max(longest, min(n * u.columns, max(<Py_ssize_t>TILE, n * FEW)))
     room = (room * u.size + 64 + 127) & ~<Py_ssize_t>63  # and a vector more
-    scratch = max(<Py_ssize_t>SCRATCH, u.precision.scratch_bytes(n, FG_LANES, u.kernel))
+    scratch = u.precision.scratch_bytes(n, FG_LANES, u.kernel)
+    if n > FG_LANES_MAX_CONTIGUOUS:  # fewer rows may then need more
+        scratch = max(scratch, <Py_ssize_t>SCRATCH)
     if longest > short_max:
         scratch = max(scratch, u.precision.scratch_bytes(longest, FG_ROWS, u.kernel))
     scratch = (scratch + 63) & ~<Py_ssize_t>63

@@ -258,6 +258,7 @@ FG_INLINE void gather_parts(const fg_segments *run, const int weighs, const int 
     if (i + ROWS_AHEAD < limit) {
       const char *const next = x + row_at(run, i + ROWS_AHEAD) * run->x_row;
       for (ptrdiff_t b = 0; b < bytes; b += 64) FG_PREFETCH_L2(next + b);
+      if ((uintptr_t)next & 63) FG_PREFETCH_L2(next + bytes - 1); /* NumPy's arrays begin at 16 of a line */
     }
     const T w = weighs ? weight_at(run, r) : 1;
     if (weighs && w == 0) continue;
