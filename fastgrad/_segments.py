@@ -13,6 +13,7 @@ from fastgrad import _arrays
 from fastgrad._arrays import FloatArray, IntArray
 from fastgrad._kernels import segments as _kernels
 from fastgrad._maps import Map
+from fastgrad._threads import get_num_threads
 
 
 class Segments:
@@ -393,7 +394,10 @@ def _add_up(
         )
 
     lost = None
-    if table and items == 1 and plan._unchecked is not None:
+    # Many counters and many accumulators drive each other out of the cache, but on several threads
+    # a pass before them would be waited for (benchmarks/NOTES.md).
+    fused = columns == 1 or not counting or get_num_threads() > 1
+    if table and items == 1 and fused and plan._unchecked is not None:
         ids = plan._unchecked[0]
         made = np.zeros(plan.num_segments + 1, np.int64) if counting else None
         lost = run(out, 1.0, ids, made)
