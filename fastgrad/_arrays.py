@@ -837,6 +837,8 @@ def as_ids(ids: ArrayLike, name: str) -> IntArray:
         raise ValueError(
             f"{name} must have shape (N,), or (B, N) for a batch of items; it has shape {a.shape}."
         )
+    if a.flags.c_contiguous and a.flags.aligned and a.dtype.isnative:
+        return a
     return np.require(a, a.dtype.newbyteorder("="), ["C", "A"])
 
 
@@ -886,12 +888,14 @@ def as_offsets(offsets: ArrayLike) -> NDArray[np.int64]:
     return a
 
 
-def _numbers_of_segments(
+def numbers_of_segments(
     num_segments: ArrayLike, ids: IntArray, name: str
 ) -> tuple[int, NDArray[np.int64]]:
     """The number of segments of the result, and that of every item."""
-    given = np.asarray(num_segments)
     items = ids.shape[0] if ids.ndim == 2 else 1
+    given = np.asarray(num_segments)
+    if given.ndim == 0 and given.dtype.kind in "iu" and 0 <= given < 2**48:
+        return int(given), np.full(items, given, np.int64)
     if given.dtype.kind not in "iu":
         raise TypeError(f"num_segments must be an int, or an array of them; got {num_segments!r}.")
     if given.ndim > 0 and (ids.ndim == 1 or given.shape != (items,)):
@@ -912,12 +916,20 @@ def check_ids(
     ids: IntArray, num_segments: int | ArrayLike | None, ignore_index: int | None, name: str
 ) -> int:
     """The number of segments; IndexError for the first id out of range that is not ignored."""
-    number, each = None, None
-    if num_segments is not None:
-        number, each = _numbers_of_segments(num_segments, ids, name)
+    if num_segments is None:
+        return check_range_of_ids(ids, None, ignore_index, name) + 1
+    number, each = numbers_of_segments(num_segments, ids, name)
+    check_range_of_ids(ids, each, ignore_index, name)
+    return number
+
+
+def check_range_of_ids(
+    ids: IntArray, each: NDArray[np.int64] | None, ignore_index: int | None, name: str
+) -> int:
+    """The largest id, or -1, where no number is given for each item; IndexError as above."""
     bad, largest = _segments.scan(ids.reshape((1, *ids.shape)[-2:]), ignore_index, each)
     if bad < 0:
-        return largest + 1 if number is None else number
+        return largest
     where = tuple(int(i) for i in np.unravel_index(bad, ids.shape))
     value = int(ids[where])
     place = f"{name}[{', '.join(map(str, where))}]"

@@ -13,6 +13,7 @@ from fastgrad import _arrays
 from fastgrad._arrays import FloatArray, IntArray
 from fastgrad._kernels import segments as _kernels
 from fastgrad._maps import Map
+from fastgrad._threads import get_num_threads
 
 
 class Segments:
@@ -62,8 +63,9 @@ class Segments:
 
     shape: tuple[int, ...]
     num_segments: int
-    _ids: IntArray | None
-    """(B, N), C-contiguous, in range or equal to `_ignored`; None if segments are consecutive."""
+    _unchecked: tuple[IntArray, NDArray[np.int64], str] | None
+    """What `_ids` is made of: ids as they were given, the number of segments of every item, and the
+    name of the argument; None if they were checked at once."""
     _ignored: int | None
     _bounds: NDArray[np.int64] | None
     """The offsets of consecutive segments, else None."""
@@ -114,11 +116,19 @@ class Segments:
                [1, 0, 2]])
         """
         self = cls._of(_arrays.as_ids(ids, "ids"), num_segments, ignore_index, "ids")
-        assert self._ids is not None
+        given, each, _ = self._unchecked or (self._ids, None, "")
+        assert given is not None
         # int8, int16 ...: reading them again later is cheaper than making the copy.
-        narrow = np.empty(self._ids.shape, np.min_scalar_type(-max(self.num_segments, 1)))
-        _kernels.pack(self._ids, self._ignored, narrow)
-        vars(self).update(_ids=narrow, _ignored=None if ignore_index is None else -1)
+        narrow = np.empty(given.shape, np.min_scalar_type(-max(self.num_segments, 1)))
+        offsets, counts = None, None
+        if not _kernels.sorts_in_steps(self.num_segments, given.size):
+            offsets = np.zeros(self._items * self.num_segments + 1, np.int64)
+            counts = offsets[1:].reshape(self._items, self.num_segments)
+        if not _kernels.pack(given, self._ignored, each, counts, narrow):
+            _ = self._ids  # raises
+            raise RuntimeError("ids must not change while they are read; they did.")
+        vars(self)["_ignored"] = None if ignore_index is None else -1
+        self._checked(narrow, None if offsets is None else np.cumsum(offsets, out=offsets))
         return self
 
     @classmethod
@@ -180,6 +190,7 @@ class Segments:
             shape=(int(offsets[-1]),),
             num_segments=len(offsets) - 1,
             _ids=None,
+            _unchecked=None,
             _ignored=None,
             _bounds=_read_only(offsets),
         )
@@ -192,15 +203,18 @@ class Segments:
         ignore_index: int | None,
         name: str,
     ) -> Segments:
-        """From ids as the border hands them out, which are not copied."""
+        """From ids as the border hands them out, which are not copied.
+
+        They are checked when `_ids` is first read, so that a kernel may check them on its way.
+        """
         ignored = _arrays.check_ignore_index(ignore_index)
-        return cls._made(
-            shape=ids.shape,
-            num_segments=_arrays.check_ids(ids, num_segments, ignored, name),
-            _ids=ids.reshape((1, *ids.shape)[-2:]),
-            _ignored=ignored,
-            _bounds=None,
-        )
+        flat = ids.reshape((1, *ids.shape)[-2:])
+        made: dict[str, Any] = {"shape": ids.shape, "_ignored": ignored, "_bounds": None}
+        if num_segments is None or ignored is not None:
+            number = _arrays.check_ids(ids, num_segments, ignored, name)
+            return cls._made(num_segments=number, _ids=flat, _unchecked=None, **made)
+        number, each = _arrays.numbers_of_segments(num_segments, ids, name)
+        return cls._made(num_segments=number, _unchecked=(flat, each, name), **made)
 
     @classmethod
     def _made(cls, **attributes: Any) -> Segments:
@@ -219,6 +233,24 @@ class Segments:
         vars(self).update(state)
         if self._bounds is not None:
             vars(self)["_bounds"] = _read_only(self._bounds)
+
+    @functools.cached_property
+    def _ids(self) -> IntArray | None:
+        """(B, N), C-contiguous, in range or equal to `_ignored`; None if segments are consecutive.
+
+        IndexError if they are not in range.
+        """
+        assert self._unchecked is not None
+        flat, each, name = self._unchecked
+        _arrays.check_range_of_ids(flat.reshape(self.shape), each, None, name)
+        vars(self)["_unchecked"] = None
+        return flat
+
+    def _checked(self, ids: IntArray, offsets: NDArray[np.int64] | None) -> None:
+        """Ids were found to be in range, and offsets made of them."""
+        vars(self).update(_ids=ids, _unchecked=None)
+        if offsets is not None:
+            vars(self)["offsets"] = _read_only(offsets)
 
     @property
     def _items(self) -> int:
@@ -239,7 +271,7 @@ class Segments:
     @functools.cached_property
     def counts(self) -> NDArray[np.int64]:
         """Rows of every segment."""
-        counts = np.diff(self.offsets)
+        counts = self.offsets[1:] - self.offsets[:-1]
         return _read_only(counts.reshape((*self.shape[:-1], self.num_segments)))
 
     @functools.cached_property
@@ -248,9 +280,13 @@ class Segments:
         if self._ids is None:
             return _read_only(np.arange(self.shape[0], dtype=np.int64))
         order = np.empty(self._ids.size, np.int64)
-        offsets = np.empty(self._items * self.num_segments + 1, np.int64)
-        kept = _kernels.sort(self._ids, self._ignored, offsets, order)
-        vars(self).setdefault("offsets", _read_only(offsets))
+        if _kernels.sorts_in_steps(self.num_segments, self._ids.size):
+            offsets = np.empty(self._items * self.num_segments + 1, np.int64)
+            kept = _kernels.sort(self._ids, self._ignored, offsets, order)
+            vars(self).setdefault("offsets", _read_only(offsets))
+        else:
+            _kernels.place(self._ids, self._ignored, self.offsets, order)
+            kept = int(self.offsets[-1])
         return _read_only(order if kept == len(order) else order[:kept].copy())
 
     def __repr__(self) -> str:
@@ -292,7 +328,8 @@ class _Rows:
 
     def result(self, out: Any, shape: tuple[int, ...], **inputs: Any) -> _Result:
         if out is not None:
-            ids = self.plan._ids
+            unchecked = self.plan._unchecked
+            ids = self.plan._ids if unchecked is None else unchecked[0]
             _arrays.check_out(out, shape, self.dtype, nothing=None, **inputs, segments=ids)
         return _Result(out, shape, self.dtype, self.computed)
 
@@ -326,7 +363,7 @@ def _add_up(
 ) -> None:
     """Sums or means of x (B, N, d) into out (B, K, d)."""
     items, rows, columns = x.shape
-    in_order = plan._ids is None
+    in_order = plan._bounds is not None
     # Consecutive rows of one column need no table: several segments are added side by side.
     table = not (in_order and columns == 1) and _kernels.prefers_table(
         items, rows, plan.num_segments, columns, out.itemsize, "order" in vars(plan) or in_order
@@ -334,12 +371,16 @@ def _add_up(
     if not (in_order or table):
         plan.order  # noqa: B018  (made first, it makes the offsets too)
 
-    def run(out: Any, even: float) -> bool:
+    counting = mean or empty != 0
+
+    def run(out: Any, even: float, ids: Any = None, made: Any = None) -> bool | None:
+        """With `ids`, they are checked, and their offsets made, on the way."""
+        check = ids is not None
         return _kernels.reduce(
             x,
-            plan._ids,
+            ids if check else plan._ids,
             plan._ignored,
-            plan.offsets if in_order or mean or empty != 0 or not table else None,
+            plan.offsets if in_order or not table or (counting and not check) else None,
             None if in_order or table else plan.order,
             out,
             weights,
@@ -348,9 +389,23 @@ def _add_up(
             empty,
             table,
             even,
+            check,
+            made,
         )
 
-    if run(out, 1.0):
+    lost = None
+    # Many counters and many accumulators drive each other out of the cache, but on several threads
+    # a pass before them would be waited for (benchmarks/NOTES.md).
+    fused = columns == 1 or not counting or get_num_threads() > 1
+    if table and items == 1 and fused and plan._unchecked is not None:
+        ids = plan._unchecked[0]
+        made = np.zeros(plan.num_segments + 1, np.int64) if counting else None
+        lost = run(out, 1.0, ids, made)
+        if lost is not None:
+            plan._checked(ids, made)
+    if lost is None:
+        lost = run(out, 1.0)
+    if lost:
         # Perhaps a sum left the range of float64 and its mean does not: again, with tiny weights.
         again = np.empty_like(out)
         run(again, 2.0**-64)

@@ -64,10 +64,11 @@ def test_order_is_that_of_a_stable_sort(rng, dtype, shape, ignored):
 @pytest.mark.parametrize("ignored", [False, True])
 @pytest.mark.parametrize("items", [1, 3])
 @pytest.mark.parametrize(
-    "segments", [1, 100, 1024, 1025, 5000, 8192, 8193, 40_000, 200_000, 3_000_000]
+    "segments", [1, 100, 1024, 1025, 2048, 2049, 32_768, 32_769, 200_000, 3_000_000]
 )
 def test_order_of_many_segments(rng, segments, items, ignored):
-    """Below and above what has several tables of counters, two steps, or a wider copy."""
+    """Below and above what has several tables of counters, rows prefetched, two steps, or a wider
+    copy."""
     ids = rng.integers(-1 if ignored else 0, segments, (items, 30_000))
     ids[:, ::3] = segments - 1  # a bucket of many rows
     s = fg.Segments.from_ids(ids, segments, ignore_index=-1 if ignored else None)
@@ -80,11 +81,27 @@ def test_order_of_many_segments(rng, segments, items, ignored):
     assert np.array_equal(again.offsets, s.offsets)  # made without the order
 
 
-@pytest.mark.parametrize("ids", [[5, 5, 5], [], [0], [20_000]], ids=str)
+@pytest.mark.parametrize("ids", [[5, 5, 5], [], [0], [50_000]], ids=str)
 def test_order_of_few_rows_of_many_segments(ids):
-    s = fg.Segments.from_ids(np.array(ids, int), 20_001)
+    s = fg.Segments.from_ids(np.array(ids, int), 50_001)
     assert np.array_equal(s.order, np.arange(len(ids)))
-    assert np.array_equal(s.offsets[1:], np.searchsorted(ids, np.arange(20_001), side="right"))
+    assert np.array_equal(s.offsets[1:], np.searchsorted(ids, np.arange(50_001), side="right"))
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.int64, np.uint64])
+@pytest.mark.parametrize("at", [0, 511, 512, 1999])
+@pytest.mark.parametrize("segments", [100, 40_000])
+def test_an_id_out_of_range_is_found_while_ids_are_packed(dtype, at, segments):
+    if dtype == np.int16 and segments > 2**15 - 1:
+        segments = 2**15 - 1
+    ids = np.zeros((2, 2000), dtype)
+    ids[1, at] = segments
+    with pytest.raises(IndexError, match=rf"ids\[1, {at}\] is {segments}\."):
+        fg.Segments.from_ids(ids, segments)
+    with pytest.raises(IndexError, match=rf"ids\[{at}\] is {segments}\."):
+        fg.Segments.from_ids(ids[1], segments)
+    assert fg.Segments.from_ids(ids, segments + 1).num_segments == segments + 1
+    assert fg.Segments.from_ids(ids, [1, segments + 1]).counts[1, 0] == 1999
 
 
 def test_a_plan_of_strided_ids(rng):
@@ -422,6 +439,65 @@ def test_both_paths_give_the_same_bits(isa, dtype, rng, monkeypatch, columns, we
     assert len(seen) == 1
 
 
+@pytest.mark.parametrize("columns", [1, 3, 40])
+@pytest.mark.parametrize("at", [0, 511, 512, 1999])
+@pytest.mark.parametrize("wrong", [-1, 50])
+@pytest.mark.parametrize("batch", [False, True])
+def test_an_id_out_of_range_is_found_while_rows_are_added(
+    isa, dtype, rng, columns, at, wrong, batch
+):
+    x, ids = draw(rng, (2, 2000), 50, (columns,), dtype)
+    ids[1, at] = wrong
+    place = f"1, {at}"
+    if not batch:
+        x, ids, place = x[1], ids[1], f"{at}"
+    out = np.full((*ids.shape[:-1], 50, columns), 7, dtype)
+    w = rng.random(ids.shape).astype(dtype)
+    for f in (fg.segment_sum, fg.segment_mean):
+        for weights in (None, w):
+            for threads in (1, 2):
+                with (
+                    fg.num_threads(threads),
+                    pytest.raises(IndexError, match=rf"segments\[{place}\] is {wrong}\."),
+                ):
+                    f(x, ids, num_segments=50, out=out, weights=weights)
+    assert (out == 7).all()
+    with pytest.raises(IndexError, match=rf"labels\[{place}\] is {wrong}\."):
+        fg.class_centroids(x, ids, num_classes=50)
+
+
+@pytest.mark.parametrize("columns", [1, 8, 40])
+@pytest.mark.parametrize("name", ["sum", "mean"])
+def test_ids_checked_on_the_way_give_the_same_bits(isa, dtype, rng, columns, name):
+    x, ids = draw(rng, (3000,), 40, (columns,), dtype)
+    ids[ids == 20] = 21
+    f, plan = function(name), fg.Segments.from_ids(ids, 40)
+    for options in ({}, {"empty_value": 7.0}, {"weights": rng.random(3000).astype(dtype)}):
+        found = f(x, ids, num_segments=40, **options)
+        assert found.tobytes() == f(x, plan, **options).tobytes(), options
+    counts = fg.class_centroids(x, ids, num_classes=40).counts
+    assert np.array_equal(counts, np.bincount(ids, minlength=40))
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(100_000, 5), (10_000, 40)])
+@pytest.mark.parametrize("at", [0, -1])
+def test_threads_check_and_count_ids_on_the_way(isa, dtype, rng, rows, columns, at):
+    """Each reads all of them, whether they share out segments or columns."""
+    x, ids = draw(rng, (rows,), 50, (columns,), dtype)
+    with fg.num_threads(1):
+        expected = fg.segment_mean(x, fg.Segments.from_ids(ids, 50))
+    out = np.full((50, columns), 7, dtype)
+    with fg.num_threads(3):
+        centroids, counts = fg.class_centroids(x, ids, num_classes=50)
+        true = np.bincount(ids, minlength=50)
+        ids[at] = 50
+        with pytest.raises(IndexError, match="is 50"):
+            fg.segment_mean(x, ids, num_segments=50, out=out)
+    assert (out == 7).all()
+    assert centroids.tobytes() == expected.tobytes()
+    assert np.array_equal(counts, true)
+
+
 @pytest.mark.parametrize("columns", [2, 4, 5, 8])
 @pytest.mark.parametrize("weighs", [False, True])
 @pytest.mark.parametrize("segments", [1, 3, 1000])
@@ -607,6 +683,28 @@ def test_means_do_not_depend_on_the_size_of_weights(data, weight):
 def test_an_empty_value_too_large_for_the_dtype_warns_of_nothing():
     best = fg.segment_max(np.ones(2, np.float32), [0, 2], empty_value=1e300)
     np.testing.assert_array_equal(best, np.float32([1, INF, 1]))
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [[n] * 70 for n in (1, 2, 3, 4, 5, 7, 8, 143, 144)]
+    + [[9] * n for n in (1, 4, 15, 17, 63, 256, 257, 300)]
+    + [[*range(1, 41)] * 8, [6, 0, 2] * 90, [100] * 30 + [140] * 30],
+    ids=lambda lengths: f"{len(lengths)} of {min(lengths)}-{max(lengths)}",
+)
+def test_short_segments_where_they_lie_and_in_tiles(isa, dtype, rng, lengths):
+    """Consecutive ones are read and written where they lie, those of ids copied: the same bits."""
+    ids = np.repeat(np.arange(len(lengths)), lengths)
+    x = rng.normal(0, 3, len(ids)).astype(dtype)
+    x[rng.integers(0, len(x), 3)] = np.nan, np.inf, -np.inf
+    g = rng.normal(size=len(lengths)).astype(dtype)
+    results = []
+    for plan in (fg.Segments.from_lengths(lengths), fg.Segments.from_ids(ids, len(lengths))):
+        found = [f(x, plan) for f in (fg.segment_softmax, fg.segment_log_softmax)]
+        found += [fg.segment_logsumexp(x, plan), fg.segment_logsumexp.vjp(x, plan, g)]
+        # A NaN has a sign, which means nothing.
+        results.append([np.where(np.isnan(a), NAN, a).astype(dtype).tobytes() for a in found])
+    assert results[0] == results[1]
 
 
 @pytest.mark.parametrize("name", ["softmax", "log_softmax", "logsumexp"])

@@ -104,6 +104,11 @@ cdef extern from "fastgrad.h" nogil:
         Py_ssize_t pitch
         double empty, even
         int mean
+    ctypedef struct fg_lines:
+        Py_ssize_t lines
+        const char **x
+        char **out
+        const Py_ssize_t *size
     ctypedef struct fg_rows:
         char *data
         Py_ssize_t row
@@ -162,6 +167,7 @@ cdef extern from "fastgrad.h" nogil:
         void (*lines_put)(
             const void *tile, const Py_ssize_t *n, Py_ssize_t lines, Py_ssize_t pitch, char **to
         ) noexcept nogil
+        void (*lines[3])(const fg_run *, const fg_lines *) noexcept nogil
         Py_ssize_t (*segment_scratch)(Py_ssize_t, Py_ssize_t) noexcept nogil
         fg_segment_kernel centroid_hinge, centroid_hinge_hvp, class_moments
         fg_segment_kernel leave_one_out, leave_one_out_pull

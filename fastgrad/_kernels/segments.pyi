@@ -5,11 +5,21 @@ from numpy.typing import NDArray
 def scan(
     ids: NDArray[Any], ignore_index: int | None, classes: NDArray[Any] | None
 ) -> tuple[int, int]: ...
-def pack(ids: NDArray[Any], ignore_index: int | None, out: NDArray[Any]) -> None: ...
+def pack(
+    ids: NDArray[Any],
+    ignore_index: int | None,
+    classes: NDArray[Any] | None,
+    counts: NDArray[Any] | None,
+    out: NDArray[Any],
+) -> bool: ...
 def count(ids: NDArray[Any], ignore_index: int | None, counts: NDArray[Any]) -> None: ...
+def sorts_in_steps(segments: int, rows: int) -> bool: ...
 def sort(
     ids: NDArray[Any], ignore_index: int | None, offsets: NDArray[Any], order: NDArray[Any]
 ) -> int: ...
+def place(
+    ids: NDArray[Any], ignore_index: int | None, offsets: NDArray[Any], order: NDArray[Any]
+) -> None: ...
 def prefers_table(
     items: int, rows: int, segments: int, columns: int, size: int, is_sorted: bool
 ) -> bool: ...
@@ -26,7 +36,9 @@ def reduce(
     empty: float,
     table: bool,
     even: float,
-) -> bool: ...
+    check: bool,
+    made: NDArray[Any] | None,
+) -> bool | None: ...
 def spread(
     table: NDArray[Any],
     ids: NDArray[Any] | None,

@@ -34,6 +34,7 @@ from fastgrad._kernels.isa cimport (
     FG_ROWS,
     FG_SOFTMAX,
     active,
+    fg_lines,
     fg_precision,
     fg_run,
     fg_segments,
@@ -44,16 +45,21 @@ from fastgrad._kernels.watch cimport SLAB, Watch, ends, raised, watching
 
 cdef extern from "platform.h" nogil:
     void FG_PREFETCH(const void *)
+    void FG_PREFETCH_WRITE(const void *)
 cdef extern from "threads.h" nogil:
     void *fg_table_of(size_t size)
+    void fg_table_free(void *table)
 
 cnp.import_array()
 
 cdef enum:
     CHUNK = 512       # rows widened at once
+    LINE = 64         # bytes of a cache line
     COPIES = 4        # of a small table of counters: neighbours of one segment then do not wait
     SMALL = 1 << 10   # segments of such a table
-    LARGE = 1 << 13   # segments whose counters leave L1: sort in two steps
+    LARGE = 1 << 15   # segments whose counters leave the cache: sort in two steps
+    STREAMS = 1 << 11  # segments whose next lines stay in L1
+    AHEAD = 24        # rows between a prefetch and its use where they do not
     BUCKETS_BITS = 11  # of such a sort: more leave the cache
     PLACE_BITS = 44   # of a row's position, in one word with what is left of its id
 
@@ -80,6 +86,19 @@ cdef Ids _ids(cnp.ndarray ids, ignore_index):
     return a
 
 
+cdef void _widen_flat(const Ids *ids, Py_ssize_t begin, Py_ssize_t n, int64_t *to) noexcept nogil:
+    """widen(), in vectors for the types of packed ids."""
+    cdef Py_ssize_t i
+    if ids.type == 2:
+        for i in range(n):
+            to[i] = (<const int16_t *>ids.data)[begin + i]
+    elif ids.type == 4:
+        for i in range(n):
+            to[i] = (<const int32_t *>ids.data)[begin + i]
+    else:
+        widen(ids.data + begin * ids.size, ids.size, n, ids.type, to)
+
+
 cdef const int64_t *_codes(
     const Ids *ids, Py_ssize_t begin, Py_ssize_t n, int64_t *chunk
 ) noexcept nogil:
@@ -87,7 +106,7 @@ cdef const int64_t *_codes(
     cdef Py_ssize_t i
     if ids.direct:
         return <const int64_t *>ids.data + begin
-    widen(ids.data + begin * ids.size, ids.size, n, ids.type, chunk)
+    _widen_flat(ids, begin, n, chunk)
     if ids.ignoring:
         for i in range(n):
             if chunk[i] == ids.ignore:
@@ -144,6 +163,57 @@ def scan(cnp.ndarray ids, ignore_index, const int64_t[::1] classes):
     return bad, most
 
 
+# The rows of every segment, counted.  A small table has copies, so that neighbours of one segment
+# do not wait for each other.
+cdef struct Tally:
+    int64_t *counts
+    Py_ssize_t segments
+    int64_t *copy[COPIES]
+    int64_t table[(COPIES - 1) * SMALL]
+
+
+cdef void _tally_start(Tally *t, int64_t *counts, Py_ssize_t segments) noexcept nogil:
+    cdef Py_ssize_t k
+    t.counts = counts
+    t.segments = segments
+    for k in range(COPIES):
+        t.copy[k] = counts
+    if segments <= SMALL:
+        for k in range(COPIES - 1):
+            t.copy[k + 1] = t.table + k * SMALL
+            memset(t.copy[k + 1], 0, 8 * segments)
+
+
+cdef void _tally(Tally *t, const int64_t *at, Py_ssize_t n, bint ignoring) noexcept nogil:
+    """Add rows of these segments, -1 for none if some are ignored."""
+    cdef int64_t *c0 = t.copy[0]
+    cdef int64_t *c1 = t.copy[1]
+    cdef int64_t *c2 = t.copy[2]
+    cdef int64_t *c3 = t.copy[3]
+    cdef Py_ssize_t k = 0
+    if ignoring:
+        for k in range(n):
+            if at[k] >= 0:
+                c0[at[k]] += 1
+        return
+    while k + 4 <= n:
+        c0[at[k]] += 1
+        c1[at[k + 1]] += 1
+        c2[at[k + 2]] += 1
+        c3[at[k + 3]] += 1
+        k += 4
+    while k < n:
+        c0[at[k]] += 1
+        k += 1
+
+
+cdef void _tally_end(Tally *t) noexcept nogil:
+    cdef Py_ssize_t k
+    if t.segments <= SMALL:
+        for k in range(t.segments):
+            t.counts[k] += t.copy[1][k] + t.copy[2][k] + t.copy[3][k]
+
+
 ctypedef fused narrow:
     int8_t
     int16_t
@@ -151,27 +221,53 @@ ctypedef fused narrow:
     int64_t
 
 
-def pack(cnp.ndarray ids, ignore_index, narrow[:, ::1] out):
-    """A copy of the ids, -1 where ignored, in a type that is wide enough."""
+def pack(
+    cnp.ndarray ids, ignore_index, const int64_t[::1] classes, int64_t[:, ::1] counts,
+    narrow[:, ::1] out,
+):
+    """A copy of the ids, -1 where ignored, in a type that is wide enough.
+
+    With `classes`, of every item, ids are checked on the way (none is ignored then), and the copy
+    is of use only if this returns True.  With `counts` (B, K), which holds zeros, rows are counted
+    too.
+    """
     cdef Ids a = _ids(ids, ignore_index)
     cdef int64_t chunk[CHUNK]
     cdef const int64_t *at
-    cdef Py_ssize_t size = cnp.PyArray_SIZE(ids), i = 0, k, n
+    cdef Py_ssize_t items = cnp.PyArray_DIM(ids, 0), rows = cnp.PyArray_DIM(ids, 1), b, i, k, n
+    cdef bint good = True, checks = classes is not None, counting = counts is not None
     cdef narrow *to
+    cdef Tally tally
     cdef Watch watch = watching()
-    if size == 0:
-        return
+    if items == 0 or rows == 0:
+        return True
+    if counting and counts.shape[1] == 0:
+        counting = False
     to = &out[0, 0]
     with nogil:
-        while i < size:
-            n = CHUNK if size - i > CHUNK else size - i
-            at = _codes(&a, i, n, chunk)
-            for k in range(n):
-                to[i + k] = <narrow>at[k]
-            i += n
-            if i % SLAB == 0 and ends(&watch, SLAB + 1):
+        for b in range(items):
+            if counting:
+                _tally_start(&tally, &counts[b, 0], counts.shape[1])
+            i = 0
+            while i < rows and good:
+                n = CHUNK if rows - i > CHUNK else rows - i
+                at = _codes(&a, b * rows + i, n, chunk)
+                if checks and active().f64.count_outside(at, n, classes[b]):
+                    good = False
+                    break
+                for k in range(n):
+                    to[b * rows + i + k] = <narrow>at[k]
+                if counting:
+                    _tally(&tally, at, n, a.ignoring)
+                i += n
+                if i % SLAB == 0 and ends(&watch, SLAB + 1):
+                    break
+            if watch.ended or not good:
                 break
+            if counting:
+                _tally_end(&tally)
     raised(&watch)
+    return good
 
 
 cdef void _count(
@@ -180,41 +276,16 @@ cdef void _count(
 ) noexcept nogil:
     """Rows of every segment of an item, into `counts`, which holds zeros; ids are in range."""
     cdef int64_t chunk[CHUNK]
-    cdef int64_t table[(COPIES - 1) * SMALL]
-    cdef const int64_t *at
-    cdef int64_t *c0 = counts
-    cdef int64_t *c1 = counts
-    cdef int64_t *c2 = counts
-    cdef int64_t *c3 = counts
-    cdef Py_ssize_t i = 0, k, n
-    if segments <= SMALL:
-        c1, c2, c3 = table, table + SMALL, table + 2 * SMALL
-        for k in range(segments):
-            c1[k] = c2[k] = c3[k] = 0
+    cdef Tally tally
+    cdef Py_ssize_t i = 0, n
+    _tally_start(&tally, counts, segments)
     while i < rows:
         n = CHUNK if rows - i > CHUNK else rows - i
-        at = _codes(ids, begin + i, n, chunk)
-        k = 0
-        if ids.ignoring:
-            for k in range(n):
-                if at[k] >= 0:
-                    c0[at[k]] += 1
-        else:
-            while k + 4 <= n:
-                c0[at[k]] += 1
-                c1[at[k + 1]] += 1
-                c2[at[k + 2]] += 1
-                c3[at[k + 3]] += 1
-                k += 4
-            while k < n:
-                c0[at[k]] += 1
-                k += 1
+        _tally(&tally, _codes(ids, begin + i, n, chunk), n, ids.ignoring)
         i += n
         if i % SLAB == 0 and ends(watch, SLAB + 1):
             return
-    if segments <= SMALL:
-        for k in range(segments):
-            c0[k] += c1[k] + c2[k] + c3[k]
+    _tally_end(&tally)
 
 
 def count(cnp.ndarray ids, ignore_index, int64_t[:, ::1] counts):
@@ -233,14 +304,20 @@ def count(cnp.ndarray ids, ignore_index, int64_t[:, ::1] counts):
     raised(&watch)
 
 
+def sorts_in_steps(Py_ssize_t segments, Py_ssize_t rows):
+    """Whether ids are for `sort`, and not for `count` (or `pack`) and `place`."""
+    return LARGE < segments <= 1 << 30 and rows < 1LL << PLACE_BITS
+
+
 def sort(cnp.ndarray ids, ignore_index, int64_t[::1] offsets, int64_t[::1] order):
     """A stable sort by segment: positions of the rows into `order` (B * N), where segments begin
     into `offsets` (B * K + 1).  Returns how many rows belong to one; ids are in range.
+
+    For numbers that sorts_in_steps says.
     """
     cdef Ids a = _ids(ids, ignore_index)
-    cdef Py_ssize_t items = cnp.PyArray_DIM(ids, 0), rows = cnp.PyArray_DIM(ids, 1), b, k
+    cdef Py_ssize_t items = cnp.PyArray_DIM(ids, 0), rows = cnp.PyArray_DIM(ids, 1), b
     cdef Py_ssize_t segments = (offsets.shape[0] - 1) // max(items, 1)
-    cdef int64_t *cursor
     cdef int64_t *to
     cdef Watch watch = watching()
     cdef bint full = False
@@ -248,52 +325,64 @@ def sort(cnp.ndarray ids, ignore_index, int64_t[::1] offsets, int64_t[::1] order
     if order.shape[0] == 0 or segments == 0:
         return 0
     to = &order[0]
-    if segments > LARGE and segments <= 1 << 30 and order.shape[0] < 1LL << PLACE_BITS:
-        with nogil:
-            for b in range(items):
-                full = _sort_in_steps(
-                    &a, b * rows, rows, segments, &offsets[b * segments], to, &watch
-                )
-                if full or watch.ended:
-                    break
-        if full:
-            raise MemoryError("no room for the rows of some segments")
-        raised(&watch)
-        return int(offsets[items * segments])
+    with nogil:
+        for b in range(items):
+            full = _sort_in_steps(
+                &a, b * rows, rows, segments, &offsets[b * segments], to, &watch
+            )
+            if full or watch.ended:
+                break
+    if full:
+        raise MemoryError("no room for the rows of some segments")
+    raised(&watch)
+    return int(offsets[items * segments])
+
+
+def place(cnp.ndarray ids, ignore_index, const int64_t[::1] offsets, int64_t[::1] order):
+    """The rest of such a sort, where the offsets are known."""
+    cdef Ids a = _ids(ids, ignore_index)
+    cdef Py_ssize_t items = cnp.PyArray_DIM(ids, 0), rows = cnp.PyArray_DIM(ids, 1), b
+    cdef Py_ssize_t segments = (offsets.shape[0] - 1) // max(items, 1)
+    cdef int64_t *cursor
+    cdef int64_t *to
+    cdef Watch watch = watching()
+    if order.shape[0] == 0 or segments == 0:
+        return
+    to = &order[0]
     cursor = <int64_t *>malloc(8 * segments)
     if cursor == NULL:
         raise MemoryError("no room for the counters of the segments")
     with nogil:
         for b in range(items):
-            memset(cursor, 0, 8 * segments)
-            _count(&a, b * rows, rows, segments, cursor, &watch)
-            for k in range(segments):
-                offsets[b * segments + k + 1] = offsets[b * segments + k] + cursor[k]
-                cursor[k] = offsets[b * segments + k]
-            if not watch.ended:
-                _place(&a, b * rows, rows, cursor, to, &watch)
+            memcpy(cursor, &offsets[b * segments], 8 * segments)
+            _place(&a, b * rows, rows, segments, cursor, to, &watch)
             if watch.ended:
                 break
     free(cursor)
     raised(&watch)
-    return int(offsets[items * segments])
 
 
 cdef void _place(
-    const Ids *ids, Py_ssize_t begin, Py_ssize_t rows, int64_t *next, int64_t *order, Watch *watch
+    const Ids *ids, Py_ssize_t begin, Py_ssize_t rows, Py_ssize_t segments, int64_t *next,
+    int64_t *order, Watch *watch,
 ) noexcept nogil:
     """The position of each row to where its segment goes on, which `next` says."""
     cdef int64_t chunk[CHUNK]
     cdef const int64_t *at
     cdef Py_ssize_t i = 0, k, n, place
+    cdef bint few = segments <= STREAMS
     while i < rows:
         n = CHUNK if rows - i > CHUNK else rows - i
         at = _codes(ids, begin + i, n, chunk)
         for k in range(n):
+            if not few and k + AHEAD < n and at[k + AHEAD] >= 0:
+                FG_PREFETCH_WRITE(order + next[at[k + AHEAD]])
             if at[k] >= 0:
                 place = next[at[k]]
                 next[at[k]] = place + 1
                 order[place] = begin + i + k
+                if few:
+                    FG_PREFETCH_WRITE(order + place + LINE // 8)
         i += n
         if i % SLAB == 0 and ends(watch, SLAB + 1):
             return
@@ -376,7 +465,6 @@ cdef bint _sort_in_steps(
 # ---- reductions -------------------------------------------------------------------------------
 
 cdef enum:
-    LINE = 64                     # bytes of a cache line
     TABLE_BLOCK = 1 << 20         # of a block of columns, which stay in L2
     TABLE_FAR = 16 << 20          # of a table that is worth its misses where rows are short
     PER_THREAD = 1 << 16          # elements: less does not pay a second thread
@@ -511,25 +599,31 @@ cdef struct Unit:
     Py_ssize_t n, columns, block
     Py_ssize_t parts              # of the segments, where rows are too short to cut
     const char *weight            # (B, N), contiguous
+    int64_t limit                 # that ids must be below, checked on the way; -1: they are
+    int64_t *made                 # (K + 1), to count the rows of segment k at k + 1; or NULL
 
 
 cdef enum:
     LOST = 1   # a mean that is not finite
     FULL = 2   # no memory
+    WRONG = 4  # an id out of range
 
 
 cdef int _add_unit(
     const Unit *u, const fg_segments *common, Py_ssize_t which, Watch *watch
 ) noexcept nogil:
     """One block of columns of one item, or one part of its segments, from its rows to its results;
-    LOST, FULL or 0."""
+    LOST, FULL, WRONG or 0."""
     cdef fg_segments run = common[0]
     cdef Py_ssize_t blocks = (u.columns + u.block - 1) // u.block
     cdef Py_ssize_t b = which // (blocks * u.parts), c = which // u.parts % blocks * u.block
     cdef Py_ssize_t i = 0, k, n, most = CHUNK, low, some
     cdef int64_t own[CHUNK]
     cdef int32_t taken[CHUNK]
-    cdef int lost
+    cdef Tally tally
+    cdef bint counted = u.made != NULL
+    cdef int64_t *offsets = NULL
+    cdef int told = 0
     cdef Py_ssize_t segments = u.rows.segments, segment = 0, part = which % u.parts
     cdef const char *x = u.x.data + b * u.x.item + c * u.x.column
     cdef int64_t chunk[CHUNK]
@@ -538,21 +632,28 @@ cdef int _add_unit(
     segments = segments * (part + 1) // u.parts - low
     run.columns = min(u.block, u.columns - c)
     run.pitch = _pitch(run.columns, u.x.size)
-    run.table = <double *>fg_table_of(segments * run.pitch * 8)
+    run.table = <double *>fg_table_of((segments * run.pitch + counted * (segments + 1)) * 8)
+    if counted:
+        offsets = <int64_t *>(run.table + segments * run.pitch)
     if not u.x.plain:
         most = max(1, min(<Py_ssize_t>CHUNK, (1 << 15) // run.columns))
         scratch = <char *>malloc(u.x.size * (most * run.columns + 16))
     if run.table == NULL or (scratch == NULL and not u.x.plain):
-        free(run.table)
+        fg_table_free(run.table)
         free(scratch)
         return FULL
     run.x_row = u.x.row if u.x.plain else run.columns * u.x.size
+    if counted:
+        _tally_start(&tally, offsets + 1, segments)
     while i < u.n:
         n = min(most, u.n - i)
         if ends(watch, n * run.columns):
             break
         run.rows = n
         run.code = _segment_of(&u.rows, b * u.n + i, n, chunk, &segment)
+        if u.limit >= 0 and u.precision.count_outside(run.code, n, u.limit):
+            told = WRONG  # nothing was written but what is freed below
+            break
         if u.weight != NULL:
             run.weight = u.weight + (b * u.n + i) * u.x.size
         run.x = _packed(&u.x, u.precision, x + i * u.x.row, n, run.columns, scratch)
@@ -565,18 +666,29 @@ cdef int _add_unit(
             run.code = own
             run.taken = taken
             run.rows = some
+        if counted:
+            _tally(&tally, run.code, run.rows, u.rows.ids.ignoring)
         u.precision.segment_add(&run)
         i += n
+    if counted:
+        _tally_end(&tally)
+        if c == 0:
+            memcpy(u.made + low + 1, offsets + 1, 8 * segments)
+        for k in range(segments):
+            offsets[k + 1] += offsets[k]
     low += b * u.rows.segments
     run.out = common.out + low * common.out_row + c * u.x.size
-    if run.offsets != NULL:
+    if counted:
+        run.offsets = offsets
+    elif run.offsets != NULL:
         run.offsets += low
     if run.total != NULL:
         run.total += low
-    lost = 0 if watch.ended else u.precision.segment_finish(&run, 0, segments)
-    free(run.table)
+    if told == 0 and not watch.ended and u.precision.segment_finish(&run, 0, segments):
+        told = LOST
+    fg_table_free(run.table)
     free(scratch)
-    return LOST if lost else 0
+    return told
 
 
 cdef int _gather_unit(
@@ -634,7 +746,7 @@ cdef Py_ssize_t _piece(
 def reduce(
     cnp.ndarray x, ids, ignore_index, const int64_t[::1] offsets, const int64_t[::1] order,
     cnp.ndarray out, weight, const double[::1] total, bint mean, double empty, bint table,
-    double even,
+    double even, bint check, int64_t[::1] made,
 ):
     """Sums or means of x (B, N, d) over segments, into `out` (B, K, d), contiguous, of the type
     computed in; whether a mean of float64 is not finite.
@@ -643,6 +755,10 @@ def reduce(
     `weight` is (B, N), contiguous, of that type; `total` (B * K) what means are divided by instead
     of the rows' number, 0 for an empty segment.  All weights, and `total`, are multiplied by
     `even`, a power of two; 1 for float32.
+
+    With `check`, ids that are not checked yet are on the way, and their offsets, zeros (K + 1),
+    made if they are given.  None if one is out of range: every unit of the work reads them all, so
+    `out` is then as it was.  Only with `table`, of one item, and where none is ignored.
     """
     cdef fg_segments common
     cdef Unit u
@@ -659,8 +775,12 @@ def reduce(
     if weight is not None:
         u.weight = <const char *>cnp.PyArray_DATA(weight)
         common.weight = u.weight
+    u.limit = u.rows.segments if check else -1
+    u.made = NULL
     if items == 0 or u.columns == 0 or u.rows.segments == 0:
-        return False
+        return None if check else False
+    if made is not None:
+        u.made = &made[0]
     common.out = <char *>cnp.PyArray_DATA(out)
     common.out_row = u.columns * u.x.size
     common.mean = mean
@@ -702,6 +822,10 @@ def reduce(
     raised(&watch)
     if told & FULL:
         raise MemoryError("no room for the accumulators of the segments")
+    if told & WRONG:
+        return None
+    for which in range(0 if u.made == NULL else u.rows.segments):
+        u.made[which + 1] += u.made[which]
     return bool(told & LOST)
 
 
@@ -869,15 +993,17 @@ def extreme(
 # computed depends on its length and the number of columns alone, so its bits depend on neither
 # neighbours, order nor threads:
 #
-#   short, few columns   GROUP series side by side, filled up with terms that vanish: style `lanes`
+#   short, few columns   GROUP series side by side, filled up with terms that vanish: style `lanes`;
+#                        where they lie in memory, as a list of lines, if they are contiguous there
 #   more columns         those of one segment side by side: style `lanes`
 #   long                 one by one, packed: style `rows`
 
 cdef enum:
     GROUP = 64         # series of a tile
+    LIST = 256         # series of a list
     FEW = 16           # columns from which on those of one segment are a tile
     TILE = 1 << 14     # elements of a tile of such columns
-    SCRATCH = 1 << 20  # bytes that the lanes kernels need for short rows
+    SCRATCH = 1 << 20  # bytes that the lanes kernels need for rows of any number of classes
     WINDOW = 1 << 11   # segments that are sorted by length; fewer if they have more rows than
     WINDOW_ROWS = 1 << 15
     NEXT = 1 << 13     # bytes of a segment that are prefetched
@@ -906,6 +1032,7 @@ cdef struct Series:
     const char *alpha             # the same
     const int64_t *offsets
     const int64_t *order          # NULL if rows lie in the order of segments
+    bint listed                   # short series are a list of lines
 
 # A thread's memory, and the tile that it is filling.
 cdef struct Tile:
@@ -916,12 +1043,12 @@ cdef struct Tile:
     char *alpha
     void *scratch
     Py_ssize_t count, longest
-    const char *line[GROUP]
-    char *to[GROUP]
-    Py_ssize_t length[GROUP]
-    Py_ssize_t item[GROUP]
-    Py_ssize_t segment[GROUP]
-    Py_ssize_t column[GROUP]
+    const char *line[LIST]
+    char *to[LIST]
+    Py_ssize_t length[LIST]
+    Py_ssize_t item[LIST]
+    Py_ssize_t segment[LIST]
+    Py_ssize_t column[LIST]
 
 
 cdef inline Py_ssize_t _position(const Series *u, Py_ssize_t b, Py_ssize_t i) noexcept nogil:
@@ -1005,12 +1132,34 @@ cdef fg_run _run_of(const Series *u, const Tile *t) noexcept nogil:
     return run
 
 
+cdef void _flush_list(const Series *u, Tile *t) noexcept nogil:
+    """Compute the series where they lie."""
+    cdef fg_run run = _run_of(u, t)
+    cdef fg_lines lines
+    cdef Py_ssize_t k
+    if u.alpha != NULL:
+        for k in range(t.count):
+            memcpy(t.alpha + k * u.size, u.alpha + t.segment[k] * u.size, u.size)
+    lines.lines = t.count
+    lines.x = t.line
+    lines.out = t.to
+    lines.size = t.length
+    u.precision.lines[u.kernel](&run, &lines)
+    if u.value != NULL:
+        for k in range(t.count):
+            memcpy(u.value + t.segment[k] * u.size, t.value + k * u.size, u.size)
+    t.count = t.longest = 0
+
+
 cdef void _flush(const Series *u, Tile *t) noexcept nogil:
     """Compute the series side by side in the tile, and put them where they belong."""
     cdef fg_run run = _run_of(u, t)
     cdef Py_ssize_t k, at, line = t.longest * u.size
     cdef bint joined = u.order == NULL and u.columns == 1
     if t.count == 0:
+        return
+    if u.listed:
+        _flush_list(u, t)
         return
     run.rows = t.count
     run.classes = t.longest
@@ -1156,7 +1305,7 @@ cdef int _series_unit(
     cdef const int64_t *offsets = u.offsets + b * u.segments
     cdef Py_ssize_t first = b * u.segments + _piece(offsets, u.segments, k, pieces)
     cdef Py_ssize_t last = b * u.segments + _piece(offsets, u.segments, k + 1, pieces)
-    cdef Py_ssize_t longest = 0, short_max, room, scratch, n_rows
+    cdef Py_ssize_t longest = 0, short_max, room, scratch, n_rows, at
     cdef Py_ssize_t begin, end
     cdef Py_ssize_t by_length[WINDOW]
     cdef Tile t
@@ -1173,11 +1322,13 @@ cdef int _series_unit(
     if u.columns >= FEW:
         room = max(longest, min(n * u.columns, max(<Py_ssize_t>TILE, n * FEW)))
     room = (room * u.size + 64 + 127) & ~<Py_ssize_t>63  # and a vector more
-    scratch = max(<Py_ssize_t>SCRATCH, u.precision.scratch_bytes(n, FG_LANES, u.kernel))
+    scratch = u.precision.scratch_bytes(n, FG_LANES, u.kernel)
+    if n > FG_LANES_MAX_CONTIGUOUS:  # fewer rows may then need more
+        scratch = max(scratch, <Py_ssize_t>SCRATCH)
     if longest > short_max:
         scratch = max(scratch, u.precision.scratch_bytes(longest, FG_ROWS, u.kernel))
     scratch = (scratch + 63) & ~<Py_ssize_t>63
-    step = 64 * 8
+    step = LIST * 8
     block = <char *>malloc(3 * room + scratch + 2 * step + 64)
     if block == NULL:
         return FULL
@@ -1203,6 +1354,15 @@ cdef int _series_unit(
             n_rows = u.offsets[s + 1] - u.offsets[s]
             if n_rows > short_max:
                 _one_by_one(u, &t, b, s, n_rows, watch)
+            elif u.listed:
+                at = u.offsets[s] * u.size
+                t.segment[t.count] = s
+                t.length[t.count] = n_rows
+                t.line[t.count] = u.x + b * u.x_item + at
+                t.to[t.count] = u.out + at
+                t.count += 1
+                if t.count == LIST:
+                    _flush_list(u, &t)
             elif u.columns >= FEW:
                 _side_by_side(u, &t, b, s, n_rows, watch)
             else:
@@ -1226,22 +1386,26 @@ cdef Py_ssize_t _sort_short(
     const Series *u, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t short_max, Py_ssize_t *to
 ) noexcept nogil:
     """Segments [begin, end) that have rows, by their length, so that those of a tile are alike;
-    returns their number."""
-    cdef Py_ssize_t places[LENGTHS]
-    cdef Py_ssize_t s, n, k, sum = 0, most = min(short_max + 1, <Py_ssize_t>LENGTHS - 1)
-    memset(places, 0, sizeof(places))
+    returns their number.  Neighbours have their own counters: of one length, they do not wait for
+    each other."""
+    cdef Py_ssize_t places[LENGTHS][COPIES]
+    cdef Py_ssize_t s, n, k, c, sum = 0, most = min(short_max + 1, <Py_ssize_t>LENGTHS - 1)
+    memset(places, 0, (most + 1) * sizeof(places[0]))
     for s in range(begin, end):
-        places[min(u.offsets[s + 1] - u.offsets[s], most)] += 1
-    places[0] = 0
+        places[min(u.offsets[s + 1] - u.offsets[s], most)][s % COPIES] += 1
+    for c in range(COPIES):
+        places[0][c] = 0
     for k in range(most + 1):
-        n = places[k]
-        places[k] = sum
-        sum += n
+        for c in range(COPIES):
+            n = places[k][c]
+            places[k][c] = sum
+            sum += n
     for s in range(begin, end):
         n = min(u.offsets[s + 1] - u.offsets[s], most)
         if n:
-            to[places[n]] = s
-            places[n] += 1
+            k = places[n][s % COPIES]
+            places[n][s % COPIES] = k + 1
+            to[k] = s
     return sum
 
 
@@ -1287,6 +1451,10 @@ def series(
     u.offsets = &offsets[0]
     if order is not None and order.shape[0] > 0:
         u.order = &order[0]
+    u.listed = (
+        u.order == NULL and u.columns == 1 and u.x_row == u.size and u.g == NULL
+        and (u.kernel == FG_SOFTMAX or u.kernel == FG_LOG_SOFTMAX or u.kernel == FG_LOGSUMEXP)
+    )
     threads = _threads(cnp.PyArray_SIZE(x))
     pieces = _pieces(items, cnp.PyArray_SIZE(x), threads)
     with nogil:

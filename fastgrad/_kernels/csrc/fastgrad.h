@@ -124,6 +124,14 @@ typedef struct {
   int mean;        /* divide */
 } fg_segments;
 
+/* Lines of contiguous elements at any addresses, as rows of softmax, log_softmax or logsumexp (softmax.inc.h). */
+typedef struct {
+  ptrdiff_t lines;
+  const char *const *x;
+  char *const *out;      /* not for logsumexp */
+  const ptrdiff_t *size; /* elements of each, > 0; lines of like sizes side by side are fastest */
+} fg_lines;
+
 /* Rows of contiguous elements, `row` bytes apart; of half precision if `kind` says so. */
 typedef struct {
   char *data;
@@ -184,6 +192,8 @@ typedef struct {
   void (*lines_take)(const char *const *from, const ptrdiff_t *n, ptrdiff_t lines, ptrdiff_t pitch, double fill,
                      void *to);
   void (*lines_put)(const void *tile, const ptrdiff_t *n, ptrdiff_t lines, ptrdiff_t pitch, char *const *to);
+  /* The rest of the run is that of `lanes` kernels; scratch of that style for the longest line. */
+  void (*lines[FG_LOGSUMEXP + 1])(const fg_run *run, const fg_lines *lines);
   ptrdiff_t (*segment_scratch)(ptrdiff_t count, ptrdiff_t features);
   fg_segment_kernel centroid_hinge, centroid_hinge_hvp, class_moments, leave_one_out, leave_one_out_pull;
   void (*row_squares)(const void *x, ptrdiff_t rows, ptrdiff_t features, void *out);

@@ -144,6 +144,7 @@ const fg_precision FG_JOIN2(fg, FG_SUFFIX) = {
     .segment_extreme = FG_NAME(segment_extreme),
     .lines_take = FG_NAME(lines_take),
     .lines_put = FG_NAME(lines_put),
+    .lines = {FG_NAME(softmax_lines), FG_NAME(log_softmax_lines), FG_NAME(logsumexp_lines)},
     .segment_scratch = FG_NAME(segment_scratch),
     .centroid_hinge = FG_NAME(centroid_hinge),
     .centroid_hinge_hvp = FG_NAME(centroid_hinge_hvp),

@@ -56,6 +56,7 @@
 #define FG_BARRIER __asm__ volatile("" ::: "memory")
 #define FG_PREFETCH(p) __builtin_prefetch((p), 0, 3)
 #define FG_PREFETCH_L2(p) __builtin_prefetch((p), 0, 2)
+#define FG_PREFETCH_WRITE(p) __builtin_prefetch((p), 1, 3)
 
 #define FG_JOIN2_(a, b) a##_##b
 #define FG_JOIN2(a, b) FG_JOIN2_(a, b)

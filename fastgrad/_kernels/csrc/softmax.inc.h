@@ -574,6 +574,16 @@ FG_INLINE void lanes_exp(const int op, const int several, const fg_run *run, ptr
   }
 }
 
+FG_INLINE V2 lanes_rest(const int op, ptrdiff_t n, const Group *group, Base base) {
+  const State *const s = &group->state;
+  V2 rest = n > SUM_FEW ? sum_value(group->sum) : sum_unflushed(group->sum);
+  if (op == SOFTMAX || has_target(op)) {
+    const V2 whole = add_low(rest, s->max, &s->frame, base);
+    rest.l = op == SOFTMAX ? whole.l : vsel(vlt(s->x_left, s->top), whole.l, rest.l);
+  }
+  return rest;
+}
+
 FG_INLINE Map lanes_map(const int op, const fg_run *run, ptrdiff_t first, ptrdiff_t rows, const Group *group, T *tile,
                         V2 scale, Base base) {
   V2 factor = scale;
@@ -714,11 +724,7 @@ FG_INLINE void lanes_as(const int op, const fg_run *run) {
       for (int u = 0; u < several; u++) {
         const ptrdiff_t here = left - u * LANES < LANES ? left - u * LANES : LANES;
         State *const s = &group[u].state;
-        s->rest = n > SUM_FEW ? sum_value(group[u].sum) : sum_unflushed(group[u].sum);
-        if (op == SOFTMAX || has_target(op)) {
-          const V2 whole = add_low(s->rest, s->max, &s->frame, base);
-          s->rest.l = op == SOFTMAX ? whole.l : vsel(vlt(s->x_left, s->top), whole.l, s->rest.l);
-        }
+        s->rest = lanes_rest(op, n, &group[u], base);
         if (has_value(op) && run->value)
           lanes_value(op, run, from + u * LANES, here, s, mine + u * n * LANES, base, inv_t);
         if (has_out)
@@ -740,3 +746,114 @@ SOFTMAX_KERNEL(log_softmax, LOG_SOFTMAX)
 SOFTMAX_KERNEL(logsumexp, LOGSUMEXP)
 SOFTMAX_KERNEL(cross_entropy, XENT)
 SOFTMAX_KERNEL(cross_entropy_grad, XENT_GRAD)
+
+/* ---- lines: the same for rows at any addresses, of any lengths ---------------------------------------- */
+
+/* What is behind the end of a line is -inf: a term of 0, which changes no bit. */
+FG_INLINE void lines_load(const T *const *x, const ptrdiff_t *size, ptrdiff_t least, ptrdiff_t most, ptrdiff_t n,
+                          T *tile) {
+  const ptrdiff_t whole = least & ~(ptrdiff_t)3;
+  V v[4];
+  for (ptrdiff_t c = 0; c < whole; c += 4) {
+    vgather4_at(x, c, v);
+    for (int k = 0; k < 4; k++) vstore(tile + (c + k) * LANES, v[k]);
+  }
+  const int even = least == most && whole;
+  for (ptrdiff_t c = even ? least : whole; c < n; c++) vstore(tile + c * LANES, vset((T)-__builtin_inf()));
+  if (even && whole < least) { /* overlapping the block before */
+    vgather4_at(x, least - 4, v);
+    for (int k = 0; k < 4; k++) vstore(tile + (least - 4 + k) * LANES, v[k]);
+  } else if (!even) {
+    for (int l = 0; l < LANES; l++)
+      for (ptrdiff_t c = whole; c < size[l]; c++) tile[c * LANES + l] = x[l][c];
+  }
+}
+
+FG_INLINE void lines_store(const int kind, const T *tile, const Map *m, V factor, ptrdiff_t lines,
+                           const ptrdiff_t *size, ptrdiff_t least, ptrdiff_t most, T *const *out) {
+  const ptrdiff_t whole = lines < LANES ? 0 : least & ~(ptrdiff_t)3;
+  V v[4];
+  for (ptrdiff_t c = 0; c < whole; c += 4) {
+    for (int k = 0; k < 4; k++) v[k] = map_class(kind, tile, c + k, m, factor);
+    vscatter4_at(out, c, v);
+  }
+  if (least == most && whole) {
+    for (int k = 0; k < 4; k++) v[k] = map_class(kind, tile, least - 4 + k, m, factor);
+    if (whole < least) vscatter4_at(out, least - 4, v);
+    return;
+  }
+  for (ptrdiff_t c = whole; c < most; c++) {
+    T lane[LANES];
+    vstore(lane, map_class(kind, tile, c, m, factor));
+    for (ptrdiff_t l = 0; l < lines; l++)
+      if (c < size[l]) out[l][c] = lane[l];
+  }
+}
+
+FG_INLINE void lines_as(const int op, const fg_run *given, const fg_lines *all) {
+  const int has_out = op != LOGSUMEXP, kind = op == LOG_SOFTMAX ? MAP_LOG : MAP_SCALE2;
+  const int side = op == SOFTMAX ? SIDE : 2;
+  fg_run run = *given;
+  const Base base = base_of(&run);
+  const V2 scale = scale_of(&run);
+  const V inv_t = vset((T)run.inv_temperature);
+  T *const tile = (T *)run.scratch;
+  for (ptrdiff_t first = 0, several; first < all->lines; first += several * LANES) {
+    const ptrdiff_t left = all->lines - first;
+    several = left > (side - 1) * LANES ? side : 1;
+    fg_lines these = {several * LANES, all->x + first, all->out + first, all->size + first};
+    const char *x[4 * LANES];
+    char *out[4 * LANES];
+    ptrdiff_t size[4 * LANES], least[4], most[4], n = 0;
+    if (left < these.lines) { /* lanes without a line repeat the last */
+      for (ptrdiff_t k = 0; k < these.lines; k++) {
+        const ptrdiff_t at = k < left ? k : left - 1;
+        x[k] = these.x[at], size[k] = these.size[at];
+        if (has_out) out[k] = these.out[at];
+      }
+      these = (fg_lines){these.lines, x, out, size};
+    }
+    for (int u = 0; u < several; u++) {
+      const ptrdiff_t *const of = these.size + u * LANES;
+      ptrdiff_t low = of[0], high = of[0];
+      for (int l = 1; l < LANES; l++) {
+        low = low < of[l] ? low : of[l];
+        high = high > of[l] ? high : of[l];
+      }
+      least[u] = low, most[u] = high;
+      n = n > high ? n : high;
+    }
+    run.classes = n;
+    for (int u = 0; u < several; u++)
+      lines_load((const T *const *)these.x + u * LANES, these.size + u * LANES, least[u], most[u], n,
+                 tile + u * n * LANES);
+    for (ptrdiff_t k = several * LANES; k < 2 * several * LANES && k < left; k++) {
+      FG_PREFETCH(all->x[first + k]);
+      if (has_out) FG_PREFETCH_WRITE(all->out[first + k]);
+    }
+    Group group[4];
+    const Lines none = {(const char *)tile, 0};
+    if (several == side)
+      lanes_exp(op, side, &run, first, left, tile, NULL, none, none, base, group);
+    else
+      lanes_exp(op, 1, &run, first, left, tile, NULL, none, none, base, group);
+    for (int u = 0; u < several; u++) {
+      const ptrdiff_t from = first + u * LANES, here = left - u * LANES < LANES ? left - u * LANES : LANES;
+      T *const mine = tile + u * n * LANES;
+      State *const s = &group[u].state;
+      s->rest = lanes_rest(op, n, &group[u], base);
+      if (has_value(op)) lanes_value(op, &run, from, here, s, mine, base, inv_t);
+      if (has_out) {
+        const Map map = lanes_map(op, &run, from, here, &group[u], mine, scale, base);
+        lines_store(kind, mine, &map, inv_t, here, these.size + u * LANES, least[u], most[u],
+                    (T *const *)these.out + u * LANES);
+      }
+    }
+  }
+}
+
+FG_KERNEL void FG_NAME(softmax_lines)(const fg_run *run, const fg_lines *lines) { lines_as(SOFTMAX, run, lines); }
+FG_KERNEL void FG_NAME(log_softmax_lines)(const fg_run *run, const fg_lines *lines) {
+  lines_as(LOG_SOFTMAX, run, lines);
+}
+FG_KERNEL void FG_NAME(logsumexp_lines)(const fg_run *run, const fg_lines *lines) { lines_as(LOGSUMEXP, run, lines); }

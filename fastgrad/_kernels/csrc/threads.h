@@ -12,27 +12,30 @@ static inline int fg_max_threads(void) { return 1; }
 static inline int fg_thread(void) { return 0; }
 #endif
 
-/* Zeros for a table that is visited at random: in large pages, which miss the TLB less and fault once. */
+/* Zeros for a table that is visited at random: accumulators that lie across cache lines would need two for one, and
+ * large pages miss the TLB less and fault once. */
 #include <stdlib.h>
 #include <string.h>
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
+#define FG_HUGE ((size_t)2 << 20)
 static inline void *fg_table_of(size_t bytes) {
+#if defined(_WIN32)
+  return calloc(bytes ? bytes : 1, 1);
+#else
   void *table = NULL;
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-  const size_t huge = (size_t)2 << 20;
-  if (bytes >= huge) {
-    const size_t all = (bytes + huge - 1) & ~(huge - 1);
-    if (posix_memalign(&table, huge, all)) return NULL;
-    madvise(table, all, MADV_HUGEPAGE); /* where it is refused, pages are small */
-    memset(table, 0, bytes);
-    return table;
-  }
+  const int large = bytes >= FG_HUGE;
+  const size_t all = large ? (bytes + FG_HUGE - 1) & ~(FG_HUGE - 1) : bytes + 1;
+  if (posix_memalign(&table, large ? FG_HUGE : 64, all)) return NULL;
+#if defined(MADV_HUGEPAGE)
+  if (large) madvise(table, all, MADV_HUGEPAGE); /* where it is refused, pages are small */
 #endif
-  table = calloc(bytes ? bytes : 1, 1);
-  return table;
+  return memset(table, 0, bytes);
+#endif
 }
+static inline void fg_table_free(void *table) { free(table); } /* not PyMem_RawFree, which may be another heap */
+
 static inline const char *fg_compiler(void) {
 #if defined(__clang__)
   return "Clang " __clang_version__;

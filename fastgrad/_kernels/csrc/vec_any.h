@@ -14,6 +14,7 @@
  *   vtruth               0 or 1 as a mask of all lanes;  vany, vfirst_true: is there, and which is, a true lane
  *   vexponent            the low bits of t moved into the exponent field: a power of two, or +0
  *   vgather4 vscatter4   four neighbouring elements of LANES rows, `step` bytes apart, as one vector each
+ *   vgather4_at, vscatter4_at: the same from element c on of LANES rows at any addresses
  *   Wide wide_*          float only: LANES sums in double; wide_split gives them back as head + tail
  *   VW vwload            float only: LANES / 2 doubles, loaded from as many floats
  *   vwiden               float only: LANES halves of a kind (FG_FLOAT16, FG_BFLOAT16) from p; exact, subnormals too
@@ -158,6 +159,16 @@ FG_INLINE void vscatter4(char *p, ptrdiff_t step, const V v[4]) {
   T t[4][LANES];
   memcpy(t, v, sizeof t);
   FG_EACH for (int k = 0; k < 4; k++)((T *)(p + i * step))[k] = t[k][i];
+}
+FG_INLINE void vgather4_at(const T *const *p, ptrdiff_t c, V v[4]) {
+  T t[4][LANES];
+  FG_EACH for (int k = 0; k < 4; k++) t[k][i] = p[i][c + k];
+  memcpy(v, t, sizeof t);
+}
+FG_INLINE void vscatter4_at(T *const *p, ptrdiff_t c, const V v[4]) {
+  T t[4][LANES];
+  memcpy(t, v, sizeof t);
+  FG_EACH for (int k = 0; k < 4; k++) p[i][c + k] = t[k][i];
 }
 
 #if !FG_DOUBLE

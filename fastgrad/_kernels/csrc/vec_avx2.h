@@ -117,6 +117,36 @@ FG_INLINE void vscatter4(char *p, ptrdiff_t step, const V v[4]) {
 }
 #endif
 
+#if FG_DOUBLE
+FG_INLINE void vgather4_at(const T *const *p, ptrdiff_t c, V v[4]) {
+  __m256d z[4];
+  for (int k = 0; k < 4; k++) z[k] = _mm256_loadu_pd(p[k] + c);
+  transpose4(z);
+  for (int k = 0; k < 4; k++) v[k] = (V)z[k];
+}
+FG_INLINE void vscatter4_at(T *const *p, ptrdiff_t c, const V v[4]) {
+  __m256d z[4];
+  for (int k = 0; k < 4; k++) z[k] = (__m256d)v[k];
+  transpose4(z);
+  for (int k = 0; k < 4; k++) _mm256_storeu_pd(p[k] + c, z[k]);
+}
+#else
+FG_INLINE void vgather4_at(const T *const *p, ptrdiff_t c, V v[4]) {
+  __m256 z[4];
+  for (int k = 0; k < 4; k++)
+    z[k] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p[k] + c)), _mm_loadu_ps(p[k + 4] + c), 1);
+  transpose4(z);
+  for (int k = 0; k < 4; k++) v[k] = (V)z[k];
+}
+FG_INLINE void vscatter4_at(T *const *p, ptrdiff_t c, const V v[4]) {
+  __m256 z[4];
+  for (int k = 0; k < 4; k++) z[k] = (__m256)v[k];
+  transpose4(z);
+  for (int k = 0; k < 4; k++) _mm_storeu_ps(p[k] + c, _mm256_castps256_ps128(z[k]));
+  for (int k = 0; k < 4; k++) _mm_storeu_ps(p[k + 4] + c, _mm256_extractf128_ps(z[k], 1));
+}
+#endif
+
 #if !FG_DOUBLE
 typedef struct {
   __m256d a, b;

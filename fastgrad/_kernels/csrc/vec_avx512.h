@@ -119,6 +119,44 @@ FG_INLINE void vscatter4(char *p, ptrdiff_t step, const V v[4]) {
 }
 #endif
 
+#if FG_DOUBLE
+FG_INLINE void vgather4_at(const T *const *p, ptrdiff_t c, V v[4]) {
+  __m512d z[4];
+  for (int k = 0; k < 4; k++)
+    z[k] = _mm512_insertf64x4(_mm512_castpd256_pd512(_mm256_loadu_pd(p[k] + c)), _mm256_loadu_pd(p[k + 4] + c), 1);
+  transpose4(z);
+  for (int k = 0; k < 4; k++) v[k] = (V)z[k];
+}
+FG_INLINE void vscatter4_at(T *const *p, ptrdiff_t c, const V v[4]) {
+  __m512d z[4];
+  for (int k = 0; k < 4; k++) z[k] = (__m512d)v[k];
+  transpose4(z);
+  for (int k = 0; k < 4; k++) _mm256_storeu_pd(p[k] + c, _mm512_castpd512_pd256(z[k]));
+  for (int k = 0; k < 4; k++) _mm256_storeu_pd(p[k + 4] + c, _mm512_extractf64x4_pd(z[k], 1));
+}
+#else
+FG_INLINE void vgather4_at(const T *const *p, ptrdiff_t c, V v[4]) {
+  __m512 z[4];
+  for (int k = 0; k < 4; k++) {
+    z[k] = _mm512_castps128_ps512(_mm_loadu_ps(p[k] + c));
+    z[k] = _mm512_mask_broadcast_f32x4(z[k], 0x00f0, _mm_loadu_ps(p[k + 4] + c));
+    z[k] = _mm512_mask_broadcast_f32x4(z[k], 0x0f00, _mm_loadu_ps(p[k + 8] + c));
+    z[k] = _mm512_mask_broadcast_f32x4(z[k], 0xf000, _mm_loadu_ps(p[k + 12] + c));
+  }
+  transpose4(z);
+  for (int k = 0; k < 4; k++) v[k] = (V)z[k];
+}
+FG_INLINE void vscatter4_at(T *const *p, ptrdiff_t c, const V v[4]) {
+  __m512 z[4];
+  for (int k = 0; k < 4; k++) z[k] = (__m512)v[k];
+  transpose4(z);
+  for (int k = 0; k < 4; k++) _mm_storeu_ps(p[k] + c, _mm512_castps512_ps128(z[k]));
+  for (int k = 0; k < 4; k++) _mm_storeu_ps(p[k + 4] + c, _mm512_extractf32x4_ps(z[k], 1));
+  for (int k = 0; k < 4; k++) _mm_storeu_ps(p[k + 8] + c, _mm512_extractf32x4_ps(z[k], 2));
+  for (int k = 0; k < 4; k++) _mm_storeu_ps(p[k + 12] + c, _mm512_extractf32x4_ps(z[k], 3));
+}
+#endif
+
 #if !FG_DOUBLE
 typedef struct {
   __m512d a, b;
