@@ -177,9 +177,10 @@ class Softmax(_RowMap):
 
     Notes
     -----
-    Within 2.5 ulp of the exact value for every number of classes: the maximum is subtracted as an
-    exact power of two and the sum is taken in two words [1]_ [2]_.  A row's bits do not depend on
-    the other rows, on the number of threads or on `out`.
+    Within 2.5 ulp of the exact value for every number of classes (3.5 where the processor has no
+    fused multiply-add, which x86 has had since 2013): the maximum is subtracted as an exact power
+    of two and the sum is taken in two words [1]_ [2]_.  A row's bits do not depend on the other
+    rows, on the number of threads or on `out`.
 
     Half precision gives the bits of the same call on ``x.astype(np.float32)``, rounded once to the
     dtype of `x`.  Other arrays, such as `g`, are read as they are if they have that very dtype, and

@@ -26,6 +26,7 @@ enum { SOFTMAX, LOG_SOFTMAX, LOGSUMEXP, XENT, XENT_GRAD };
 FG_INLINE int has_target(const int op) { return op == XENT || op == XENT_GRAD; }
 FG_INLINE int leaves_out(const int op) { return op != SOFTMAX; }
 FG_INLINE int keeps_terms(const int op) { return op == SOFTMAX || op == XENT_GRAD; }
+FG_INLINE int has_out(const int op) { return op != LOGSUMEXP && op != XENT; }
 FG_INLINE int has_value(const int op) { return op == LOGSUMEXP || has_target(op); }
 
 FG_INLINE Base base_of(const fg_run *run) {
@@ -77,7 +78,7 @@ FG_INLINE Map finish_map(const int op, const State *s, V2 factor, Base base) {
     const V2 left = term_left(s, base);
     const M vanished = veq(left.h, vset(0));
     sum = add2(sum, left);
-    if (FG_UNLIKELY(vany(vanished))) { /* as in add_low, where sums come with low words */
+    if (FG_UNLIKELY(vany(vanished))) { /* as in add_low: what all but stands alone has a share of exactly 1 */
       const V2 top = term2(exp_term(s->max - s->frame.shift, &s->frame, base));
       const V hi = top.h, others = vabs((sum.h - top.h) + (sum.l - top.l));
       const M alone = vanished & vlt(others, hi * vset((T)(FG_DOUBLE ? 0x1p-55 : 0x1p-26)));
@@ -186,7 +187,7 @@ FG_INLINE void exp_vectors(const int keep, const int in, const int several, cons
     d[k] = shifted(in, line_load(in, row->d, c + k * LANES), &row->frame);
     frame[k] = &row->frame;
   }
-  if (FG_UNLIKELY((size_t)(row->left - c) < (size_t)several * LANES)) {
+  if (FG_UNLIKELY((size_t)(row->left - c) < (size_t)several * LANES)) { /* -1 and less are far beyond, unsigned */
     T lane[ABREAST_MAX * LANES];
     FG_UNROLL (k, several, 1) vstore(lane + k * LANES, d[k]);
     lane[row->left - c] = (T)-__builtin_inf();
@@ -199,8 +200,8 @@ FG_INLINE void exp_vectors(const int keep, const int in, const int several, cons
   }
 }
 
-/* Pass 2 over the classes from c on, c a multiple of SUM_BLOCK * LANES; `ahead`, the row to be read next, and `place`,
- * where this row will be stored, are prefetched. */
+/* Pass 2 over the classes from c on, c a multiple of SUM_BLOCK * LANES; the lines `ahead` and `place`, which are read
+ * and stored next, are prefetched (or d again, for nothing). */
 FG_INLINE void exp_from(const int keep, const int in, const Exp *row, ptrdiff_t c, ptrdiff_t n, Base base, Sum *sum,
                         const void *ahead, const void *place) {
   for (; c + SUM_BLOCK * LANES <= n; c += SUM_BLOCK * LANES) {
@@ -241,73 +242,78 @@ FG_INLINE Sum exp_row(const int keep, const int in, const void *d, ptrdiff_t n, 
   return sum;
 }
 
-/* Pass 3 over a line of the kind `half`, before the first boundary that a streamed store wants. */
-FG_INLINE ptrdiff_t map_head(const int kind, const int in, const int half, const Out *row, ptrdiff_t n, V factor) {
+/* Pass 3 over a row, before the first boundary that a streamed store wants. */
+FG_INLINE ptrdiff_t map_head(const int kind, const int from_kind, const int to_kind, const Out *row, ptrdiff_t n,
+                             V factor) {
   const V low = vset((T)-__builtin_inf());
-  const ptrdiff_t head = line_head(half, row->to, n);
+  const ptrdiff_t head = line_head(to_kind, row->to, n);
   for (ptrdiff_t c = 0, k; c < head; c += k) {
     k = head - c < LANES ? head - c : LANES;
-    line_store_n(half, row->to, c, k, map_apply(kind, line_load_n(in, row->from, c, k, low), row->map, factor));
+    line_store_n(to_kind, row->to, c, k,
+                 map_apply(kind, line_load_n(from_kind, row->from, c, k, low), row->map, factor));
   }
   return head;
 }
 
-FG_INLINE void map_vectors(const int kind, const int in, const int half, const int stream, const int several,
+FG_INLINE void map_vectors(const int kind, const int from_kind, const int to_kind, const int stream, const int several,
                            const Out *row, ptrdiff_t c, V factor) {
-  const ptrdiff_t step = line_step(half);
+  const ptrdiff_t step = line_step(to_kind);
   FG_UNROLL (k, several, (int)(step / LANES)) {
     const ptrdiff_t here = c + k * LANES;
-    const V y = map_apply(kind, line_load(in, row->from, here), row->map, factor);
-    const V z = step > LANES ? map_apply(kind, line_load(in, row->from, here + LANES), row->map, factor) : y;
-    line_store(half, row->to, here, y, z, stream);
+    const V y = map_apply(kind, line_load(from_kind, row->from, here), row->map, factor);
+    const V z = step > LANES ? map_apply(kind, line_load(from_kind, row->from, here + LANES), row->map, factor) : y;
+    line_store(to_kind, row->to, here, y, z, stream);
   }
 }
 
-FG_INLINE void map_from(const int kind, const int in, const int half, const int stream, const Out *row, ptrdiff_t c,
-                        ptrdiff_t n, V factor) {
+FG_INLINE void map_from(const int kind, const int from_kind, const int to_kind, const int stream, const Out *row,
+                        ptrdiff_t c, ptrdiff_t n, V factor) {
   const V low = vset((T)-__builtin_inf());
-  const ptrdiff_t step = line_step(half);
-  for (; c + step <= n; c += step) map_vectors(kind, in, half, stream, (int)(step / LANES), row, c, factor);
+  const ptrdiff_t step = line_step(to_kind);
+  for (; c + step <= n; c += step) map_vectors(kind, from_kind, to_kind, stream, (int)(step / LANES), row, c, factor);
   for (ptrdiff_t k; c < n; c += k) {
     k = n - c < LANES ? n - c : LANES;
-    line_store_n(half, row->to, c, k, map_apply(kind, line_load_n(in, row->from, c, k, low), row->map, factor));
+    line_store_n(to_kind, row->to, c, k,
+                 map_apply(kind, line_load_n(from_kind, row->from, c, k, low), row->map, factor));
   }
 }
 
-FG_INLINE void map_row(const int kind, const int in, const int half, const int stream, const Out *row, ptrdiff_t n,
-                       V factor) {
-  const ptrdiff_t c = stream ? map_head(kind, in, half, row, n, factor) : 0;
-  map_from(kind, in, half, stream, row, c, n, factor);
+FG_INLINE void map_row(const int kind, const int from_kind, const int to_kind, const int stream, const Out *row,
+                       ptrdiff_t n, V factor) {
+  const ptrdiff_t c = stream ? map_head(kind, from_kind, to_kind, row, n, factor) : 0;
+  map_from(kind, from_kind, to_kind, stream, row, c, n, factor);
 }
 
-/* One turn of the pipeline: pass 2 over a row, pass 3 over one before it, pass 1 over one after it, a few vectors of
- * each in turn, so that loads, arithmetic and stores are under way at any time. */
-FG_INLINE T three_rows(const int keep, const int kind, const int in, const int half, const int maps, const int stream,
-                       const Exp *row, const Out *before, const void *later, ptrdiff_t n, Base base, V factor,
-                       Sum *sum) {
+/* Pass 2 over a row, pass 3 over one before it (if `maps`), pass 1 over one after it, whose maximum is returned: a few
+ * vectors of each in turn, so that loads, arithmetic and stores are under way at any time.  x lies in memory as `half`
+ * says, and so does `out`; pass 3 reads lines of `from_kind`. */
+FG_INLINE T three_rows(const int keep, const int kind, const int from_kind, const int half, const int maps,
+                       const int stream, const Exp *row, const Out *before, const void *later, ptrdiff_t n, Base base,
+                       V factor, Sum *sum) {
   const ptrdiff_t block = SUM_BLOCK * LANES, line = 64 / size_of(half); /* `head` is less than a line */
-  const ptrdiff_t head = maps && stream ? map_head(kind, in, half, before, n, factor) : 0;
+  const ptrdiff_t head = maps && stream ? map_head(kind, from_kind, half, before, n, factor) : 0;
   Max max = max_start();
   ptrdiff_t c = 0;
   for (; c + block + line <= n; c += block) {
     FG_UNROLL (k, SUM_BLOCK, ABREAST) {
       const ptrdiff_t at = c + k * LANES;
       exp_vectors(keep, half, ABREAST, row, at, base, sum);
-      if (maps) map_vectors(kind, in, half, stream, ABREAST, before, at + head, factor);
+      if (maps) map_vectors(kind, from_kind, half, stream, ABREAST, before, at + head, factor);
       FG_UNROLL (j, ABREAST, 2) {
         max.a = vmax(line_load(half, later, at + j * LANES), max.a);
         max.b = vmax(line_load(half, later, at + j * LANES + LANES), max.b);
         FG_PREFETCH((const char *)line_at(half, later, at + j * LANES) + AHEAD_BYTES);
         if (half == FG_NATIVE) FG_PREFETCH((const char *)line_at(half, later, at + j * LANES + LANES) + AHEAD_BYTES);
       }
-      if (maps && !stream) /* where the next block will go */
+      if (maps && !stream) { /* where the next block will go */
         FG_UNROLL (j, ABREAST, 1) FG_PREFETCH(line_at(half, before->to, at + head + block + j * LANES));
+      }
       FG_BARRIER; /* GCC would load the next vectors here already, and run out of registers */
     }
     sum_flush(sum);
   }
-  exp_from(keep, half, row, c, n, base, sum, later, later);
-  if (maps) map_from(kind, in, half, stream, before, c + head, n, factor);
+  exp_from(keep, half, row, c, n, base, sum, row->d, row->d);
+  if (maps) map_from(kind, from_kind, half, stream, before, c + head, n, factor);
   return max_from(half, later, c, n, max);
 }
 
@@ -374,111 +380,156 @@ FG_INLINE void pending_add(Pending *p, ptrdiff_t r, const State *s, T nan) {
   p->nan[k] = nan;
 }
 
+/* What all rows of a run have in common. */
+typedef struct {
+  const fg_run *run;
+  Base base;
+  V2 scale;
+  V inv_t;
+  T *lines, *packed; /* two lines of terms, one of x */
+  ptrdiff_t room;    /* of each */
+  int direct, flat;  /* is a row of x, is a row of `out` a line in memory */
+} Rows;
+
+/* Between pass 1, which found the maximum `top` of row r, and pass 2. */
+FG_INLINE Exp row_begin(const int op, const int half, const Rows *all, ptrdiff_t r, const void *x, T top, int empty,
+                        State *s) {
+  const fg_run *const run = all->run;
+  const ptrdiff_t n = run->classes;
+  const int finite = top - top == 0;
+  Exp row;
+  row.left = -1;
+  if (has_target(op))
+    row.left = run->target[r];
+  else if (leaves_out(op) && finite)
+    row.left = row_find(half, x, n, top);
+  s->x_left = vset(row.left < 0 ? 0 : line_get(half, x, row.left));
+  s->top = vset(top);
+  s->max = vset(finite ? top : 0);
+  s->finite = vtruth(finite);
+  s->gone = vtruth(empty);
+  s->frame = row.frame = frame_of(s->max, all->base);
+  row.d = x;
+  if (half == FG_NATIVE && FG_UNLIKELY(s->frame.shift[0] != 0)) {
+    for (ptrdiff_t c = 0; c < n; c++) all->packed[c] = ((const T *)x)[c] - s->frame.shift[0];
+    row.d = all->packed;
+  }
+  row.terms = NULL;
+  if (keeps_terms(op)) {
+    row.terms = all->lines + (r & 1) * all->room;
+    /* Streamed stores want whole lines: the terms then lie at the offset of `out` from a 64-byte boundary. */
+    const uintptr_t apart = (uintptr_t)(run->out + r * run->out_row) & 63;
+    if (run->stream) row.terms += apart / (size_t)size_of(half) % (64 / sizeof(T));
+  }
+  return row;
+}
+
+/* Pass 2 over `row`, pass 3 over what waits in `before`, pass 1 over `later`, as far as there are such: in one loop, or
+ * one after another at the first and last rows and around ignored ones.  Returns the maximum of `later`. */
+FG_INLINE T row_turn(const int op, const int half, const Rows *all, const Exp *row, Out *before, const void *later,
+                     Sum *sum) {
+  const int kind = op == LOG_SOFTMAX ? MAP_LOG : MAP_SCALE2, from_kind = op == LOG_SOFTMAX ? half : FG_NATIVE;
+  const int keep = keeps_terms(op), maps = has_out(op), stream = all->run->stream;
+  const ptrdiff_t n = all->run->classes;
+  T max = 0;
+  if (row && later && all->direct && all->flat && (!maps || before->from)) {
+    if (maps && stream)
+      max = three_rows(keep, kind, from_kind, half, 1, 1, row, before, later, n, all->base, all->inv_t, sum);
+    else
+      max = three_rows(keep, kind, from_kind, half, maps, 0, row, before, later, n, all->base, all->inv_t, sum);
+  } else {
+    if (row) exp_from(keep, half, row, 0, n, all->base, sum, row->d, row->d);
+    if (maps && before->from) map_row(kind, from_kind, half, stream, before, n, all->inv_t);
+    if (later) max = row_max(half, later, n);
+  }
+  before->from = NULL;
+  return max;
+}
+
+/* Between pass 2 and pass 3, which has to wait in `out` for the next turn where that could share a loop with it. */
+FG_INLINE void row_end(const int op, const int half, const Rows *all, ptrdiff_t r, const void *x, const Exp *row,
+                       Sum sum, State *s, Pending *pending, Out *out) {
+  const fg_run *const run = all->run;
+  const ptrdiff_t n = run->classes;
+  s->rest = sum_lanes(sum);
+  if (row->left < 0 || s->x_left[0] < s->top[0]) s->rest = add_low(s->rest, s->max, &s->frame, all->base);
+  if (has_value(op) && run->value) {
+    const int nan = op == LOGSUMEXP && s->top[0] - s->top[0] != 0 && first_nan(half, x, n) >= 0;
+    pending_add(pending, r, s, nan ? (T)__builtin_nan("") : 0);
+    if (pending->count == LANES) pending_flush(op, pending, run, all->base, all->inv_t);
+  }
+  if (!has_out(op)) return;
+  V2 factor = all->scale;
+  if (op != LOG_SOFTMAX && run->alpha) factor = mul2((V2){vset(*at(run->alpha, r * run->alpha_row)), vset(0)}, factor);
+  char *const to = run->out + r * run->out_row;
+  *out = (Out){op == LOG_SOFTMAX ? x : row->terms, to, finish_map(op, s, factor, all->base)};
+  if (op == XENT_GRAD) row->terms[row->left] = out->map.patch[0];
+  if (op == LOG_SOFTMAX && x == all->packed) out->map.a = out->map.a - s->frame.shift; /* shifted in place */
+  if (all->direct && all->flat) return;
+  const int kind = op == LOG_SOFTMAX ? MAP_LOG : MAP_SCALE2;
+  if (!all->flat) out->to = all->packed;
+  map_row(kind, FG_NATIVE, FG_NATIVE, all->flat && run->stream, out, n, all->inv_t);
+  if (!all->flat)
+    for (ptrdiff_t c = 0; c < n; c++) *(T *)(to + c * run->out_class) = all->packed[c];
+  out->from = NULL;
+}
+
+FG_INLINE int row_ignored(const int op, const int half, const fg_run *run, ptrdiff_t r) {
+  if (!has_target(op) || run->target[r] >= 0) return 0;
+  if (run->value) *(T *)(run->value + r * run->value_row) = 0;
+  if (op == XENT_GRAD)
+    for (ptrdiff_t c = 0; c < run->classes; c++)
+      memset(run->out + r * run->out_row + c * run->out_class, 0, (size_t)size_of(half));
+  return 1;
+}
+
 /* x and `out` lie in memory as `half` says; if that is not FG_NATIVE, both are flat and nothing is masked. */
 FG_INLINE void rows_as(const int op, const int half, const fg_run *run) {
-  const int kind = op == LOG_SOFTMAX ? MAP_LOG : MAP_SCALE2, has_out = op != LOGSUMEXP && op != XENT;
-  const int in = op == LOG_SOFTMAX ? half : FG_NATIVE; /* of what pass 3 reads */
-  const int keep = keeps_terms(op);
   const ptrdiff_t n = run->classes, rows = run->rows, room = padded(n) + 64 / (ptrdiff_t)sizeof(T);
-  const Base base = base_of(run);
-  const V2 scale = scale_of(run);
-  const V inv_t = vset((T)run->inv_temperature);
-  T *const lines = (T *)run->scratch, *const packed = lines + 2 * room;
-  const ptrdiff_t size = size_of(half);
-  const int direct = half != FG_NATIVE || (run->x_class == size && !run->where);
-  const int flat = half != FG_NATIVE || run->out_class == size;
-  const int joined = direct && flat;
+  T *const lines = (T *)run->scratch;
+  const Rows all = {run,
+                    base_of(run),
+                    scale_of(run),
+                    vset((T)run->inv_temperature),
+                    lines,
+                    lines + 2 * room,
+                    room,
+                    half != FG_NATIVE || (run->x_class == (ptrdiff_t)sizeof(T) && !run->where),
+                    half != FG_NATIVE || run->out_class == (ptrdiff_t)sizeof(T)};
   /* Rows known beforehand by their maximum: two, so that none waits for it; of long rows one, for the cache's sake. */
-  const ptrdiff_t early = !direct ? 0 : flat && n * (ptrdiff_t)sizeof(T) <= EARLY_BYTES ? 2 : 1;
+  const int is_short = all.flat && n * (ptrdiff_t)sizeof(T) <= EARLY_BYTES;
+  const ptrdiff_t early = !all.direct ? 0 : is_short ? 2 : 1;
 
   T max[3] = {0, 0, 0}; /* of rows r to r + early, each at its number modulo 3 */
-  Out out[2];
+  Out out[2];           /* of rows r and r - 1 */
   out[0].from = out[1].from = NULL;
   Pending pending;
   memset(&pending, 0, sizeof pending);
   for (ptrdiff_t r = 0; r < early && r < rows; r++) max[r] = row_max(half, run->x + r * run->x_row, n);
 
-  for (ptrdiff_t r = 0; r < rows + joined; r++) {
-    const void *const later = direct && r + early < rows ? run->x + (r + early) * run->x_row : NULL;
+  for (ptrdiff_t r = 0; r < rows; r++) {
+    const void *const later = early && r + early < rows ? run->x + (r + early) * run->x_row : NULL;
     T *const max_later = max + (r + early) % 3;
     Out *const mine = out + (r & 1), *const before = out + (~r & 1);
-    mine->from = NULL;
+    Sum sum = sum_start();
+    if (row_ignored(op, half, run, r)) {
+      const T m = row_turn(op, half, &all, NULL, before, later, &sum);
+      if (later) *max_later = m;
+      continue;
+    }
+    int empty;
+    const void *const x = row_line(half, run, r, all.packed, &empty);
     State s;
-    Exp row;
-    int empty = 0;
-    const void *x = NULL;
-    if (r < rows) {
-      mine->to = run->out + r * run->out_row;
-      if (has_target(op) && run->target[r] < 0) {
-        if (run->value) *(T *)(run->value + r * run->value_row) = 0;
-        if (op == XENT_GRAD)
-          for (ptrdiff_t c = 0; c < n; c++) memset((char *)mine->to + c * run->out_class, 0, (size_t)size);
-      } else {
-        x = row_line(half, run, r, packed, &empty);
-      }
-    }
-    int finite = 0;
-    if (x) {
-      const T top = direct ? max[r % 3] : row_max(half, x, n);
-      finite = top - top == 0;
-      row.left = -1;
-      if (has_target(op))
-        row.left = run->target[r];
-      else if (leaves_out(op) && finite)
-        row.left = row_find(half, x, n, top);
-      s.x_left = vset(row.left < 0 ? 0 : line_get(half, x, row.left));
-      s.top = vset(top);
-      s.max = vset(finite ? top : 0);
-      s.finite = vtruth(finite);
-      s.gone = vtruth(empty);
-      s.frame = row.frame = frame_of(s.max, base);
-      row.d = x;
-      if (half == FG_NATIVE && FG_UNLIKELY(s.frame.shift[0] != 0)) {
-        for (ptrdiff_t c = 0; c < n; c++) packed[c] = ((const T *)x)[c] - s.frame.shift[0];
-        row.d = packed;
-      }
-      /* Streamed stores want whole lines: the terms then lie at the offset of `out` from a 64-byte boundary. */
-      const uintptr_t offset = run->stream ? ((uintptr_t)mine->to & 63) / (size_t)size % (64 / sizeof(T)) : 0;
-      row.terms = keep ? lines + (r & 1) * room + offset : NULL;
-      Sum sum = sum_start();
-      if (later && joined && before->from && has_out) {
-        *max_later = run->stream ? three_rows(keep, kind, in, half, 1, 1, &row, before, later, n, base, inv_t, &sum)
-                                 : three_rows(keep, kind, in, half, 1, 0, &row, before, later, n, base, inv_t, &sum);
-        before->from = NULL;
-      } else if (later && joined && !has_out) {
-        *max_later = three_rows(keep, kind, in, half, 0, 0, &row, before, later, n, base, inv_t, &sum);
-      } else {
-        exp_from(keep, half, &row, 0, n, base, &sum, later ? later : row.d, row.d);
-        if (later) *max_later = row_max(half, later, n);
-      }
-      s.rest = sum_lanes(sum);
-      if (row.left < 0 || s.x_left[0] < top) s.rest = add_low(s.rest, s.max, &s.frame, base);
-      if (has_value(op) && run->value) {
-        const int nan = op == LOGSUMEXP && !finite && first_nan(half, x, n) >= 0;
-        pending_add(&pending, r, &s, nan ? (T)__builtin_nan("") : 0);
-        if (pending.count == LANES) pending_flush(op, &pending, run, base, inv_t);
-      }
-    } else if (later) {
-      *max_later = row_max(half, later, n);
-    }
-    if (has_out && joined && before->from) map_row(kind, in, half, run->stream, before, n, inv_t);
-    if (has_out && x) {
-      V2 factor = scale;
-      if (op != LOG_SOFTMAX && run->alpha)
-        factor = mul2((V2){vset(*at(run->alpha, r * run->alpha_row)), vset(0)}, scale);
-      mine->from = op == LOG_SOFTMAX ? x : (const void *)row.terms;
-      mine->map = finish_map(op, &s, factor, base);
-      if (op == XENT_GRAD) row.terms[row.left] = mine->map.patch[0];
-      if (op == LOG_SOFTMAX && x == packed) mine->map.a = mine->map.a - s.frame.shift; /* shifted in place */
-      if (!joined) {
-        const Out line = {mine->from, flat ? mine->to : packed, mine->map};
-        map_row(kind, in, half, flat && run->stream, &line, n, inv_t);
-        if (!flat)
-          for (ptrdiff_t c = 0; c < n; c++) *(T *)((char *)mine->to + c * run->out_class) = packed[c];
-      }
-    }
+    const Exp row = row_begin(op, half, &all, r, x, early ? max[r % 3] : row_max(half, x, n), empty, &s);
+    const T m = row_turn(op, half, &all, &row, before, later, &sum);
+    if (later) *max_later = m;
+    row_end(op, half, &all, r, x, &row, sum, &s, &pending, mine);
   }
-  pending_flush(op, &pending, run, base, inv_t);
+  if (rows > 0) {
+    Sum none = sum_start();
+    row_turn(op, half, &all, NULL, out + ((rows - 1) & 1), NULL, &none);
+  }
+  pending_flush(op, &pending, run, all.base, all.inv_t);
   if (run->stream) vfence();
 }
 
@@ -492,9 +543,10 @@ typedef struct {
 } Group;
 
 /* Groups in step at most; four need the 32 registers of AVX-512. */
-#define SIDE (sizeof(V) == 64 ? 4 : 2)
+#define SIDE ((int)sizeof(V) == 64 ? 4 : 2)
+_Static_assert(SIDE <= ABREAST_MAX, "groups in step are exponentiated abreast");
 
-/* Memory that will be wanted: the first of the lines of each class. */
+/* Memory that will be wanted: `step` bytes from one class of a tile to the next, a vector for every group. */
 typedef struct {
   const char *first;
   ptrdiff_t step;
@@ -505,13 +557,15 @@ typedef struct {
 FG_INLINE void lanes_exp(const int op, const int several, const fg_run *run, ptrdiff_t first, ptrdiff_t rows, T *tile,
                          const T *empty, Lines ahead, Lines place, Base base, Group *group) {
   const ptrdiff_t n = run->classes, stride = n * LANES;
-  const int low_words = op == LOGSUMEXP || op == LOG_SOFTMAX; /* all that is left may be one term */
+  /* The low word of the largest term (lanes_rest) is what shows, but where that term is the one left out the others
+   * want theirs: a loss may do without by 1 ulp, logsumexp may not. */
+  const int low_words = op == LOGSUMEXP || op == LOG_SOFTMAX;
   const V low = vset((T)-__builtin_inf());
-  V max[4], x_left[4];
-  VI left[4];
-  Frame frame[4];
-  const Frame *const frames[4] = {frame, frame + 1, frame + 2, frame + 3};
-  Sum sum[4];
+  V max[ABREAST_MAX], x_left[ABREAST_MAX];
+  VI left[ABREAST_MAX];
+  Frame frame[ABREAST_MAX];
+  const Frame *const frames[ABREAST_MAX] = {frame, frame + 1, frame + 2, frame + 3};
+  Sum sum[ABREAST_MAX];
   for (int u = 0; u < several; u++) {
     max[u] = low;
     x_left[u] = vset(0);
@@ -551,8 +605,8 @@ FG_INLINE void lanes_exp(const int op, const int several, const fg_run *run, ptr
   for (ptrdiff_t c = 0; c < n;) {
     const ptrdiff_t end = c + SUM_FEW < n ? c + SUM_FEW : n;
     for (; c < end; c++, class += viset(1)) {
-      V d[4];
-      Term e[4];
+      V d[ABREAST_MAX];
+      Term e[ABREAST_MAX];
       FG_UNROLL (u, several, 1) {
         d[u] = vload(tile + u * stride + c * LANES) - frame[u].shift;
         if (leaves_out(op)) d[u] = vsel(vieq(left[u], class), low, d[u]);
@@ -577,11 +631,10 @@ FG_INLINE void lanes_exp(const int op, const int several, const fg_run *run, ptr
 FG_INLINE V2 lanes_rest(const int op, ptrdiff_t n, const Group *group, Base base) {
   const State *const s = &group->state;
   V2 rest = n > SUM_FEW ? sum_value(group->sum) : sum_unflushed(group->sum);
-  if (op == SOFTMAX || has_target(op)) {
-    const V2 whole = add_low(rest, s->max, &s->frame, base);
-    rest.l = op == SOFTMAX ? whole.l : vsel(vlt(s->x_left, s->top), whole.l, rest.l);
-  }
-  return rest;
+  if (op == LOGSUMEXP || op == LOG_SOFTMAX) return rest;
+  const V2 whole = add_low(rest, s->max, &s->frame, base);
+  if (op == SOFTMAX) return whole;
+  return (V2){rest.h, vsel(vlt(s->x_left, s->top), whole.l, rest.l)}; /* a largest target is not in the sum */
 }
 
 FG_INLINE Map lanes_map(const int op, const fg_run *run, ptrdiff_t first, ptrdiff_t rows, const Group *group, T *tile,
@@ -676,7 +729,6 @@ FG_INLINE void lanes_store(const int op, const fg_run *run, ptrdiff_t first, ptr
 }
 
 FG_INLINE void lanes_as(const int op, const fg_run *run) {
-  const int has_out = op != LOGSUMEXP && op != XENT;
   const ptrdiff_t n = run->classes, most = tile_groups(n, run->stream);
   const Base base = base_of(run);
   const V2 scale = scale_of(run);
@@ -687,8 +739,8 @@ FG_INLINE void lanes_as(const int op, const fg_run *run) {
   const int side = op == SOFTMAX ? SIDE : 2;
   /* Transposing a group keeps other ports busy than its arithmetic does: do them side by side.  Where
    * neighbouring rows are contiguous, memory wants several groups of one class at a time instead. */
-  const int by_group = run->half != FG_NATIVE ||
-                       (run->x_class == (ptrdiff_t)sizeof(T) && (!has_out || run->out_class == (ptrdiff_t)sizeof(T)));
+  const int by_group = run->half != FG_NATIVE || (run->x_class == (ptrdiff_t)sizeof(T) &&
+                                                  (!has_out(op) || run->out_class == (ptrdiff_t)sizeof(T)));
 
   /* Streamed stores want `out` aligned: where neighbouring rows are contiguous, a first, short tile sees to that. */
   const uintptr_t apart = (uintptr_t)run->out & 63;
@@ -704,7 +756,7 @@ FG_INLINE void lanes_as(const int op, const fg_run *run) {
       several = g + side <= groups ? side : 1;
       const ptrdiff_t together = left < several * LANES ? left : several * LANES;
       T *const mine = tile + g * n * LANES, *const mask = empty + g * LANES;
-      Group group[4];
+      Group group[ABREAST_MAX];
       if (by_group) lanes_load(run, from, together, mine, mask, wide);
       Lines ahead = {(const char *)mine, 0};
       ptrdiff_t place_step = 0;
@@ -727,12 +779,12 @@ FG_INLINE void lanes_as(const int op, const fg_run *run) {
         s->rest = lanes_rest(op, n, &group[u], base);
         if (has_value(op) && run->value)
           lanes_value(op, run, from + u * LANES, here, s, mine + u * n * LANES, base, inv_t);
-        if (has_out)
+        if (has_out(op))
           map[g + u] = lanes_map(op, run, from + u * LANES, here, &group[u], mine + u * n * LANES, scale, base);
       }
-      if (has_out && by_group) lanes_store(op, run, from, together, mine, map + g, wide);
+      if (has_out(op) && by_group) lanes_store(op, run, from, together, mine, map + g, wide);
     }
-    if (has_out && !by_group) lanes_store(op, run, first, rows, tile, map, wide);
+    if (has_out(op) && !by_group) lanes_store(op, run, first, rows, tile, map, wide);
   }
   if (run->stream) vfence();
 }
@@ -791,7 +843,7 @@ FG_INLINE void lines_store(const int kind, const T *tile, const Map *m, V factor
 }
 
 FG_INLINE void lines_as(const int op, const fg_run *given, const fg_lines *all) {
-  const int has_out = op != LOGSUMEXP, kind = op == LOG_SOFTMAX ? MAP_LOG : MAP_SCALE2;
+  const int kind = op == LOG_SOFTMAX ? MAP_LOG : MAP_SCALE2;
   const int side = op == SOFTMAX ? SIDE : 2;
   fg_run run = *given;
   const Base base = base_of(&run);
@@ -809,7 +861,7 @@ FG_INLINE void lines_as(const int op, const fg_run *given, const fg_lines *all) 
       for (ptrdiff_t k = 0; k < these.lines; k++) {
         const ptrdiff_t at = k < left ? k : left - 1;
         x[k] = these.x[at], size[k] = these.size[at];
-        if (has_out) out[k] = these.out[at];
+        if (has_out(op)) out[k] = these.out[at];
       }
       these = (fg_lines){these.lines, x, out, size};
     }
@@ -829,9 +881,9 @@ FG_INLINE void lines_as(const int op, const fg_run *given, const fg_lines *all) 
                  tile + u * n * LANES);
     for (ptrdiff_t k = several * LANES; k < 2 * several * LANES && k < left; k++) {
       FG_PREFETCH(all->x[first + k]);
-      if (has_out) FG_PREFETCH_WRITE(all->out[first + k]);
+      if (has_out(op)) FG_PREFETCH_WRITE(all->out[first + k]);
     }
-    Group group[4];
+    Group group[ABREAST_MAX];
     const Lines none = {(const char *)tile, 0};
     if (several == side)
       lanes_exp(op, side, &run, first, left, tile, NULL, none, none, base, group);
@@ -843,7 +895,7 @@ FG_INLINE void lines_as(const int op, const fg_run *given, const fg_lines *all) 
       State *const s = &group[u].state;
       s->rest = lanes_rest(op, n, &group[u], base);
       if (has_value(op)) lanes_value(op, &run, from, here, s, mine, base, inv_t);
-      if (has_out) {
+      if (has_out(op)) {
         const Map map = lanes_map(op, &run, from, here, &group[u], mine, scale, base);
         lines_store(kind, mine, &map, inv_t, here, these.size + u * LANES, least[u], most[u],
                     (T *const *)these.out + u * LANES);
