@@ -15,9 +15,15 @@ NAMES = ("numpy", "scipy", "torch", "jax", "scikit-learn", "pandas")
 THREADS = int(os.environ.get("BENCH_THREADS", "1"))
 WANTED = os.environ.get("BENCH_PEERS", ",".join(NAMES)).split(",")
 
+# Torch and scikit-learn bring an OpenMP runtime each besides ours, and in one process they spin
+# against each other; fastgrad alone waits as it does for everybody, whoever started this process.
+WAIT = os.environ.setdefault("BENCH_WAIT", os.environ.get("OMP_WAIT_POLICY", ""))
 if set(WANTED) & {"torch", "scikit-learn"}:
-    # Each brings an OpenMP runtime besides ours, and in one process they spin against each other.
     os.environ["OMP_WAIT_POLICY"] = "passive"
+elif WAIT:
+    os.environ["OMP_WAIT_POLICY"] = WAIT
+else:
+    os.environ.pop("OMP_WAIT_POLICY", None)
 for variable in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[variable] = str(THREADS)
 os.environ["JAX_PLATFORMS"] = "cpu"
