@@ -3,7 +3,6 @@ typedef uint64_t FG_NAME(bytes) __attribute__((vector_size(VECTOR), aligned(1), 
 #define B FG_NAME(bytes)
 
 /* Without the barriers GCC makes a call of memcpy from the loops, which would measure the C library. */
-
 FG_KERNEL uint8_t FG_NAME(fg_copy)(uint8_t *to, const uint8_t *from, ptrdiff_t n) {
   ptrdiff_t i = 0;
   for (; i + 4 * VECTOR <= n; i += 4 * VECTOR) {
