@@ -129,6 +129,7 @@ class Segments:
             raise RuntimeError("ids must not change while they are read; they did.")
         vars(self)["_ignored"] = None if ignore_index is None else -1
         self._checked(narrow, None if offsets is None else np.cumsum(offsets, out=offsets))
+        _ = self._in_order  # of ids in disorder soon known
         return self
 
     @classmethod
@@ -257,6 +258,19 @@ class Segments:
         return self.shape[0] if len(self.shape) == 2 else 1
 
     @functools.cached_property
+    def _in_order(self) -> bool:
+        """Whether rows lie in the order of segments, those of none at the end."""
+        if self._ids is None or self._items != 1:
+            return self._ids is None
+        if "offsets" in vars(self):
+            return _kernels.ascends(self._ids, self._ignored, None)
+        offsets = np.zeros(self.num_segments + 1, np.int64)
+        ascends = _kernels.ascends(self._ids, self._ignored, offsets)
+        if ascends:
+            vars(self)["offsets"] = _read_only(offsets)
+        return ascends
+
+    @functools.cached_property
     def offsets(self) -> NDArray[np.int64]:
         """Where every segment begins in `order`, and at last where the last one ends."""
         if self._ids is None:
@@ -277,8 +291,9 @@ class Segments:
     @functools.cached_property
     def order(self) -> NDArray[np.int64]:
         """Positions of the rows, sorted by segment."""
-        if self._ids is None:
-            return _read_only(np.arange(self.shape[0], dtype=np.int64))
+        if self._in_order:
+            return _read_only(np.arange(self.offsets[-1], dtype=np.int64))
+        assert self._ids is not None
         order = np.empty(self._ids.size, np.int64)
         if _kernels.sorts_in_steps(self.num_segments, self._ids.size):
             offsets = np.empty(self._items * self.num_segments + 1, np.int64)
@@ -363,7 +378,8 @@ def _add_up(
 ) -> None:
     """Sums or means of x (B, N, d) into out (B, K, d)."""
     items, rows, columns = x.shape
-    in_order = plan._bounds is not None
+    # To look through ids that are used once would cost more than it gains.
+    in_order = vars(plan).get("_in_order", plan._bounds is not None)
     # Consecutive rows of one column need no table: several segments are added side by side.
     table = not (in_order and columns == 1) and _kernels.prefers_table(
         items, rows, plan.num_segments, columns, out.itemsize, "order" in vars(plan) or in_order
@@ -783,7 +799,7 @@ class _Extreme(Map):
         plan = rows.plan
         best[...] = _arrays.cast(np.full((), empty), best.dtype)
         place = np.full(best.shape, -1, np.int64) if argmax else None
-        order = None if plan._ids is None else plan.order
+        order = None if plan._in_order else plan.order
         _kernels.extreme(rows.flat(rows.whole), self._least, plan.offsets, order, best, place)
         return place
 
@@ -1117,7 +1133,7 @@ def _series(
         rows.flat(_arrays.cast(x, rows.computed)),
         None if g is None else rows.flat(_arrays.cast(g, rows.computed)),
         plan.offsets,
-        None if plan._ids is None else plan.order,
+        None if plan._in_order else plan.order,
         None if out is None else rows.flat(out),
         None if value is None else rows.table(value),
         None if alpha is None else np.ascontiguousarray(rows.table(alpha)),

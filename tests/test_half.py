@@ -146,8 +146,9 @@ LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "backwards": backwards,
     "one row": lambda a: np.broadcast_to(a[:1], a.shape),
 }
-# Around the width of a vector, the change of style (80 and 144 classes), and blocks of 4096.
-SHAPES = [(7, 1), (37, 3), (70, 17), (33, 80), (35, 81), (21, 144), (19, 145), (3, 1000), (2, 5003)]
+# Around the width of a vector, the changes of style (64, 144 and 256 classes), and blocks of 4096.
+SHAPES = [(7, 1), (37, 3), (70, 17), (33, 64), (35, 65), (21, 144), (19, 145), (9, 256), (9, 257)]
+SHAPES += [(3, 1000), (2, 5003)]
 
 
 def check(f: Callable[..., Any], half: np.dtype[Any], layout: Any, x: np.ndarray, *inputs: Any):

@@ -15,6 +15,7 @@ import fastgrad as fg
 from fastgrad import _reference as ref
 from fastgrad import _segments
 from fastgrad._kernels import isa as _isa
+from fastgrad._kernels import segments as kernels
 
 INF, NAN = np.inf, np.nan
 INTEGERS = ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", ">i4", ">u8"]
@@ -206,8 +207,8 @@ def test_weights(isa, dtype, rng, assert_ulps, name, trailing):
 @pytest.mark.parametrize("columns", [1, 4, 16, 40])
 @pytest.mark.parametrize("in_order", [True, False])
 def test_every_length_of_a_segment(isa, dtype, rng, assert_ulps, name, columns, in_order):
-    """Past the tiles of short segments into rows, alone and beside others."""
-    lengths = [*range(40), 143, 144, 145, 146, 300, 0, 2000]
+    """From lanes over blocks to rows, alone and beside others."""
+    lengths = [*range(48), 64, 65, 128, 129, 143, 144, 145, 146, 255, 256, 257, 300, 0, 2000]
     ids = np.repeat(np.arange(len(lengths)), lengths)
     s = fg.Segments.from_lengths(lengths)
     if not in_order:
@@ -218,7 +219,7 @@ def test_every_length_of_a_segment(isa, dtype, rng, assert_ulps, name, columns, 
     scale = size_of(name, x, ids, num_segments=len(lengths))
     actual = function(name)(x, s)
     assert_ulps(actual, exact, BARS[name], scale, name)
-    for k in (1, 20, 143, 144, 145, 300):
+    for k in (1, 20, 44, 45, 128, 144, 145, 257, 300):
         rows = np.flatnonzero(ids == lengths.index(k))
         alone = function(name)(x[rows], fg.Segments.from_lengths([k]))
         mine = actual[lengths.index(k)] if name == "logsumexp" else actual[rows]
@@ -687,21 +688,23 @@ def test_an_empty_value_too_large_for_the_dtype_warns_of_nothing():
 
 @pytest.mark.parametrize(
     "lengths",
-    [[n] * 70 for n in (1, 2, 3, 4, 5, 7, 8, 143, 144)]
+    [[n] * 70 for n in (1, 2, 3, 4, 5, 7, 8, 44, 45, 128, 129, 256, 257)]
     + [[9] * n for n in (1, 4, 15, 17, 63, 256, 257, 300)]
-    + [[*range(1, 41)] * 8, [6, 0, 2] * 90, [100] * 30 + [140] * 30],
+    + [[*range(1, 51)] * 8, [6, 0, 2] * 90, [100] * 30 + [140] * 30, [*range(30, 300, 7)] * 2],
     ids=lambda lengths: f"{len(lengths)} of {min(lengths)}-{max(lengths)}",
 )
 def test_short_segments_where_they_lie_and_in_tiles(isa, dtype, rng, lengths):
-    """Consecutive ones are read and written where they lie, those of ids copied: the same bits."""
+    """Consecutive ones are read and written where they lie, others copied: the same bits."""
     ids = np.repeat(np.arange(len(lengths)), lengths)
+    falling = fg.Segments.from_ids(len(lengths) - 1 - ids, len(lengths))
     x = rng.normal(0, 3, len(ids)).astype(dtype)
     x[rng.integers(0, len(x), 3)] = np.nan, np.inf, -np.inf
     g = rng.normal(size=len(lengths)).astype(dtype)
     results = []
-    for plan in (fg.Segments.from_lengths(lengths), fg.Segments.from_ids(ids, len(lengths))):
+    for plan, step in ((fg.Segments.from_lengths(lengths), 1), (falling, -1)):
         found = [f(x, plan) for f in (fg.segment_softmax, fg.segment_log_softmax)]
-        found += [fg.segment_logsumexp(x, plan), fg.segment_logsumexp.vjp(x, plan, g)]
+        found += [fg.segment_logsumexp(x, plan)[::step]]
+        found += [fg.segment_logsumexp.vjp(x, plan, g[::step])]
         # A NaN has a sign, which means nothing.
         results.append([np.where(np.isnan(a), NAN, a).astype(dtype).tobytes() for a in found])
     assert results[0] == results[1]
@@ -711,17 +714,67 @@ def test_short_segments_where_they_lie_and_in_tiles(isa, dtype, rng, lengths):
 @pytest.mark.parametrize("in_order", [True, False])
 def test_neighbours_change_no_bit(isa, dtype, rng, name, in_order):
     """Short segments are sorted by length and put side by side; each alone gives the same."""
-    lengths = rng.integers(0, 40, 3000)
+    lengths = rng.integers(0, 60, 3000)
     ids = np.repeat(np.arange(3000), lengths)
     x = rng.normal(0, 3, len(ids)).astype(dtype)
     plan = fg.Segments.from_lengths(lengths)
     if not in_order:
-        plan = fg.Segments.from_ids(ids, 3000)
+        plan = fg.Segments.from_ids(2999 - ids, 3000)
     found = function(name)(x, plan)
+    if len(found) == 3000 and not in_order:
+        found = found[::-1]
     for k in (0, 1, 17, 2047, 2048, 2999):
         own = ids == k
         alone = function(name)(x[own], fg.Segments.from_lengths([own.sum()]))
         np.testing.assert_array_equal(found[k : k + 1] if len(found) == 3000 else found[own], alone)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "int64", "uint8", "uint64"])
+@pytest.mark.parametrize("n", [0, 1, 2, 100, 511, 512, 513, 1500])
+def test_ids_that_ascend(dtype, n):
+    ids = np.sort(np.arange(n) % 100).astype(dtype)
+    offsets = np.zeros(102, np.int64)
+    assert kernels.ascends(ids[None], None, None)
+    assert kernels.ascends(ids[None], None, offsets)
+    np.testing.assert_array_equal(offsets, np.searchsorted(ids, np.arange(102)))
+    for i in np.flatnonzero(np.diff(ids)):
+        fallen = ids.copy()
+        fallen[[i, i + 1]] = ids[[i + 1, i]]
+        assert not kernels.ascends(fallen[None], None, None), i
+        assert not kernels.ascends(fallen[None], None, np.zeros(102, np.int64)), i
+    if n > 2:
+        assert not kernels.ascends(ids[None], ids[0], None)  # ignored, but not at the end
+        offsets[:] = 0
+        assert kernels.ascends(ids[None], ids[-1], offsets)
+        kept = ids[ids != ids[-1]]
+        np.testing.assert_array_equal(offsets, np.searchsorted(kept, np.arange(102)))
+
+
+@pytest.mark.parametrize(
+    "name", ["sum", "mean", "max", "min", "logsumexp", "softmax", "log_softmax"]
+)
+@pytest.mark.parametrize("columns", [1, 3, 20])
+def test_sorted_ids_are_consecutive_segments(isa, dtype, rng, name, columns):
+    """With and without rows that are ignored at the end: the bits of lengths."""
+    lengths = rng.integers(0, 60, 50)
+    lengths[[0, 7, 49]] = 0
+    ids = np.repeat(np.arange(50), lengths)
+    x = rng.normal(0, 3, (len(ids), columns)).astype(dtype)
+    plan = fg.Segments.from_ids(ids, 50)
+    np.testing.assert_array_equal(plan.order, np.arange(len(ids)))
+    lying = function(name)(x, fg.Segments.from_lengths(lengths))
+    assert function(name)(x, plan).tobytes() == lying.tobytes()
+    for ignored, at in ((-1, len(ids)), (-1, 100), (99, len(ids))):
+        some = np.insert(ids, at, [ignored] * 3)
+        plan = fg.Segments.from_ids(some, 50, ignore_index=ignored)
+        np.testing.assert_array_equal(plan.order, np.flatnonzero(some != ignored))
+        np.testing.assert_array_equal(plan.counts, lengths)
+        found = function(name)(np.insert(x, [at] * 3, 1e9, axis=0), plan)
+        if found.shape == (len(some), columns):
+            gone = {"softmax": 0, "log_softmax": -np.inf}[name]
+            assert (found[some == ignored] == gone).all()
+            found = found[some != ignored]
+        assert found.tobytes() == lying.tobytes(), at
 
 
 @pytest.mark.parametrize("shares", [1.0, 1e-30])

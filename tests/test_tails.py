@@ -15,9 +15,10 @@ import fastgrad as fg
 from fastgrad import _reference as ref
 
 LANES = {np.float32: 16, np.float64: 8}  # of the widest vector, 64 bytes
-# Around the numbers of classes where the kernels change style (fastgrad.h: 48 and 192), and where a
-# tile of short rows has fewer groups.
-AROUND = [*range(96, 100), *range(190, 196), *range(255, 258)]
+# Around the numbers of classes where the kernels change style (fastgrad.h: 64, 144, 1024 bytes),
+# and where a tile or a block has fewer rows.
+AROUND = [*range(63, 69), 80, *range(96, 100), *range(111, 114), *range(127, 131), *range(143, 147)]
+AROUND += [160, *range(190, 196), *range(255, 258)]
 
 
 def lengths(dtype):
@@ -48,7 +49,7 @@ def test_every_row_length_stays_inside_its_memory(isa, dtype, op, guard, rng, or
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
-@pytest.mark.parametrize("classes", [2, 10, 17])
+@pytest.mark.parametrize("classes", [2, 10, 17, 70, 127])
 def test_every_number_of_rows_stays_inside_its_memory(isa, dtype, op, guard, rng, order, classes):
     most = 2 * LANES[dtype] + 1
     memory, other, result = (guard(most * classes * 8) for _ in range(3))
@@ -64,7 +65,7 @@ def test_every_number_of_rows_stays_inside_its_memory(isa, dtype, op, guard, rng
         op.check(actual, x, -1, inputs, f"N={rows}")
 
 
-@pytest.mark.parametrize("classes", [3, 40, 60, 200])
+@pytest.mark.parametrize("classes", [3, 40, 60, 100, 200, 300])
 def test_strided_out_leaves_the_gaps_alone(isa, dtype, elementwise_op, rng, classes):
     x = rng.normal(0, 3, (7, classes)).astype(dtype)
     inputs = elementwise_op.inputs(rng, x, -1)
@@ -76,7 +77,7 @@ def test_strided_out_leaves_the_gaps_alone(isa, dtype, elementwise_op, rng, clas
     assert (whole[gaps] == 7).all()
 
 
-@pytest.mark.parametrize("classes", [3, 40, 60, 200])
+@pytest.mark.parametrize("classes", [3, 40, 60, 100, 200, 300])
 def test_masked_rows_stay_inside_their_memory(isa, dtype, guard, rng, classes):
     memory, masks, result = guard(9 * classes * 8), guard(9 * classes), guard(9 * classes * 8)
     for rows in range(1, 10):

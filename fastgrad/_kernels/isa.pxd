@@ -44,6 +44,7 @@ cdef extern from "fastgrad.h" nogil:
         FG_KINDS
         FG_ROWS
         FG_LANES
+        FG_BLOCKS
         FG_SOFTMAX
         FG_LOG_SOFTMAX
         FG_LOGSUMEXP
@@ -84,7 +85,9 @@ cdef extern from "fastgrad.h" nogil:
         FG_WESTON_WATKINS_HVP
         FG_WESTON_WATKINS_HESS_DIAG
         FG_KERNELS
-        FG_LANES_MAX_SOFTMAX
+        FG_BLOCKS_ABOVE
+        FG_BLOCKS_ABOVE_LISTED
+        FG_BLOCKS_MAX_BYTES
         FG_LANES_MAX_CONTIGUOUS
         FG_LANES_MAX
     ctypedef struct fg_segments:
@@ -106,6 +109,8 @@ cdef extern from "fastgrad.h" nogil:
         int mean
     ctypedef struct fg_lines:
         Py_ssize_t lines
+        const char *ahead
+        const char *place
         const char **x
         char **out
         const Py_ssize_t *size
@@ -138,7 +143,7 @@ cdef extern from "fastgrad.h" nogil:
         void *out
     ctypedef void (*fg_segment_kernel)(fg_segment *) noexcept nogil
     ctypedef struct fg_precision:
-        fg_kernel kernel[FG_KINDS][FG_KERNELS][2]
+        fg_kernel kernel[FG_KINDS][FG_KERNELS][3]
         fg_elementwise exp2, log, log1p
         Py_ssize_t (*scratch_bytes)(Py_ssize_t, int, int) noexcept nogil
         void (*total)(const void *, Py_ssize_t, double *) noexcept nogil
@@ -167,7 +172,7 @@ cdef extern from "fastgrad.h" nogil:
         void (*lines_put)(
             const void *tile, const Py_ssize_t *n, Py_ssize_t lines, Py_ssize_t pitch, char **to
         ) noexcept nogil
-        void (*lines[3])(const fg_run *, const fg_lines *) noexcept nogil
+        void (*listed[3][3])(const fg_run *, const fg_lines *) noexcept nogil
         Py_ssize_t (*segment_scratch)(Py_ssize_t, Py_ssize_t) noexcept nogil
         fg_segment_kernel centroid_hinge, centroid_hinge_hvp, class_moments
         fg_segment_kernel leave_one_out, leave_one_out_pull

@@ -35,15 +35,16 @@ cimport numpy as cnp
 
 from fastgrad._kernels.isa cimport (
     FG_BFLOAT16,
+    FG_BLOCKS,
+    FG_BLOCKS_ABOVE,
+    FG_BLOCKS_MAX_BYTES,
     FG_FLOAT16,
     FG_LANES,
     FG_LANES_MAX,
     FG_LANES_MAX_CONTIGUOUS,
-    FG_LANES_MAX_SOFTMAX,
     FG_LOGSUMEXP_WEIGHTED,
     FG_NATIVE,
     FG_ROWS,
-    FG_SOFTMAX,
     active,
     fg_run,
 )
@@ -775,15 +776,21 @@ cdef int plan_run(Plan *plan, int kernel) except -1:
     cdef bint weighs = (
         plan.data[SAMPLE] != NULL or plan.data[UPSTREAM] != NULL or plan.target_weight != NULL
     )
-    cdef int threads = 1, limit
+    cdef int threads = 1
+    cdef bint has_blocks
     cdef char *block
     cdef Memory memory
     _order_and_merge(plan)
-    limit = FG_LANES_MAX_SOFTMAX if kernel == FG_SOFTMAX else FG_LANES_MAX_CONTIGUOUS
+    has_blocks = plan.precision.kernel[FG_NATIVE][kernel][FG_BLOCKS] != NULL
     if kernel == FG_LOGSUMEXP_WEIGHTED:
         plan.style = FG_ROWS
     elif plan.class_step[X] == (plan.item if plan.copy[X].kind == FG_NATIVE else HALF):
-        plan.style = FG_LANES if classes <= limit else FG_ROWS
+        if classes <= (FG_BLOCKS_ABOVE if has_blocks else FG_LANES_MAX_CONTIGUOUS):
+            plan.style = FG_LANES
+        elif has_blocks and classes * plan.item <= FG_BLOCKS_MAX_BYTES:
+            plan.style = FG_BLOCKS
+        else:
+            plan.style = FG_ROWS
     else:
         plan.style = FG_LANES if classes <= FG_LANES_MAX else FG_ROWS
     plan.total[0] = plan.total[1] = 0.0

@@ -21,6 +21,9 @@ from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint64_t, uintptr_t
 from fastgrad._kernels import rows as _rows
 
 from fastgrad._kernels.isa cimport (
+    FG_BLOCKS,
+    FG_BLOCKS_ABOVE_LISTED,
+    FG_BLOCKS_MAX_BYTES,
     FG_LANES,
     FG_LANES_MAX,
     FG_LANES_MAX_CONTIGUOUS,
@@ -302,6 +305,42 @@ def count(cnp.ndarray ids, ignore_index, int64_t[:, ::1] counts):
             if watch.ended:
                 break
     raised(&watch)
+
+
+def ascends(cnp.ndarray ids, ignore_index, int64_t[::1] offsets):
+    """Whether the ids of one item (1, N), which are in range, never fall, those ignored last.
+
+    Then `offsets` (K + 1), zeros if given, say where segments begin; else they are of no use.
+    """
+    cdef Ids a = _ids(ids, ignore_index)
+    cdef int64_t chunk[CHUNK]
+    cdef const int64_t *at
+    cdef Py_ssize_t rows = cnp.PyArray_DIM(ids, 1), i = 0, k, n
+    cdef uint64_t before = 0  # as unsigned, the -1 of rows ignored is largest
+    cdef bint falls = False
+    cdef int64_t *begins = NULL
+    cdef Watch watch = watching()
+    if offsets is not None:
+        begins = &offsets[0]
+    with nogil:
+        while i < rows and not falls:
+            n = CHUNK if rows - i > CHUNK else rows - i
+            at = _codes(&a, i, n, chunk)
+            for k in range(n):
+                falls |= <uint64_t>at[k] < before
+                before = <uint64_t>at[k]
+            if begins != NULL:
+                for k in range(n):  # no branch where a segment ends: that cannot be foreseen
+                    if not a.ignoring or at[k] >= 0:
+                        begins[at[k] + 1] = i + k + 1
+            i += n
+            if i % SLAB == 0 and ends(&watch, SLAB + 1):
+                break
+        if begins != NULL:
+            for k in range(1, offsets.shape[0]):
+                begins[k] = max(begins[k], begins[k - 1])
+    raised(&watch)
+    return not falls
 
 
 def sorts_in_steps(Py_ssize_t segments, Py_ssize_t rows):
@@ -993,10 +1032,14 @@ def extreme(
 # computed depends on its length and the number of columns alone, so its bits depend on neither
 # neighbours, order nor threads:
 #
-#   short, few columns   GROUP series side by side, filled up with terms that vanish: style `lanes`;
-#                        where they lie in memory, as a list of lines, if they are contiguous there
-#   more columns         those of one segment side by side: style `lanes`
-#   long                 one by one, packed: style `rows`
+#   many columns   those of one segment side by side: style `lanes`
+#   else           a list of lines, in memory if they are contiguous there, packed otherwise: style
+#                  `lanes` (those of like length together), `blocks` or `rows`, by length
+#
+# Kernels that know no lists, those of derivatives, take instead of them
+#
+#   short ones     GROUP series side by side, filled up with terms that vanish: style `lanes`
+#   long ones      one by one, packed: style `rows`
 
 cdef enum:
     GROUP = 64         # series of a tile
@@ -1032,7 +1075,8 @@ cdef struct Series:
     const char *alpha             # the same
     const int64_t *offsets
     const int64_t *order          # NULL if rows lie in the order of segments
-    bint listed                   # short series are a list of lines
+    bint listed                   # the kernel takes lists of lines
+    bint in_place                 # which lie in memory as they are
 
 # A thread's memory, and the tile that it is filling.
 cdef struct Tile:
@@ -1042,7 +1086,10 @@ cdef struct Tile:
     char *value
     char *alpha
     void *scratch
+    int style                     # of a list
     Py_ssize_t count, longest
+    Py_ssize_t elements, ahead    # of a list; the row that is prefetched during it
+    Py_ssize_t room               # elements for lines that are packed
     const char *line[LIST]
     char *to[LIST]
     Py_ssize_t length[LIST]
@@ -1132,23 +1179,66 @@ cdef fg_run _run_of(const Series *u, const Tile *t) noexcept nogil:
     return run
 
 
+cdef void _list(
+    const Series *u, Tile *t, Py_ssize_t b, Py_ssize_t s, Py_ssize_t c, Py_ssize_t n
+) noexcept nogil:
+    """Put a series of n elements on the list, which is computed first if it is of another style."""
+    cdef Py_ssize_t k
+    cdef int style = FG_ROWS
+    if n <= FG_BLOCKS_ABOVE_LISTED:
+        style = FG_LANES
+    elif n * u.size <= FG_BLOCKS_MAX_BYTES:
+        style = FG_BLOCKS
+    if t.count == LIST or t.style != style or (not u.in_place and t.elements + n > t.room):
+        _flush_list(u, t)
+    t.style = style
+    k = t.count
+    t.segment[k] = s
+    t.length[k] = n
+    if u.in_place:
+        t.line[k] = u.x + u.offsets[s] * u.size
+        t.to[k] = u.out + u.offsets[s] * u.size
+    else:
+        t.item[k] = b
+        t.column[k] = c
+        t.line[k] = t.x + t.elements * u.size
+        t.to[k] = t.out + t.elements * u.size
+        _take_any(u, False, b, s, c, t.x + t.elements * u.size, n)
+    t.longest = max(t.longest, n)
+    t.elements += n
+    t.count += 1
+
+
 cdef void _flush_list(const Series *u, Tile *t) noexcept nogil:
-    """Compute the series where they lie."""
+    """Compute the series of the list."""
     cdef fg_run run = _run_of(u, t)
     cdef fg_lines lines
-    cdef Py_ssize_t k
+    cdef Py_ssize_t k, at
+    if t.count == 0:
+        return
+    run.classes = t.longest
     if u.alpha != NULL:
         for k in range(t.count):
-            memcpy(t.alpha + k * u.size, u.alpha + t.segment[k] * u.size, u.size)
+            at = u.columns * t.segment[k] + (0 if u.in_place else t.column[k])
+            memcpy(t.alpha + k * u.size, u.alpha + at * u.size, u.size)
     lines.lines = t.count
     lines.x = t.line
     lines.out = t.to
     lines.size = t.length
-    u.precision.lines[u.kernel](&run, &lines)
+    lines.ahead = t.x
+    lines.place = t.out
+    if u.in_place:
+        lines.ahead = u.x + t.ahead * u.size
+        lines.place = u.out + t.ahead * u.size
+    t.ahead += t.elements
+    u.precision.listed[u.kernel][t.style](&run, &lines)
+    for k in range(t.count if u.out != NULL and not u.in_place else 0):
+        _put_any(u, t.to[k], t.item[k], t.segment[k], t.column[k])
     if u.value != NULL:
         for k in range(t.count):
-            memcpy(u.value + t.segment[k] * u.size, t.value + k * u.size, u.size)
-    t.count = t.longest = 0
+            at = u.columns * t.segment[k] + (0 if u.in_place else t.column[k])
+            memcpy(u.value + at * u.size, t.value + k * u.size, u.size)
+    t.count = t.longest = t.elements = 0
 
 
 cdef void _flush(const Series *u, Tile *t) noexcept nogil:
@@ -1157,9 +1247,6 @@ cdef void _flush(const Series *u, Tile *t) noexcept nogil:
     cdef Py_ssize_t k, at, line = t.longest * u.size
     cdef bint joined = u.order == NULL and u.columns == 1
     if t.count == 0:
-        return
-    if u.listed:
-        _flush_list(u, t)
         return
     run.rows = t.count
     run.classes = t.longest
@@ -1305,7 +1392,7 @@ cdef int _series_unit(
     cdef const int64_t *offsets = u.offsets + b * u.segments
     cdef Py_ssize_t first = b * u.segments + _piece(offsets, u.segments, k, pieces)
     cdef Py_ssize_t last = b * u.segments + _piece(offsets, u.segments, k + 1, pieces)
-    cdef Py_ssize_t longest = 0, short_max, room, scratch, n_rows, at
+    cdef Py_ssize_t longest = 0, short_max, like_max, room, scratch, n_rows
     cdef Py_ssize_t begin, end
     cdef Py_ssize_t by_length[WINDOW]
     cdef Tile t
@@ -1316,17 +1403,25 @@ cdef int _series_unit(
         longest = max(longest, u.offsets[s + 1] - u.offsets[s])
     if longest == 0:
         return 0
-    short_max = FG_LANES_MAX_CONTIGUOUS if u.columns < FEW else FG_LANES_MAX
+    short_max = FG_BLOCKS_ABOVE_LISTED if u.listed else FG_LANES_MAX_CONTIGUOUS
+    if u.columns >= FEW:
+        short_max = FG_LANES_MAX
     n = min(longest, short_max)
-    room = max(n * GROUP, longest)
     if u.columns >= FEW:
         room = max(longest, min(n * u.columns, max(<Py_ssize_t>TILE, n * FEW)))
+    elif u.listed:
+        room = 0 if u.in_place else max(longest, <Py_ssize_t>TILE)
+    else:
+        room = max(n * GROUP, longest)
+    t.room = room
     room = (room * u.size + 64 + 127) & ~<Py_ssize_t>63  # and a vector more
     scratch = u.precision.scratch_bytes(n, FG_LANES, u.kernel)
     if n > FG_LANES_MAX_CONTIGUOUS:  # fewer rows may then need more
         scratch = max(scratch, <Py_ssize_t>SCRATCH)
     if longest > short_max:
         scratch = max(scratch, u.precision.scratch_bytes(longest, FG_ROWS, u.kernel))
+        if u.listed:
+            scratch = max(scratch, u.precision.scratch_bytes(longest, FG_BLOCKS, u.kernel))
     scratch = (scratch + 63) & ~<Py_ssize_t>63
     step = LIST * 8
     block = <char *>malloc(3 * room + scratch + 2 * step + 64)
@@ -1338,7 +1433,11 @@ cdef int _series_unit(
     t.value = t.out + room
     t.alpha = t.value + step
     t.scratch = t.alpha + step
-    t.count = t.longest = 0
+    like_max = short_max
+    if u.listed and u.columns < FEW:
+        like_max = FG_BLOCKS_MAX_BYTES // u.size
+    t.count = t.longest = t.elements = 0
+    t.style = FG_LANES
     begin = first
     while begin < last:
         end = begin + 1
@@ -1348,23 +1447,20 @@ cdef int _series_unit(
             and u.offsets[end] < u.offsets[begin] + WINDOW_ROWS
         ):
             end += 1
-        n = _sort_short(u, begin, end, short_max, by_length)
+        t.ahead = u.offsets[end]
+        n = _sort_short(u, begin, end, like_max, by_length)
         for k in range(n):
             s = by_length[k]
             n_rows = u.offsets[s + 1] - u.offsets[s]
-            if n_rows > short_max:
-                _one_by_one(u, &t, b, s, n_rows, watch)
-            elif u.listed:
-                at = u.offsets[s] * u.size
-                t.segment[t.count] = s
-                t.length[t.count] = n_rows
-                t.line[t.count] = u.x + b * u.x_item + at
-                t.to[t.count] = u.out + at
-                t.count += 1
-                if t.count == LIST:
-                    _flush_list(u, &t)
-            elif u.columns >= FEW:
+            if u.columns >= FEW and n_rows <= short_max:
                 _side_by_side(u, &t, b, s, n_rows, watch)
+            elif u.listed:
+                for c in range(u.columns):
+                    if n_rows > like_max and ends(watch, n_rows):
+                        break
+                    _list(u, &t, b, s, c, n_rows)
+            elif n_rows > short_max:
+                _one_by_one(u, &t, b, s, n_rows, watch)
             else:
                 for c in range(u.columns):
                     t.item[t.count] = b
@@ -1374,8 +1470,11 @@ cdef int _series_unit(
                     t.count += 1
                     if t.count == GROUP:
                         _flush(u, &t)
-        _flush(u, &t)
-        if ends(watch, end - begin):  # the short ones, of which each tile is soon done
+        if u.listed:
+            _flush_list(u, &t)
+        else:
+            _flush(u, &t)
+        if ends(watch, u.offsets[end] - u.offsets[begin] + end - begin):
             break
         begin = end
     free(block)
@@ -1452,9 +1551,9 @@ def series(
     if order is not None and order.shape[0] > 0:
         u.order = &order[0]
     u.listed = (
-        u.order == NULL and u.columns == 1 and u.x_row == u.size and u.g == NULL
-        and (u.kernel == FG_SOFTMAX or u.kernel == FG_LOG_SOFTMAX or u.kernel == FG_LOGSUMEXP)
+        u.kernel == FG_SOFTMAX or u.kernel == FG_LOG_SOFTMAX or u.kernel == FG_LOGSUMEXP
     )
+    u.in_place = u.order == NULL and u.columns == 1 and u.x_row == u.size
     threads = _threads(cnp.PyArray_SIZE(x))
     pieces = _pieces(items, cnp.PyArray_SIZE(x), threads)
     with nogil:

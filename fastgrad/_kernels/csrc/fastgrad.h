@@ -4,8 +4,10 @@
  * `rows` rows that are equally spaced in every operand.  All strides are in bytes.  A kernel cannot
  * fail, allocates nothing, and writes only to `out`, `value` and `scratch`.
  *
- * Two styles compute a row:
+ * Three styles compute a row:
  *   rows   the lanes of a vector hold neighbouring classes of one row; for long rows.
+ *   blocks the same, but what is one number per row is computed for several rows at once; for rows of
+ *          some vectors, where a kernel has this style.
  *   lanes  each lane holds a row of its own, in a tile laid out [class][lane]; for short rows, and for
  *          a class axis that is not contiguous.
  * A row's bits depend on the style, never on its neighbours, so the drivers choose the style by C,
@@ -55,7 +57,7 @@ typedef struct {
 typedef void (*fg_kernel)(const fg_run *run);
 typedef void (*fg_elementwise)(const void *x, void *out, ptrdiff_t n);
 
-enum { FG_ROWS, FG_LANES, FG_STYLES };
+enum { FG_ROWS, FG_LANES, FG_BLOCKS, FG_STYLES };
 
 enum { FG_NATIVE, FG_FLOAT16, FG_BFLOAT16, FG_KINDS }; /* how an operand of a float kernel lies in memory */
 
@@ -129,7 +131,9 @@ typedef struct {
   ptrdiff_t lines;
   const char *const *x;
   char *const *out;      /* not for logsumexp */
-  const ptrdiff_t *size; /* elements of each, > 0; lines of like sizes side by side are fastest */
+  const ptrdiff_t *size; /* elements of each, > 0; in lanes, lines of like sizes side by side are fastest */
+  const char *ahead;     /* what will be read after these lines, and stored: prefetched by lanes, as much as they are */
+  const char *place;
 } fg_lines;
 
 /* Rows of contiguous elements, `row` bytes apart; of half precision if `kind` says so. */
@@ -192,8 +196,8 @@ typedef struct {
   void (*lines_take)(const char *const *from, const ptrdiff_t *n, ptrdiff_t lines, ptrdiff_t pitch, double fill,
                      void *to);
   void (*lines_put)(const void *tile, const ptrdiff_t *n, ptrdiff_t lines, ptrdiff_t pitch, char *const *to);
-  /* The rest of the run is that of `lanes` kernels; scratch of that style for the longest line. */
-  void (*lines[FG_LOGSUMEXP + 1])(const fg_run *run, const fg_lines *lines);
+  /* What else the run holds is as for `kernel`; its classes are those of the longest line, and so is scratch. */
+  void (*listed[FG_LOGSUMEXP + 1][FG_STYLES])(const fg_run *run, const fg_lines *lines);
   ptrdiff_t (*segment_scratch)(ptrdiff_t count, ptrdiff_t features);
   fg_segment_kernel centroid_hinge, centroid_hinge_hvp, class_moments, leave_one_out, leave_one_out_pull;
   void (*row_squares)(const void *x, ptrdiff_t rows, ptrdiff_t features, void *out);
@@ -206,10 +210,13 @@ typedef struct {
   const fg_precision *f32, *f64;
 } fg_table;
 
-/* Rows with a contiguous class axis go to the `lanes` style up to this C: where the two styles cross (measured;
- * softmax crosses earlier, because it has no logarithm to take for every row). */
-#define FG_LANES_MAX_SOFTMAX 80
+/* Rows with a contiguous class axis go to the `lanes` style up to this C, then to `rows`: where the two cross
+ * (measured). */
 #define FG_LANES_MAX_CONTIGUOUS 144
+/* Kernels that have the style `blocks` use it between these: classes, lower for lists of lines, and bytes of a row. */
+#define FG_BLOCKS_ABOVE 64
+#define FG_BLOCKS_ABOVE_LISTED 44
+#define FG_BLOCKS_MAX_BYTES 1024
 /* Other layouts up to this one: one group of lanes is then a tile of at most 2 MiB, the size of an L2. */
 #define FG_LANES_MAX 32768
 

@@ -3,6 +3,7 @@
 #include "tile.inc.h"
 #include "half.inc.h"
 #include "softmax.inc.h"
+#include "blocks.inc.h"
 #include "weighted.inc.h"
 #include "pull.inc.h"
 #include "mass.inc.h"
@@ -29,6 +30,7 @@ FG_KERNEL ptrdiff_t FG_NAME(scratch_bytes)(ptrdiff_t classes, int style, int ker
   const ptrdiff_t size = (ptrdiff_t)sizeof(T);
   if (kernel >= FG_MASS && kernel <= FG_MASS_SOFT_HESS_DIAG) return mass_scratch(classes, style);
   if (kernel == FG_TOKEN_STATS) return padded(classes) * size;
+  if (style == FG_BLOCKS) return block_scratch(classes);
   if (style == FG_ROWS) return (3 * padded(classes) + 128 / size) * size; /* two lines of terms, one packed */
   const ptrdiff_t groups = tile_groups(classes, 1);
   const ptrdiff_t tiles = (groups < 2 ? 2 : groups) * classes * LANES; /* the pull_* kernels need two of one group */
@@ -74,8 +76,10 @@ FG_KERNEL ptrdiff_t FG_NAME(count_unfit)(const void *x_, ptrdiff_t n, double hig
 }
 
 #define BOTH(kernel) {FG_NAME(kernel##_rows), FG_NAME(kernel##_lanes)}
+#define STYLES(kernel) {FG_NAME(kernel##_rows), FG_NAME(kernel##_lanes), FG_NAME(kernel##_blocks)}
+#define LISTED(kernel) {FG_NAME(kernel##_listed_rows), FG_NAME(kernel##_listed_lanes), FG_NAME(kernel##_listed_blocks)}
 #define EITHER(kernel) {FG_NAME(kernel), FG_NAME(kernel)}
-#define HALF(kernel, half) {FG_NAME(kernel##_rows_##half), FG_NAME(kernel##_lanes)}
+#define HALF(kernel, half) {FG_NAME(kernel##_rows_##half), FG_NAME(kernel##_lanes), FG_NAME(kernel##_blocks_##half)}
 #define HALVES(half)                                         \
   {[FG_SOFTMAX] = HALF(softmax, half),                       \
    [FG_LOG_SOFTMAX] = HALF(log_softmax, half),               \
@@ -91,12 +95,12 @@ const fg_precision FG_JOIN2(fg, FG_SUFFIX) = {
     .narrow = FG_NAME(narrow),
     .fence = FG_NAME(fence),
 #endif
-    .kernel[FG_NATIVE] = {[FG_SOFTMAX] = BOTH(softmax),
-                          [FG_LOG_SOFTMAX] = BOTH(log_softmax),
-                          [FG_LOGSUMEXP] = BOTH(logsumexp),
+    .kernel[FG_NATIVE] = {[FG_SOFTMAX] = STYLES(softmax),
+                          [FG_LOG_SOFTMAX] = STYLES(log_softmax),
+                          [FG_LOGSUMEXP] = STYLES(logsumexp),
                           [FG_LOGSUMEXP_WEIGHTED] = EITHER(logsumexp_weighted),
-                          [FG_CROSS_ENTROPY] = BOTH(cross_entropy),
-                          [FG_CROSS_ENTROPY_GRAD] = BOTH(cross_entropy_grad),
+                          [FG_CROSS_ENTROPY] = STYLES(cross_entropy),
+                          [FG_CROSS_ENTROPY_GRAD] = STYLES(cross_entropy_grad),
                           [FG_MASS] = BOTH(mass),
                           [FG_MASS_GRAD] = BOTH(mass_grad),
                           [FG_MASS_HVP] = BOTH(mass_hvp),
@@ -144,7 +148,7 @@ const fg_precision FG_JOIN2(fg, FG_SUFFIX) = {
     .segment_extreme = FG_NAME(segment_extreme),
     .lines_take = FG_NAME(lines_take),
     .lines_put = FG_NAME(lines_put),
-    .lines = {FG_NAME(softmax_lines), FG_NAME(log_softmax_lines), FG_NAME(logsumexp_lines)},
+    .listed = {LISTED(softmax), LISTED(log_softmax), LISTED(logsumexp)},
     .segment_scratch = FG_NAME(segment_scratch),
     .centroid_hinge = FG_NAME(centroid_hinge),
     .centroid_hinge_hvp = FG_NAME(centroid_hinge_hvp),

@@ -127,7 +127,7 @@ typedef struct {
 } Max;
 FG_INLINE Max max_start(void) { return (Max){vset((T)-__builtin_inf()), vset((T)-__builtin_inf())}; }
 
-FG_INLINE T max_from(const int in, const void *x, ptrdiff_t c, ptrdiff_t n, Max m) {
+FG_INLINE V max_lanes(const int in, const void *x, ptrdiff_t c, ptrdiff_t n, Max m) {
   const V low = vset((T)-__builtin_inf());
   for (; c + 2 * LANES <= n; c += 2 * LANES) {
     m.a = vmax(line_load(in, x, c), m.a);
@@ -135,7 +135,10 @@ FG_INLINE T max_from(const int in, const void *x, ptrdiff_t c, ptrdiff_t n, Max 
   }
   for (; c + LANES <= n; c += LANES) m.a = vmax(line_load(in, x, c), m.a);
   if (c < n) m.b = vmax(line_load_n(in, x, c, n - c, low), m.b);
-  return vreduce_max(vmax(m.a, m.b));
+  return vmax(m.a, m.b);
+}
+FG_INLINE T max_from(const int in, const void *x, ptrdiff_t c, ptrdiff_t n, Max m) {
+  return vreduce_max(max_lanes(in, x, c, n, m));
 }
 FG_INLINE T row_max(const int in, const void *x, ptrdiff_t n) { return max_from(in, x, 0, n, max_start()); }
 
@@ -163,9 +166,17 @@ FG_INLINE ptrdiff_t first_nan(const int in, const void *x, ptrdiff_t n) {
 /* d = x - shift at the LANES classes from c on; a line of T has had its shift subtracted. */
 FG_INLINE V shifted(const int in, V x, const Frame *frame) { return in == FG_NATIVE ? x : x - frame->shift; }
 
+/* Where a row lies. */
+typedef struct {
+  const char *x;
+  char *out;
+  ptrdiff_t n;
+} Line;
+
 /* What pass 2 needs of a row. */
 typedef struct {
   const void *d;  /* x, or a line of T that is x - shift already */
+  ptrdiff_t n;    /* classes */
   ptrdiff_t left; /* the term left out, or -1 */
   Frame frame;
   T *terms; /* room for a whole last vector; NULL if nobody wants them */
@@ -175,6 +186,7 @@ typedef struct {
 typedef struct {
   const void *from; /* terms or x; NULL if there is nothing to do */
   void *to;
+  ptrdiff_t n;
   Map map;
 } Out;
 
@@ -200,10 +212,11 @@ FG_INLINE void exp_vectors(const int keep, const int in, const int several, cons
   }
 }
 
-/* Pass 2 over the classes from c on, c a multiple of SUM_BLOCK * LANES; the lines `ahead` and `place`, which are read
+/* Pass 2 over the classes from c on, c a multiple of SUM_BLOCK * LANES unless fewer are left; the lines `ahead` and `place`, which are read
  * and stored next, are prefetched (or d again, for nothing). */
-FG_INLINE void exp_from(const int keep, const int in, const Exp *row, ptrdiff_t c, ptrdiff_t n, Base base, Sum *sum,
+FG_INLINE void exp_from(const int keep, const int in, const Exp *row, ptrdiff_t c, Base base, Sum *sum,
                         const void *ahead, const void *place) {
+  const ptrdiff_t n = row->n;
   for (; c + SUM_BLOCK * LANES <= n; c += SUM_BLOCK * LANES) {
     FG_UNROLL (k, SUM_BLOCK, ABREAST) {
       exp_vectors(keep, in, ABREAST, row, c + k * LANES, base, sum);
@@ -236,17 +249,16 @@ FG_INLINE void exp_from(const int keep, const int in, const Exp *row, ptrdiff_t 
 
 FG_INLINE Sum exp_row(const int keep, const int in, const void *d, ptrdiff_t n, ptrdiff_t left, const Frame *frame,
                       Base base, T *terms, const void *ahead, const void *place) {
-  const Exp row = {d, left, *frame, terms};
+  const Exp row = {d, n, left, *frame, terms};
   Sum sum = sum_start();
-  exp_from(keep, in, &row, 0, n, base, &sum, ahead, place);
+  exp_from(keep, in, &row, 0, base, &sum, ahead, place);
   return sum;
 }
 
 /* Pass 3 over a row, before the first boundary that a streamed store wants. */
-FG_INLINE ptrdiff_t map_head(const int kind, const int from_kind, const int to_kind, const Out *row, ptrdiff_t n,
-                             V factor) {
+FG_INLINE ptrdiff_t map_head(const int kind, const int from_kind, const int to_kind, const Out *row, V factor) {
   const V low = vset((T)-__builtin_inf());
-  const ptrdiff_t head = line_head(to_kind, row->to, n);
+  const ptrdiff_t head = line_head(to_kind, row->to, row->n);
   for (ptrdiff_t c = 0, k; c < head; c += k) {
     k = head - c < LANES ? head - c : LANES;
     line_store_n(to_kind, row->to, c, k,
@@ -267,9 +279,9 @@ FG_INLINE void map_vectors(const int kind, const int from_kind, const int to_kin
 }
 
 FG_INLINE void map_from(const int kind, const int from_kind, const int to_kind, const int stream, const Out *row,
-                        ptrdiff_t c, ptrdiff_t n, V factor) {
+                        ptrdiff_t c, V factor) {
   const V low = vset((T)-__builtin_inf());
-  const ptrdiff_t step = line_step(to_kind);
+  const ptrdiff_t n = row->n, step = line_step(to_kind);
   for (; c + step <= n; c += step) map_vectors(kind, from_kind, to_kind, stream, (int)(step / LANES), row, c, factor);
   for (ptrdiff_t k; c < n; c += k) {
     k = n - c < LANES ? n - c : LANES;
@@ -279,42 +291,52 @@ FG_INLINE void map_from(const int kind, const int from_kind, const int to_kind, 
 }
 
 FG_INLINE void map_row(const int kind, const int from_kind, const int to_kind, const int stream, const Out *row,
-                       ptrdiff_t n, V factor) {
-  const ptrdiff_t c = stream ? map_head(kind, from_kind, to_kind, row, n, factor) : 0;
-  map_from(kind, from_kind, to_kind, stream, row, c, n, factor);
+                       V factor) {
+  const ptrdiff_t c = stream ? map_head(kind, from_kind, to_kind, row, factor) : 0;
+  map_from(kind, from_kind, to_kind, stream, row, c, factor);
 }
 
-/* Pass 2 over a row, pass 3 over one before it (if `maps`), pass 1 over one after it, whose maximum is returned: a few
- * vectors of each in turn, so that loads, arithmetic and stores are under way at any time.  x lies in memory as `half`
- * says, and so does `out`; pass 3 reads lines of `from_kind`. */
+/* Pass 2 over a row, pass 3 over one before it (if `maps`), pass 1 over one after it: ABREAST vectors of each, from class
+ * c on.  x lies in memory as `half` says, and so does `out`; pass 3 reads lines of `from_kind`. */
+FG_INLINE void three_abreast(const int keep, const int kind, const int from_kind, const int half, const int maps,
+                             const int stream, const Exp *row, const Out *before, ptrdiff_t head, const void *later,
+                             ptrdiff_t c, Base base, V factor, Sum *sum, Max *max) {
+  exp_vectors(keep, half, ABREAST, row, c, base, sum);
+  if (maps) map_vectors(kind, from_kind, half, stream, ABREAST, before, c + head, factor);
+  FG_UNROLL (j, ABREAST, 2) {
+    max->a = vmax(line_load(half, later, c + j * LANES), max->a);
+    max->b = vmax(line_load(half, later, c + j * LANES + LANES), max->b);
+    FG_PREFETCH((const char *)line_at(half, later, c + j * LANES) + AHEAD_BYTES);
+    if (half == FG_NATIVE) FG_PREFETCH((const char *)line_at(half, later, c + j * LANES + LANES) + AHEAD_BYTES);
+  }
+  if (maps && !stream) { /* where a later block will go */
+    FG_UNROLL (j, ABREAST, 1) FG_PREFETCH(line_at(half, before->to, c + head + (SUM_BLOCK + j) * LANES));
+  }
+  FG_BARRIER; /* GCC would load the next vectors here already, and run out of registers */
+}
+
+/* The same over whole rows, so that loads, arithmetic and stores are under way at any time; returns the maximum. */
 FG_INLINE T three_rows(const int keep, const int kind, const int from_kind, const int half, const int maps,
-                       const int stream, const Exp *row, const Out *before, const void *later, ptrdiff_t n, Base base,
-                       V factor, Sum *sum) {
-  const ptrdiff_t block = SUM_BLOCK * LANES, line = 64 / size_of(half); /* `head` is less than a line */
-  const ptrdiff_t head = maps && stream ? map_head(kind, from_kind, half, before, n, factor) : 0;
+                       const int stream, const Exp *row, const Out *before, const Line *after, Base base, V factor,
+                       Sum *sum) {
+  const void *const later = after->x;
+  const ptrdiff_t head = maps && stream ? map_head(kind, from_kind, half, before, factor) : 0;
+  ptrdiff_t common = row->n < after->n ? row->n : after->n, c = 0;
+  if (maps && before->n < common) common = before->n;
+  common -= 64 / size_of(half); /* `head` is less than a line */
   Max max = max_start();
-  ptrdiff_t c = 0;
-  for (; c + block + line <= n; c += block) {
-    FG_UNROLL (k, SUM_BLOCK, ABREAST) {
-      const ptrdiff_t at = c + k * LANES;
-      exp_vectors(keep, half, ABREAST, row, at, base, sum);
-      if (maps) map_vectors(kind, from_kind, half, stream, ABREAST, before, at + head, factor);
-      FG_UNROLL (j, ABREAST, 2) {
-        max.a = vmax(line_load(half, later, at + j * LANES), max.a);
-        max.b = vmax(line_load(half, later, at + j * LANES + LANES), max.b);
-        FG_PREFETCH((const char *)line_at(half, later, at + j * LANES) + AHEAD_BYTES);
-        if (half == FG_NATIVE) FG_PREFETCH((const char *)line_at(half, later, at + j * LANES + LANES) + AHEAD_BYTES);
-      }
-      if (maps && !stream) { /* where the next block will go */
-        FG_UNROLL (j, ABREAST, 1) FG_PREFETCH(line_at(half, before->to, at + head + block + j * LANES));
-      }
-      FG_BARRIER; /* GCC would load the next vectors here already, and run out of registers */
-    }
+  for (; c + SUM_BLOCK * LANES <= common; c += SUM_BLOCK * LANES) {
+    FG_UNROLL (k, SUM_BLOCK, ABREAST)
+      three_abreast(keep, kind, from_kind, half, maps, stream, row, before, head, later, c + k * LANES, base, factor,
+                    sum, &max);
     sum_flush(sum);
   }
-  exp_from(keep, half, row, c, n, base, sum, row->d, row->d);
-  if (maps) map_from(kind, from_kind, half, stream, before, c + head, n, factor);
-  return max_from(half, later, c, n, max);
+  if (row->n < c + SUM_BLOCK * LANES)
+    for (; c + ABREAST * LANES <= common; c += ABREAST * LANES)
+      three_abreast(keep, kind, from_kind, half, maps, stream, row, before, head, later, c, base, factor, sum, &max);
+  exp_from(keep, half, row, c, base, sum, row->d, row->d);
+  if (maps) map_from(kind, from_kind, half, stream, before, c + head, factor);
+  return max_from(half, later, c, after->n, max);
 }
 
 /* One row as a contiguous line: x itself where it is one and nothing is masked, a packed copy otherwise. */
@@ -383,6 +405,7 @@ FG_INLINE void pending_add(Pending *p, ptrdiff_t r, const State *s, T nan) {
 /* What all rows of a run have in common. */
 typedef struct {
   const fg_run *run;
+  const fg_lines *listed; /* rows of any lengths at any addresses; NULL if `run` tells where they lie */
   Base base;
   V2 scale;
   V inv_t;
@@ -391,13 +414,36 @@ typedef struct {
   int direct, flat;  /* is a row of x, is a row of `out` a line in memory */
 } Rows;
 
-/* Between pass 1, which found the maximum `top` of row r, and pass 2. */
-FG_INLINE Exp row_begin(const int op, const int half, const Rows *all, ptrdiff_t r, const void *x, T top, int empty,
-                        State *s) {
+FG_INLINE Rows rows_of(const int half, const fg_run *run, const fg_lines *listed) {
+  const ptrdiff_t room = padded(run->classes) + 64 / (ptrdiff_t)sizeof(T);
+  T *const lines = (T *)run->scratch;
+  return (Rows){run,
+                listed,
+                base_of(run),
+                scale_of(run),
+                vset((T)run->inv_temperature),
+                lines,
+                lines + 2 * room,
+                room,
+                listed || half != FG_NATIVE || (run->x_class == (ptrdiff_t)sizeof(T) && !run->where),
+                listed || half != FG_NATIVE || run->out_class == (ptrdiff_t)sizeof(T)};
+}
+
+FG_INLINE Line place_of(const int op, const Rows *all, ptrdiff_t r) {
   const fg_run *const run = all->run;
-  const ptrdiff_t n = run->classes;
+  const fg_lines *const listed = all->listed;
+  if (listed) return (Line){listed->x[r], has_out(op) ? listed->out[r] : NULL, listed->size[r]};
+  return (Line){run->x + r * run->x_row, run->out + r * run->out_row, run->classes};
+}
+
+/* Between pass 1, which found the maximum `top` of row r, and pass 2. */
+FG_INLINE Exp row_begin(const int op, const int half, const Rows *all, ptrdiff_t r, const Line *line, const void *x,
+                        T top, int empty, State *s) {
+  const fg_run *const run = all->run;
+  const ptrdiff_t n = line->n;
   const int finite = top - top == 0;
   Exp row;
+  row.n = n;
   row.left = -1;
   if (has_target(op))
     row.left = run->target[r];
@@ -418,7 +464,7 @@ FG_INLINE Exp row_begin(const int op, const int half, const Rows *all, ptrdiff_t
   if (keeps_terms(op)) {
     row.terms = all->lines + (r & 1) * all->room;
     /* Streamed stores want whole lines: the terms then lie at the offset of `out` from a 64-byte boundary. */
-    const uintptr_t apart = (uintptr_t)(run->out + r * run->out_row) & 63;
+    const uintptr_t apart = (uintptr_t)line->out & 63;
     if (run->stream) row.terms += apart / (size_t)size_of(half) % (64 / sizeof(T));
   }
   return row;
@@ -426,31 +472,30 @@ FG_INLINE Exp row_begin(const int op, const int half, const Rows *all, ptrdiff_t
 
 /* Pass 2 over `row`, pass 3 over what waits in `before`, pass 1 over `later`, as far as there are such: in one loop, or
  * one after another at the first and last rows and around ignored ones.  Returns the maximum of `later`. */
-FG_INLINE T row_turn(const int op, const int half, const Rows *all, const Exp *row, Out *before, const void *later,
+FG_INLINE T row_turn(const int op, const int half, const Rows *all, const Exp *row, Out *before, const Line *later,
                      Sum *sum) {
   const int kind = op == LOG_SOFTMAX ? MAP_LOG : MAP_SCALE2, from_kind = op == LOG_SOFTMAX ? half : FG_NATIVE;
   const int keep = keeps_terms(op), maps = has_out(op), stream = all->run->stream;
-  const ptrdiff_t n = all->run->classes;
   T max = 0;
   if (row && later && all->direct && all->flat && (!maps || before->from)) {
     if (maps && stream)
-      max = three_rows(keep, kind, from_kind, half, 1, 1, row, before, later, n, all->base, all->inv_t, sum);
+      max = three_rows(keep, kind, from_kind, half, 1, 1, row, before, later, all->base, all->inv_t, sum);
     else
-      max = three_rows(keep, kind, from_kind, half, maps, 0, row, before, later, n, all->base, all->inv_t, sum);
+      max = three_rows(keep, kind, from_kind, half, maps, 0, row, before, later, all->base, all->inv_t, sum);
   } else {
-    if (row) exp_from(keep, half, row, 0, n, all->base, sum, row->d, row->d);
-    if (maps && before->from) map_row(kind, from_kind, half, stream, before, n, all->inv_t);
-    if (later) max = row_max(half, later, n);
+    if (row) exp_from(keep, half, row, 0, all->base, sum, row->d, row->d);
+    if (maps && before->from) map_row(kind, from_kind, half, stream, before, all->inv_t);
+    if (later) max = row_max(half, later->x, later->n);
   }
   before->from = NULL;
   return max;
 }
 
 /* Between pass 2 and pass 3, which has to wait in `out` for the next turn where that could share a loop with it. */
-FG_INLINE void row_end(const int op, const int half, const Rows *all, ptrdiff_t r, const void *x, const Exp *row,
-                       Sum sum, State *s, Pending *pending, Out *out) {
+FG_INLINE void row_end(const int op, const int half, const Rows *all, ptrdiff_t r, const Line *line, const void *x,
+                       const Exp *row, Sum sum, State *s, Pending *pending, Out *out) {
   const fg_run *const run = all->run;
-  const ptrdiff_t n = run->classes;
+  const ptrdiff_t n = row->n;
   s->rest = sum_lanes(sum);
   if (row->left < 0 || s->x_left[0] < s->top[0]) s->rest = add_low(s->rest, s->max, &s->frame, all->base);
   if (has_value(op) && run->value) {
@@ -461,14 +506,14 @@ FG_INLINE void row_end(const int op, const int half, const Rows *all, ptrdiff_t 
   if (!has_out(op)) return;
   V2 factor = all->scale;
   if (op != LOG_SOFTMAX && run->alpha) factor = mul2((V2){vset(*at(run->alpha, r * run->alpha_row)), vset(0)}, factor);
-  char *const to = run->out + r * run->out_row;
-  *out = (Out){op == LOG_SOFTMAX ? x : row->terms, to, finish_map(op, s, factor, all->base)};
+  char *const to = line->out;
+  *out = (Out){op == LOG_SOFTMAX ? x : row->terms, to, n, finish_map(op, s, factor, all->base)};
   if (op == XENT_GRAD) row->terms[row->left] = out->map.patch[0];
   if (op == LOG_SOFTMAX && x == all->packed) out->map.a = out->map.a - s->frame.shift; /* shifted in place */
   if (all->direct && all->flat) return;
   const int kind = op == LOG_SOFTMAX ? MAP_LOG : MAP_SCALE2;
   if (!all->flat) out->to = all->packed;
-  map_row(kind, FG_NATIVE, FG_NATIVE, all->flat && run->stream, out, n, all->inv_t);
+  map_row(kind, FG_NATIVE, FG_NATIVE, all->flat && run->stream, out, all->inv_t);
   if (!all->flat)
     for (ptrdiff_t c = 0; c < n; c++) *(T *)(to + c * run->out_class) = all->packed[c];
   out->from = NULL;
@@ -483,19 +528,11 @@ FG_INLINE int row_ignored(const int op, const int half, const fg_run *run, ptrdi
   return 1;
 }
 
-/* x and `out` lie in memory as `half` says; if that is not FG_NATIVE, both are flat and nothing is masked. */
-FG_INLINE void rows_as(const int op, const int half, const fg_run *run) {
-  const ptrdiff_t n = run->classes, rows = run->rows, room = padded(n) + 64 / (ptrdiff_t)sizeof(T);
-  T *const lines = (T *)run->scratch;
-  const Rows all = {run,
-                    base_of(run),
-                    scale_of(run),
-                    vset((T)run->inv_temperature),
-                    lines,
-                    lines + 2 * room,
-                    room,
-                    half != FG_NATIVE || (run->x_class == (ptrdiff_t)sizeof(T) && !run->where),
-                    half != FG_NATIVE || run->out_class == (ptrdiff_t)sizeof(T)};
+/* x and `out` lie in memory as `half` says; if that is not FG_NATIVE, both are flat and nothing is masked.  Of rows that
+ * are `listed`, run->classes is the longest. */
+FG_INLINE void rows_as(const int op, const int half, const fg_run *run, const fg_lines *listed) {
+  const ptrdiff_t n = run->classes, rows = listed ? listed->lines : run->rows;
+  const Rows all = rows_of(half, run, listed);
   /* Rows known beforehand by their maximum: two, so that none waits for it; of long rows one, for the cache's sake. */
   const int is_short = all.flat && n * (ptrdiff_t)sizeof(T) <= EARLY_BYTES;
   const ptrdiff_t early = !all.direct ? 0 : is_short ? 2 : 1;
@@ -505,10 +542,19 @@ FG_INLINE void rows_as(const int op, const int half, const fg_run *run) {
   out[0].from = out[1].from = NULL;
   Pending pending;
   memset(&pending, 0, sizeof pending);
-  for (ptrdiff_t r = 0; r < early && r < rows; r++) max[r] = row_max(half, run->x + r * run->x_row, n);
+  for (ptrdiff_t r = 0; r < early && r < rows; r++) {
+    const Line line = place_of(op, &all, r);
+    max[r] = row_max(half, line.x, line.n);
+  }
 
   for (ptrdiff_t r = 0; r < rows; r++) {
-    const void *const later = early && r + early < rows ? run->x + (r + early) * run->x_row : NULL;
+    const Line line = place_of(op, &all, r);
+    Line after;
+    const Line *later = NULL;
+    if (early && r + early < rows) {
+      after = place_of(op, &all, r + early);
+      later = &after;
+    }
     T *const max_later = max + (r + early) % 3;
     Out *const mine = out + (r & 1), *const before = out + (~r & 1);
     Sum sum = sum_start();
@@ -517,13 +563,13 @@ FG_INLINE void rows_as(const int op, const int half, const fg_run *run) {
       if (later) *max_later = m;
       continue;
     }
-    int empty;
-    const void *const x = row_line(half, run, r, all.packed, &empty);
+    int empty = 0;
+    const void *const x = listed ? line.x : row_line(half, run, r, all.packed, &empty);
     State s;
-    const Exp row = row_begin(op, half, &all, r, x, early ? max[r % 3] : row_max(half, x, n), empty, &s);
+    const Exp row = row_begin(op, half, &all, r, &line, x, early ? max[r % 3] : row_max(half, x, n), empty, &s);
     const T m = row_turn(op, half, &all, &row, before, later, &sum);
     if (later) *max_later = m;
-    row_end(op, half, &all, r, x, &row, sum, &s, &pending, mine);
+    row_end(op, half, &all, r, &line, x, &row, sum, &s, &pending, mine);
   }
   if (rows > 0) {
     Sum none = sum_start();
@@ -534,6 +580,10 @@ FG_INLINE void rows_as(const int op, const int half, const fg_run *run) {
 }
 
 /* ---- lanes: a row per lane -------------------------------------------------------------------------- */
+
+/* The low word of the largest term (lanes_rest) is what shows, but where that term is the one left out the others want
+ * theirs: a loss may do without by 1 ulp, logsumexp may not. */
+FG_INLINE int wants_low_words(const int op) { return op == LOGSUMEXP || op == LOG_SOFTMAX; }
 
 /* A group of LANES rows between pass 2 and pass 3. */
 typedef struct {
@@ -557,9 +607,6 @@ typedef struct {
 FG_INLINE void lanes_exp(const int op, const int several, const fg_run *run, ptrdiff_t first, ptrdiff_t rows, T *tile,
                          const T *empty, Lines ahead, Lines place, Base base, Group *group) {
   const ptrdiff_t n = run->classes, stride = n * LANES;
-  /* The low word of the largest term (lanes_rest) is what shows, but where that term is the one left out the others
-   * want theirs: a loss may do without by 1 ulp, logsumexp may not. */
-  const int low_words = op == LOGSUMEXP || op == LOG_SOFTMAX;
   const V low = vset((T)-__builtin_inf());
   V max[ABREAST_MAX], x_left[ABREAST_MAX];
   VI left[ABREAST_MAX];
@@ -613,7 +660,7 @@ FG_INLINE void lanes_exp(const int op, const int several, const fg_run *run, ptr
       }
       exp_terms(several, d, frames, base, e);
       FG_UNROLL (u, several, 1) {
-        const V term = sum_add(&sum[u], low_words, e[u]);
+        const V term = sum_add(&sum[u], wants_low_words(op), e[u]);
         if (keeps_terms(op)) vstore(tile + u * stride + c * LANES, term);
         FG_PREFETCH(ahead.first + c * ahead.step + u * (ptrdiff_t)sizeof(V));
         FG_PREFETCH(place.first + c * place.step + u * (ptrdiff_t)sizeof(V));
@@ -628,24 +675,25 @@ FG_INLINE void lanes_exp(const int op, const int several, const fg_run *run, ptr
   }
 }
 
-FG_INLINE V2 lanes_rest(const int op, ptrdiff_t n, const Group *group, Base base) {
-  const State *const s = &group->state;
-  V2 rest = n > SUM_FEW ? sum_value(group->sum) : sum_unflushed(group->sum);
-  if (op == LOGSUMEXP || op == LOG_SOFTMAX) return rest;
+FG_INLINE V2 group_sum(const Group *g, ptrdiff_t n) { return n > SUM_FEW ? sum_value(g->sum) : sum_unflushed(g->sum); }
+
+FG_INLINE V2 lanes_rest(const int op, const State *s, V2 rest, Base base) {
+  if (wants_low_words(op)) return rest;
   const V2 whole = add_low(rest, s->max, &s->frame, base);
   if (op == SOFTMAX) return whole;
   return (V2){rest.h, vsel(vlt(s->x_left, s->top), whole.l, rest.l)}; /* a largest target is not in the sum */
 }
 
+FG_INLINE V2 lanes_factor(const int op, const fg_run *run, ptrdiff_t first, ptrdiff_t rows, V2 scale) {
+  if (op == LOG_SOFTMAX || !run->alpha) return scale;
+  T alpha[LANES];
+  for (ptrdiff_t l = 0; l < LANES; l++) alpha[l] = *at(run->alpha, (first + (l < rows ? l : 0)) * run->alpha_row);
+  return mul2((V2){vload(alpha), vset(0)}, scale);
+}
+
 FG_INLINE Map lanes_map(const int op, const fg_run *run, ptrdiff_t first, ptrdiff_t rows, const Group *group, T *tile,
                         V2 scale, Base base) {
-  V2 factor = scale;
-  if (op != LOG_SOFTMAX && run->alpha) {
-    T alpha[LANES];
-    for (ptrdiff_t l = 0; l < LANES; l++) alpha[l] = *at(run->alpha, (first + (l < rows ? l : 0)) * run->alpha_row);
-    factor = mul2((V2){vload(alpha), vset(0)}, scale);
-  }
-  Map map = finish_map(op, &group->state, factor, base);
+  Map map = finish_map(op, &group->state, lanes_factor(op, run, first, rows, scale), base);
   map.target = group->left;
   if (op == XENT_GRAD && FG_UNLIKELY(vany(group->state.gone))) /* 0 * NaN is not 0 */
     for (ptrdiff_t c = 0; c < run->classes; c++)
@@ -653,31 +701,27 @@ FG_INLINE Map lanes_map(const int op, const fg_run *run, ptrdiff_t first, ptrdif
   return map;
 }
 
-FG_INLINE int has_nan(const char *x, ptrdiff_t step, ptrdiff_t n) {
-  int nan = 0;
-  for (ptrdiff_t c = 0; c < n; c++) {
-    T v = *(const T *)(x + c * step);
-    nan |= v != v;
-  }
+FG_INLINE int maxima_finite(const State *s) { return !vany(veq(vdrop(s->finite, vset(1)), vset(1))); }
+
+/* Of logsumexp, where not every maximum is finite: NaN for the lanes of a tile that hold one; 0 for the others. */
+FG_INLINE V lanes_nan(const int op, const State *s, const T *tile, ptrdiff_t n) {
+  V nan = vset(0);
+  if (op == LOGSUMEXP && FG_UNLIKELY(!maxima_finite(s)))
+    for (ptrdiff_t c = 0; c < n; c++) {
+      const V x = vload(tile + c * LANES);
+      nan = vsel(veq(x, x), nan, x);
+    }
   return nan;
 }
 
-FG_INLINE void lanes_value(const int op, const fg_run *run, ptrdiff_t first, ptrdiff_t rows, const State *s,
-                           const T *tile, Base base, V inv_t) {
+FG_INLINE void lanes_value(const int op, const fg_run *run, ptrdiff_t first, ptrdiff_t rows, const State *s, V nan,
+                           Base base, V inv_t) {
   V v = finish_value(op, s, base, inv_t);
   T lane[LANES];
+  if (op == LOGSUMEXP) v = vsel(s->finite, v, s->top + nan);
   if (has_target(op) && run->beta) {
     for (ptrdiff_t l = 0; l < LANES; l++) lane[l] = *at(run->beta, (first + (l < rows ? l : 0)) * run->beta_row);
     v = vdrop(s->gone, v * vload(lane));
-  }
-  if (op == LOGSUMEXP) {
-    T top[LANES];
-    vstore(lane, vsel(s->finite, v, s->top));
-    vstore(top, s->top);
-    for (ptrdiff_t l = 0; l < LANES; l++)
-      if (FG_UNLIKELY(top[l] - top[l] != 0) && has_nan((const char *)(tile + l), sizeof(V), run->classes))
-        lane[l] = (T)__builtin_nan("");
-    v = vload(lane);
   }
   char *const value = run->value + first * run->value_row;
   if (rows == LANES && run->value_row == (ptrdiff_t)sizeof(T)) {
@@ -776,9 +820,9 @@ FG_INLINE void lanes_as(const int op, const fg_run *run) {
       for (int u = 0; u < several; u++) {
         const ptrdiff_t here = left - u * LANES < LANES ? left - u * LANES : LANES;
         State *const s = &group[u].state;
-        s->rest = lanes_rest(op, n, &group[u], base);
+        s->rest = lanes_rest(op, s, group_sum(&group[u], n), base);
         if (has_value(op) && run->value)
-          lanes_value(op, run, from + u * LANES, here, s, mine + u * n * LANES, base, inv_t);
+          lanes_value(op, run, from + u * LANES, here, s, lanes_nan(op, s, mine + u * n * LANES, n), base, inv_t);
         if (has_out(op))
           map[g + u] = lanes_map(op, run, from + u * LANES, here, &group[u], mine + u * n * LANES, scale, base);
       }
@@ -789,9 +833,9 @@ FG_INLINE void lanes_as(const int op, const fg_run *run) {
   if (run->stream) vfence();
 }
 
-#define SOFTMAX_KERNEL(name, op)                                                          \
-  FG_KERNEL void FG_NAME(name##_rows)(const fg_run *run) { rows_as(op, FG_NATIVE, run); } \
-  OF_HALVES(name##_rows, rows_as(op, FG_FLOAT16, run), rows_as(op, FG_BFLOAT16, run))     \
+#define SOFTMAX_KERNEL(name, op)                                                                  \
+  FG_KERNEL void FG_NAME(name##_rows)(const fg_run *run) { rows_as(op, FG_NATIVE, run, NULL); }   \
+  OF_HALVES(name##_rows, rows_as(op, FG_FLOAT16, run, NULL), rows_as(op, FG_BFLOAT16, run, NULL)) \
   FG_KERNEL void FG_NAME(name##_lanes)(const fg_run *run) { lanes_as(op, run); }
 SOFTMAX_KERNEL(softmax, SOFTMAX)
 SOFTMAX_KERNEL(log_softmax, LOG_SOFTMAX)
@@ -799,7 +843,7 @@ SOFTMAX_KERNEL(logsumexp, LOGSUMEXP)
 SOFTMAX_KERNEL(cross_entropy, XENT)
 SOFTMAX_KERNEL(cross_entropy_grad, XENT_GRAD)
 
-/* ---- lines: the same for rows at any addresses, of any lengths ---------------------------------------- */
+/* ---- the same for rows at any addresses, of any lengths ------------------------------------------------ */
 
 /* What is behind the end of a line is -inf: a term of 0, which changes no bit. */
 FG_INLINE void lines_load(const T *const *x, const ptrdiff_t *size, ptrdiff_t least, ptrdiff_t most, ptrdiff_t n,
@@ -842,7 +886,7 @@ FG_INLINE void lines_store(const int kind, const T *tile, const Map *m, V factor
   }
 }
 
-FG_INLINE void lines_as(const int op, const fg_run *given, const fg_lines *all) {
+FG_INLINE void listed_lanes_as(const int op, const fg_run *given, const fg_lines *all) {
   const int kind = op == LOG_SOFTMAX ? MAP_LOG : MAP_SCALE2;
   const int side = op == SOFTMAX ? SIDE : 2;
   fg_run run = *given;
@@ -850,10 +894,11 @@ FG_INLINE void lines_as(const int op, const fg_run *given, const fg_lines *all) 
   const V2 scale = scale_of(&run);
   const V inv_t = vset((T)run.inv_temperature);
   T *const tile = (T *)run.scratch;
+  ptrdiff_t done = 0;
   for (ptrdiff_t first = 0, several; first < all->lines; first += several * LANES) {
     const ptrdiff_t left = all->lines - first;
     several = left > (side - 1) * LANES ? side : 1;
-    fg_lines these = {several * LANES, all->x + first, all->out + first, all->size + first};
+    fg_lines these = {several * LANES, all->x + first, all->out + first, all->size + first, NULL, NULL};
     const char *x[4 * LANES];
     char *out[4 * LANES];
     ptrdiff_t size[4 * LANES], least[4], most[4], n = 0;
@@ -863,7 +908,7 @@ FG_INLINE void lines_as(const int op, const fg_run *given, const fg_lines *all) 
         x[k] = these.x[at], size[k] = these.size[at];
         if (has_out(op)) out[k] = these.out[at];
       }
-      these = (fg_lines){these.lines, x, out, size};
+      these = (fg_lines){these.lines, x, out, size, NULL, NULL};
     }
     for (int u = 0; u < several; u++) {
       const ptrdiff_t *const of = these.size + u * LANES;
@@ -879,22 +924,20 @@ FG_INLINE void lines_as(const int op, const fg_run *given, const fg_lines *all) 
     for (int u = 0; u < several; u++)
       lines_load((const T *const *)these.x + u * LANES, these.size + u * LANES, least[u], most[u], n,
                  tile + u * n * LANES);
-    for (ptrdiff_t k = several * LANES; k < 2 * several * LANES && k < left; k++) {
-      FG_PREFETCH(all->x[first + k]);
-      if (has_out(op)) FG_PREFETCH_WRITE(all->out[first + k]);
-    }
     Group group[ABREAST_MAX];
-    const Lines none = {(const char *)tile, 0};
+    const Lines ahead = {all->ahead + done, several * (ptrdiff_t)sizeof(V)};
+    const Lines place = {has_out(op) ? all->place + done : ahead.first, ahead.step};
     if (several == side)
-      lanes_exp(op, side, &run, first, left, tile, NULL, none, none, base, group);
+      lanes_exp(op, side, &run, first, left, tile, NULL, ahead, place, base, group);
     else
-      lanes_exp(op, 1, &run, first, left, tile, NULL, none, none, base, group);
+      lanes_exp(op, 1, &run, first, left, tile, NULL, ahead, place, base, group);
+    done += several * n * (ptrdiff_t)sizeof(V);
     for (int u = 0; u < several; u++) {
       const ptrdiff_t from = first + u * LANES, here = left - u * LANES < LANES ? left - u * LANES : LANES;
       T *const mine = tile + u * n * LANES;
       State *const s = &group[u].state;
-      s->rest = lanes_rest(op, n, &group[u], base);
-      if (has_value(op)) lanes_value(op, &run, from, here, s, mine, base, inv_t);
+      s->rest = lanes_rest(op, s, group_sum(&group[u], n), base);
+      if (has_value(op)) lanes_value(op, &run, from, here, s, lanes_nan(op, s, mine, n), base, inv_t);
       if (has_out(op)) {
         const Map map = lanes_map(op, &run, from, here, &group[u], mine, scale, base);
         lines_store(kind, mine, &map, inv_t, here, these.size + u * LANES, least[u], most[u],
@@ -904,8 +947,13 @@ FG_INLINE void lines_as(const int op, const fg_run *given, const fg_lines *all) 
   }
 }
 
-FG_KERNEL void FG_NAME(softmax_lines)(const fg_run *run, const fg_lines *lines) { lines_as(SOFTMAX, run, lines); }
-FG_KERNEL void FG_NAME(log_softmax_lines)(const fg_run *run, const fg_lines *lines) {
-  lines_as(LOG_SOFTMAX, run, lines);
-}
-FG_KERNEL void FG_NAME(logsumexp_lines)(const fg_run *run, const fg_lines *lines) { lines_as(LOGSUMEXP, run, lines); }
+#define LISTED_KERNEL(name, op)                                                           \
+  FG_KERNEL void FG_NAME(name##_listed_rows)(const fg_run *run, const fg_lines *lines) {  \
+    rows_as(op, FG_NATIVE, run, lines);                                                   \
+  }                                                                                       \
+  FG_KERNEL void FG_NAME(name##_listed_lanes)(const fg_run *run, const fg_lines *lines) { \
+    listed_lanes_as(op, run, lines);                                                      \
+  }
+LISTED_KERNEL(softmax, SOFTMAX)
+LISTED_KERNEL(log_softmax, LOG_SOFTMAX)
+LISTED_KERNEL(logsumexp, LOGSUMEXP)

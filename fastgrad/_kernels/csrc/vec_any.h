@@ -15,6 +15,9 @@
  *   vexponent            the low bits of t moved into the exponent field: a power of two, or +0
  *   vgather4 vscatter4   four neighbouring elements of LANES rows, `step` bytes apart, as one vector each
  *   vgather4_at, vscatter4_at: the same from element c on of LANES rows at any addresses
+ *   vfold                of vectors a and b, whose elements are parts of one result each: all parts of a and b in `even`
+ *                        and `odd`, to be put together lane by lane.  LANES vectors become one in log2(LANES) steps
+ *                        from 0 on, neighbours with each other: the result of vector k is then in lane k
  *   Wide wide_*          float only: LANES sums in double; wide_split gives them back as head + tail
  *   VW vwload            float only: LANES / 2 doubles, loaded from as many floats
  *   vwiden               float only: LANES halves of a kind (FG_FLOAT16, FG_BFLOAT16) from p; exact, subnormals too
@@ -149,6 +152,16 @@ FG_INLINE T vreduce_max(V a) {
   T m = a[0];
   FG_EACH m = m > a[i] ? m : a[i];
   return m;
+}
+FG_INLINE void vfold(const int step, V a, V b, V *even, V *odd) {
+#if FG_DOUBLE
+  (void)step;
+  *even = (V){a[0], b[0]};
+  *odd = (V){a[1], b[1]};
+#else
+  *even = step == 0 ? (V){a[0], b[0], a[1], b[1]} : (V){a[0], a[1], b[0], b[1]};
+  *odd = step == 0 ? (V){a[2], b[2], a[3], b[3]} : (V){a[2], a[3], b[2], b[3]};
+#endif
 }
 FG_INLINE void vgather4(const char *p, ptrdiff_t step, V v[4]) {
   T t[4][LANES];

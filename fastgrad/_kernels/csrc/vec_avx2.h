@@ -68,6 +68,19 @@ FG_INLINE T vreduce_max(V a) {
   return m;
 }
 
+FG_INLINE void vfold(const int step, V a, V b, V *even, V *odd) {
+  if (step == 0) {
+    *even = (V)FG_PS(unpacklo)((FG_VREG)a, (FG_VREG)b), *odd = (V)FG_PS(unpackhi)((FG_VREG)a, (FG_VREG)b);
+#if !FG_DOUBLE
+  } else if (step == 1) {
+    *even = (V)_mm256_unpacklo_pd((__m256d)a, (__m256d)b), *odd = (V)_mm256_unpackhi_pd((__m256d)a, (__m256d)b);
+#endif
+  } else {
+    *even = (V)FG_PS(permute2f128)((FG_VREG)a, (FG_VREG)b, 0x20);
+    *odd = (V)FG_PS(permute2f128)((FG_VREG)a, (FG_VREG)b, 0x31);
+  }
+}
+
 #if FG_DOUBLE
 FG_INLINE void transpose4(__m256d z[4]) {
   const __m256d a = _mm256_permute2f128_pd(z[0], z[2], 0x20), b = _mm256_permute2f128_pd(z[1], z[3], 0x20);

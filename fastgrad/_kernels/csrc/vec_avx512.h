@@ -57,6 +57,19 @@ FG_INLINE ptrdiff_t vfirst_true(M m) { return __builtin_ctz((unsigned)m); }
 FG_INLINE V vexponent(V t) { return (V)FG_EPI(slli)((__m512i)t, MANTISSA); }
 FG_INLINE T vreduce_max(V a) { return FG_PS(reduce_max)((FG_VREG)a); }
 
+FG_INLINE void vfold(const int step, V a, V b, V *even, V *odd) {
+  if (step == 0) {
+    *even = (V)FG_PS(unpacklo)((FG_VREG)a, (FG_VREG)b), *odd = (V)FG_PS(unpackhi)((FG_VREG)a, (FG_VREG)b);
+#if !FG_DOUBLE
+  } else if (step == 1) {
+    *even = (V)_mm512_unpacklo_pd((__m512d)a, (__m512d)b), *odd = (V)_mm512_unpackhi_pd((__m512d)a, (__m512d)b);
+#endif
+  } else {
+    *even = (V)_mm512_shuffle_f64x2((__m512d)a, (__m512d)b, 0x88);
+    *odd = (V)_mm512_shuffle_f64x2((__m512d)a, (__m512d)b, 0xdd);
+  }
+}
+
 #if FG_DOUBLE
 FG_INLINE __m512d pair(const char *p, ptrdiff_t step) {
   return _mm512_insertf64x4(_mm512_castpd256_pd512(_mm256_loadu_pd((const T *)p)),

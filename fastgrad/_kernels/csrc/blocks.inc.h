@@ -1,0 +1,200 @@
+/* Blocks of LANES rows: each row as vectors of neighbouring classes, as in a `rows` kernel, but what is one number per row
+ * (frame, sum, loss, factor) for all of them at once, a row per lane, as in a `lanes` kernel.
+ *
+ * For rows of a few vectors, where neither the transposes of lanes nor what rows spend on each row pays.
+ */
+#define BLOCK_BYTES ((ptrdiff_t)10 << 10) /* of terms: with x and `out`, of this block and the next, they fill L1 */
+
+/* Rows of a block, of which the longest is `n`. */
+FG_INLINE ptrdiff_t block_rows(ptrdiff_t n) {
+  const ptrdiff_t fit = BLOCK_BYTES / (padded(n) * (ptrdiff_t)sizeof(T));
+  return fit < 1 ? 1 : fit < LANES ? fit : LANES;
+}
+
+FG_INLINE ptrdiff_t block_scratch(ptrdiff_t n) { /* enough for shorter rows too */
+  const ptrdiff_t line = padded(n) * (ptrdiff_t)sizeof(T);
+  return line < BLOCK_BYTES ? BLOCK_BYTES : line;
+}
+
+FG_INLINE V fold_max(V *v) {
+#pragma GCC unroll 4
+  for (int step = 0, n = LANES / 2; n > 0; step++, n /= 2)
+#pragma GCC unroll 8
+    for (int k = 0; k < n; k++) {
+      V even, odd;
+      vfold(step, v[2 * k], v[2 * k + 1], &even, &odd);
+      v[k] = vmax(even, odd);
+    }
+  return v[0];
+}
+
+FG_INLINE V2 fold_sum(V2 *v) {
+#pragma GCC unroll 4
+  for (int step = 0, n = LANES / 2; n > 0; step++, n /= 2)
+#pragma GCC unroll 8
+    for (int k = 0; k < n; k++) {
+      V2 even, odd;
+      vfold(step, v[2 * k].h, v[2 * k + 1].h, &even.h, &odd.h);
+      vfold(step, v[2 * k].l, v[2 * k + 1].l, &even.l, &odd.l);
+      const V2 sum = two_sum(even.h, odd.h);
+      v[k] = (V2){sum.h, sum.l + (even.l + odd.l)};
+    }
+  return fast_two_sum(v[0].h, v[0].l);
+}
+
+FG_INLINE VI first_classes(void) {
+  VI r = viset(0);
+  for (int l = 0; l < LANES; l++) r[l] = l;
+  return r;
+}
+
+/* Pass 2 of a row, returning a sum for every lane; `ahead` and `place`, as long as the row, are prefetched. */
+FG_INLINE V2 block_exp(const int op, const int half, const Exp *row, Base base, const void *ahead, const void *place) {
+  const V low = vset((T)-__builtin_inf());
+  const Frame *const frame = &row->frame;
+  const VI left = viset((I)row->left);
+  VI class = first_classes();
+  Sum sum = sum_start();
+  const ptrdiff_t n = row->n, few = SUM_FEW * LANES;
+  for (ptrdiff_t c = 0; c < n;) {
+    const ptrdiff_t end = c + few < n ? c + few : n;
+    for (; c < end; c += LANES, class += viset(LANES)) {
+      const ptrdiff_t k = n - c;
+      V d = (k < LANES ? line_load_n(half, row->d, c, k, low) : line_load(half, row->d, c)) - frame->shift;
+      if (leaves_out(op)) d = vsel(vieq(left, class), low, d);
+      const V term = sum_add(&sum, wants_low_words(op), exp_term(d, frame, base));
+      if (keeps_terms(op)) vstore(row->terms + c, term);
+      FG_PREFETCH(line_at(half, ahead, c));
+      FG_PREFETCH(line_at(half, place, c));
+    }
+    if (n > few) sum_flush(&sum);
+  }
+  return n > few ? sum_value(sum) : sum_unflushed(sum);
+}
+
+/* One number of each row of a block. */
+typedef struct {
+  T lane[LANES];
+} Each;
+FG_INLINE Each each_of(V v) {
+  Each e;
+  vstore(e.lane, v);
+  return e;
+}
+
+/* Rows between passes; what lanes without a row hold is harmless. */
+typedef struct {
+  ptrdiff_t first;
+  int rows;
+  Line line[LANES];
+  const void *x[LANES]; /* its x as a contiguous line */
+  ptrdiff_t left[LANES];
+  T *terms[LANES];
+  State state;
+} Block;
+
+/* Pass 1. */
+FG_INLINE void block_begin(const int op, const int half, const Rows *all, Block *b) {
+  V top[LANES];
+  Each gone = each_of(vset(0));
+  for (int l = 0; l < b->rows; l++) {
+    int empty = 0;
+    b->line[l] = place_of(op, all, b->first + l);
+    b->x[l] = all->listed ? b->line[l].x : row_line(half, all->run, b->first + l, b->terms[l], &empty);
+    b->left[l] = has_target(op) ? all->run->target[b->first + l] : -1;
+    top[l] = max_lanes(half, b->x[l], 0, b->line[l].n, max_start());
+    gone.lane[l] = (T)(empty || (has_target(op) && b->left[l] < 0));
+  }
+  for (int l = b->rows; l < LANES; l++) top[l] = vset(0);
+  State *const s = &b->state;
+  s->top = fold_max(top);
+  s->finite = vlt(vabs(s->top), vset((T)__builtin_inf()));
+  s->max = vsel(s->finite, s->top, vset(0));
+  s->gone = veq(vload(gone.lane), vset(1));
+  s->frame = frame_of(s->max, all->base);
+}
+
+/* Pass 2; `most` rows after each of these, the next block begins. */
+FG_INLINE void block_terms(const int op, const int half, const Rows *all, ptrdiff_t most, Block *b) {
+  const ptrdiff_t rows = all->listed ? all->listed->lines : all->run->rows;
+  State *const s = &b->state;
+  const Each top = each_of(s->top), shift = each_of(s->frame.shift), magic = each_of(s->frame.magic),
+             bound = each_of(s->frame.bound);
+  Each x_left = each_of(s->max);
+  V2 sum[LANES];
+  for (int l = 0; l < b->rows; l++) {
+    const ptrdiff_t n = b->line[l].n, next = b->first + most + l;
+    if (has_target(op) && b->left[l] >= 0) x_left.lane[l] = line_get(half, b->x[l], b->left[l]);
+    if (leaves_out(op) && !has_target(op) && top.lane[l] - top.lane[l] == 0)
+      b->left[l] = row_find(half, b->x[l], n, top.lane[l]);
+    const Frame frame = {vset(shift.lane[l]), vset(magic.lane[l]), vset(bound.lane[l])};
+    const Exp row = {b->x[l], n, b->left[l], frame, b->terms[l]};
+    const void *const ahead = next < rows ? place_of(op, all, next).x : b->line[l].x;
+    sum[l] = block_exp(op, half, &row, all->base, ahead, has_out(op) ? b->line[l].out : ahead);
+  }
+  for (int l = b->rows; l < LANES; l++) sum[l] = (V2){vset(1), vset(0)};
+  s->x_left = vload(x_left.lane);
+  s->rest = lanes_rest(op, s, fold_sum(sum), all->base);
+}
+
+FG_INLINE V block_nan(const int op, const int half, const Block *b) {
+  Each nan = each_of(vset(0));
+  if (op == LOGSUMEXP && FG_UNLIKELY(!maxima_finite(&b->state)))
+    for (int l = 0; l < b->rows; l++)
+      if (first_nan(half, b->x[l], b->line[l].n) >= 0) nan.lane[l] = (T)__builtin_nan("");
+  return vload(nan.lane);
+}
+
+/* Pass 3. */
+FG_INLINE void block_map(const int op, const int half, const Rows *all, const Block *b) {
+  const fg_run *const run = all->run;
+  const int kind = op == LOG_SOFTMAX ? MAP_LOG : MAP_SCALE2;
+  const Map map = finish_map(op, &b->state, lanes_factor(op, run, b->first, b->rows, all->scale), all->base);
+  const Each each_a = each_of(map.a), each_b = each_of(map.b), patch = each_of(map.patch);
+  if (op == XENT_GRAD)
+    for (int l = 0; l < b->rows; l++)
+      if (b->left[l] >= 0) b->terms[l][b->left[l]] = patch.lane[l];
+  for (int l = 0; l < b->rows; l++) {
+    T *const terms = b->terms[l];
+    const Line line = b->line[l];
+    if (has_target(op) && FG_UNLIKELY(row_ignored(op, half, run, b->first + l))) continue;
+    Out out = {op == LOG_SOFTMAX ? b->x[l] : terms, all->flat ? (void *)line.out : terms, line.n, map};
+    out.map.a = vset(each_a.lane[l]), out.map.b = vset(each_b.lane[l]);
+    map_row(kind, op == LOG_SOFTMAX ? half : FG_NATIVE, half, all->flat && run->stream, &out, all->inv_t);
+    if (!all->flat)
+      for (ptrdiff_t c = 0; c < line.n; c++) *(T *)(line.out + c * run->out_class) = terms[c];
+  }
+}
+
+FG_INLINE void blocks_as(const int op, const int half, const fg_run *run, const fg_lines *listed) {
+  const Rows all = rows_of(half, run, listed);
+  const ptrdiff_t rows = listed ? listed->lines : run->rows, most = block_rows(run->classes);
+  Block b;
+  for (int l = 0; l < most; l++) b.terms[l] = (T *)run->scratch + l * padded(run->classes);
+  for (b.first = 0; b.first < rows; b.first += most) {
+    b.rows = (int)(rows - b.first < most ? rows - b.first : most);
+    block_begin(op, half, &all, &b);
+    block_terms(op, half, &all, most, &b);
+    if (has_value(op) && run->value)
+      lanes_value(op, run, b.first, b.rows, &b.state, block_nan(op, half, &b), all.base, all.inv_t);
+    if (has_out(op)) block_map(op, half, &all, &b);
+  }
+  if (run->stream) vfence();
+}
+
+#define BLOCKS_KERNEL(name, op)                                                                     \
+  FG_KERNEL void FG_NAME(name##_blocks)(const fg_run *run) { blocks_as(op, FG_NATIVE, run, NULL); } \
+  OF_HALVES(name##_blocks, blocks_as(op, FG_FLOAT16, run, NULL), blocks_as(op, FG_BFLOAT16, run, NULL))
+BLOCKS_KERNEL(softmax, SOFTMAX)
+BLOCKS_KERNEL(log_softmax, LOG_SOFTMAX)
+BLOCKS_KERNEL(logsumexp, LOGSUMEXP)
+BLOCKS_KERNEL(cross_entropy, XENT)
+BLOCKS_KERNEL(cross_entropy_grad, XENT_GRAD)
+
+#define LISTED_BLOCKS(name, op)                                                            \
+  FG_KERNEL void FG_NAME(name##_listed_blocks)(const fg_run *run, const fg_lines *lines) { \
+    blocks_as(op, FG_NATIVE, run, lines);                                                  \
+  }
+LISTED_BLOCKS(softmax, SOFTMAX)
+LISTED_BLOCKS(log_softmax, LOG_SOFTMAX)
+LISTED_BLOCKS(logsumexp, LOGSUMEXP)
