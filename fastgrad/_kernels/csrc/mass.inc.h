@@ -361,9 +361,9 @@ FG_INLINE void mass_lanes(const int op, const int soft, const fg_run *run) {
       target = viload_wide(lane);
       s->gone = vieq(target, viset(-1));
     }
-    pack(1, run->x + first * run->x_row, run->x_row, run->x_class, rows, n, x);
-    if (soft) pack(1, run->g + first * run->g_row, run->g_row, run->g_class, rows, n, t);
-    if (op == MASS_HVP) pack(1, run->v + first * run->v_row, run->v_row, run->v_class, rows, n, v);
+    pack_ahead(run->x + first * run->x_row, run->x_row, run->x_class, rows, n, x);
+    if (soft) pack_ahead(run->g + first * run->g_row, run->g_row, run->g_class, rows, n, t);
+    if (op == MASS_HVP) pack_ahead(run->v + first * run->v_row, run->v_row, run->v_class, rows, n, v);
     V spread = vset((T)(run->smoothing / (double)n));
     if (drop) {
       for (ptrdiff_t c = 0; c < n; c++) vstore(keep + c * LANES, one);

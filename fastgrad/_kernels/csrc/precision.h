@@ -11,3 +11,13 @@ typedef int32_t I;
 #define FG_SUFFIX FG_JOIN2(f32, FG_ISA)
 #endif
 #define FG_NAME(kernel) FG_JOIN2(kernel, FG_SUFFIX) /* softmax_rows -> softmax_rows_f32_avx2 */
+
+/* Where rows of contiguous elements start: listed, or `step` bytes apart. */
+typedef struct {
+  char *const *listed; /* or NULL */
+  char *first;
+  ptrdiff_t step;
+} Starts;
+FG_INLINE T *start_of(Starts rows, int k) { return (T *)(rows.listed ? rows.listed[k] : rows.first + k * rows.step); }
+FG_INLINE Starts starts_listed(const void *listed) { return (Starts){(char *const *)listed, NULL, 0}; }
+FG_INLINE Starts starts_apart(const void *first, ptrdiff_t step) { return (Starts){NULL, (char *)first, step}; }

@@ -69,8 +69,8 @@ FG_INLINE void pull_lanes(const int op, const fg_run *run) {
   for (ptrdiff_t first = 0; first < run->rows; first += LANES) {
     const ptrdiff_t rows = run->rows - first < LANES ? run->rows - first : LANES;
     const char *const w = run->where ? run->where + first * run->where_row : NULL;
-    pack(1, run->x + first * run->x_row, run->x_row, run->x_class, rows, n, p);
-    pack(1, run->g + first * run->g_row, run->g_row, run->g_class, rows, n, g);
+    pack_ahead(run->x + first * run->x_row, run->x_row, run->x_class, rows, n, p);
+    pack_ahead(run->g + first * run->g_row, run->g_row, run->g_class, rows, n, g);
     if (w) FG_NAME(mask_tile)(w, run->where_row, run->where_class, rows, n, 0, g, empty);
     V2 s = {vset(0), vset(0)};
     for (ptrdiff_t c = 0; c < n; c++) s = dot_add(op, s, vload(p + c * LANES), vload(g + c * LANES));

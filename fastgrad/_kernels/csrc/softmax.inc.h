@@ -190,6 +190,16 @@ typedef struct {
   Map map;
 } Out;
 
+/* A term of 0 at element `left` of several vectors; -1 and less, and what lies behind them, is none of theirs. */
+FG_INLINE void omit_term(ptrdiff_t left, const int several, V *d) {
+  if (FG_UNLIKELY((size_t)left < (size_t)several * LANES)) {
+    T lane[ABREAST_MAX * LANES];
+    FG_UNROLL (k, several, 1) vstore(lane + k * LANES, d[k]);
+    lane[left] = (T)-__builtin_inf();
+    FG_UNROLL (k, several, 1) d[k] = vload(lane + k * LANES);
+  }
+}
+
 FG_INLINE void exp_vectors(const int keep, const int in, const int several, const Exp *row, ptrdiff_t c, Base base,
                            Sum *sum) {
   V d[ABREAST_MAX];
@@ -199,12 +209,7 @@ FG_INLINE void exp_vectors(const int keep, const int in, const int several, cons
     d[k] = shifted(in, line_load(in, row->d, c + k * LANES), &row->frame);
     frame[k] = &row->frame;
   }
-  if (FG_UNLIKELY((size_t)(row->left - c) < (size_t)several * LANES)) { /* -1 and less are far beyond, unsigned */
-    T lane[ABREAST_MAX * LANES];
-    FG_UNROLL (k, several, 1) vstore(lane + k * LANES, d[k]);
-    lane[row->left - c] = (T)-__builtin_inf();
-    FG_UNROLL (k, several, 1) d[k] = vload(lane + k * LANES);
-  }
+  omit_term(row->left - c, several, d);
   exp_terms(several, d, frame, base, e);
   FG_UNROLL (k, several, 1) {
     const V term = sum_add(sum, 0, e[k]);
@@ -235,12 +240,7 @@ FG_INLINE void exp_from(const int keep, const int in, const Exp *row, ptrdiff_t 
   if (c < n) {
     const V low = vset((T)-__builtin_inf());
     V x = shifted(in, line_load_n(in, row->d, c, n - c, low), &row->frame);
-    if (row->left >= c) {
-      T lane[LANES];
-      vstore(lane, x);
-      lane[row->left - c] = (T)-__builtin_inf();
-      x = vload(lane);
-    }
+    omit_term(row->left - c, 1, &x);
     const V term = sum_add(sum, 0, exp_term(x, &row->frame, base));
     if (keep) vstore(row->terms + c, term);
   }
@@ -740,13 +740,13 @@ FG_INLINE void lanes_load(const fg_run *run, ptrdiff_t first, ptrdiff_t rows, T 
     const ptrdiff_t n = run->classes;
     const int joined = run->x_row == 2 * n;
     FG_NAME(widen)(run->half, x, run->x_row, 2, joined ? 1 : rows, joined ? rows * n : n, wide, n);
-    pack(0, (const char *)wide, n * (ptrdiff_t)sizeof(T), sizeof(T), rows, n, tile);
+    pack((const char *)wide, n * (ptrdiff_t)sizeof(T), sizeof(T), rows, n, tile);
     return;
   }
 #else
   (void)wide;
 #endif
-  pack(0, x, run->x_row, run->x_class, rows, run->classes, tile);
+  pack(x, run->x_row, run->x_class, rows, run->classes, tile);
   if (run->where) {
     const char *const w = run->where + first * run->where_row;
     FG_NAME(mask_tile)(w, run->where_row, run->where_class, rows, run->classes, (T)-__builtin_inf(), tile, empty);
@@ -851,13 +851,13 @@ FG_INLINE void lines_load(const T *const *x, const ptrdiff_t *size, ptrdiff_t le
   const ptrdiff_t whole = least & ~(ptrdiff_t)3;
   V v[4];
   for (ptrdiff_t c = 0; c < whole; c += 4) {
-    vgather4_at(x, c, v);
+    vgather4(starts_listed(x), c, v);
     for (int k = 0; k < 4; k++) vstore(tile + (c + k) * LANES, v[k]);
   }
   const int even = least == most && whole;
   for (ptrdiff_t c = even ? least : whole; c < n; c++) vstore(tile + c * LANES, vset((T)-__builtin_inf()));
   if (even && whole < least) { /* overlapping the block before */
-    vgather4_at(x, least - 4, v);
+    vgather4(starts_listed(x), least - 4, v);
     for (int k = 0; k < 4; k++) vstore(tile + (least - 4 + k) * LANES, v[k]);
   } else if (!even) {
     for (int l = 0; l < LANES; l++)
@@ -871,11 +871,11 @@ FG_INLINE void lines_store(const int kind, const T *tile, const Map *m, V factor
   V v[4];
   for (ptrdiff_t c = 0; c < whole; c += 4) {
     for (int k = 0; k < 4; k++) v[k] = map_class(kind, tile, c + k, m, factor);
-    vscatter4_at(out, c, v);
+    vscatter4(starts_listed(out), c, v);
   }
   if (least == most && whole) {
     for (int k = 0; k < 4; k++) v[k] = map_class(kind, tile, least - 4 + k, m, factor);
-    if (whole < least) vscatter4_at(out, least - 4, v);
+    if (whole < least) vscatter4(starts_listed(out), least - 4, v);
     return;
   }
   for (ptrdiff_t c = whole; c < most; c++) {

@@ -33,9 +33,8 @@ FG_INLINE void pack_scalar(const char *p, ptrdiff_t row, ptrdiff_t cls, ptrdiff_
   }
 }
 
-/* `ahead`: prefetch as many rows after these, where rows are contiguous; the hardware follows fewer streams. */
-FG_INLINE void pack(const int ahead, const char *p, ptrdiff_t row, ptrdiff_t cls, ptrdiff_t rows, ptrdiff_t classes,
-                    T *tile) {
+FG_INLINE void pack_as(const int ahead, const char *p, ptrdiff_t row, ptrdiff_t cls, ptrdiff_t rows, ptrdiff_t classes,
+                       T *tile) {
   const ptrdiff_t full = rows / LANES, groups = (rows + LANES - 1) / LANES;
   if (cls == (ptrdiff_t)sizeof(T) && classes >= 4) {
     for (ptrdiff_t g = 0; g < full; g++) {
@@ -43,7 +42,7 @@ FG_INLINE void pack(const int ahead, const char *p, ptrdiff_t row, ptrdiff_t cls
       for (ptrdiff_t c = 0; c < classes; c += 4) {
         const ptrdiff_t b = block_start(c, classes);
         V v[4];
-        vgather4(p + g * LANES * row + b * (ptrdiff_t)sizeof(T), row, v);
+        vgather4(starts_apart(p + g * LANES * row, row), b, v);
         for (int k = 0; k < 4; k++) vstore(to + (b + k) * LANES, v[k]);
       }
     }
@@ -62,6 +61,16 @@ FG_INLINE void pack(const int ahead, const char *p, ptrdiff_t row, ptrdiff_t cls
   } else {
     pack_scalar(p, row, cls, 0, rows, classes, tile);
   }
+}
+
+FG_INLINE void pack(const char *p, ptrdiff_t row, ptrdiff_t cls, ptrdiff_t rows, ptrdiff_t classes, T *tile) {
+  pack_as(0, p, row, cls, rows, classes, tile);
+}
+
+/* The same, and as many rows after these prefetched where neighbouring ones are contiguous: the hardware follows fewer
+ * streams. */
+FG_INLINE void pack_ahead(const char *p, ptrdiff_t row, ptrdiff_t cls, ptrdiff_t rows, ptrdiff_t classes, T *tile) {
+  pack_as(1, p, row, cls, rows, classes, tile);
 }
 
 /* Elements whose mask byte is 0 become `fill`; empty[row] says whether nothing was left. */
@@ -124,7 +133,7 @@ FG_INLINE void unpack_as(const int kind, const T *tile, const Map *map, T factor
         const ptrdiff_t b = block_start(c, classes);
         V v[4];
         for (int k = 0; k < 4; k++) v[k] = map_class(kind, from, b + k, &m, factor);
-        vscatter4(p + g * LANES * row + b * (ptrdiff_t)sizeof(T), row, v);
+        vscatter4(starts_apart(p + g * LANES * row, row), b, v);
       }
     }
     unpack_scalar(kind, tile, map, factor, p, row, cls, full * LANES, rows, classes);

@@ -13,8 +13,7 @@
  *   vsel visel           lane-wise m ? a : b;  vdrop: m ? 0 : a
  *   vtruth               0 or 1 as a mask of all lanes;  vany, vfirst_true: is there, and which is, a true lane
  *   vexponent            the low bits of t moved into the exponent field: a power of two, or +0
- *   vgather4 vscatter4   four neighbouring elements of LANES rows, `step` bytes apart, as one vector each
- *   vgather4_at, vscatter4_at: the same from element c on of LANES rows at any addresses
+ *   vgather4 vscatter4   four neighbouring elements of LANES rows, from element c on, as one vector each
  *   vfold                of vectors a and b, whose elements are parts of one result each: all parts of a and b in `even`
  *                        and `odd`, to be put together lane by lane.  LANES vectors become one in log2(LANES) steps
  *                        from 0 on, neighbours with each other: the result of vector k is then in lane k
@@ -163,25 +162,15 @@ FG_INLINE void vfold(const int step, V a, V b, V *even, V *odd) {
   *odd = step == 0 ? (V){a[2], b[2], a[3], b[3]} : (V){a[2], a[3], b[2], b[3]};
 #endif
 }
-FG_INLINE void vgather4(const char *p, ptrdiff_t step, V v[4]) {
+FG_INLINE void vgather4(Starts rows, ptrdiff_t c, V v[4]) {
   T t[4][LANES];
-  FG_EACH for (int k = 0; k < 4; k++) t[k][i] = ((const T *)(p + i * step))[k];
+  FG_EACH for (int k = 0; k < 4; k++) t[k][i] = start_of(rows, i)[c + k];
   memcpy(v, t, sizeof t);
 }
-FG_INLINE void vscatter4(char *p, ptrdiff_t step, const V v[4]) {
+FG_INLINE void vscatter4(Starts rows, ptrdiff_t c, const V v[4]) {
   T t[4][LANES];
   memcpy(t, v, sizeof t);
-  FG_EACH for (int k = 0; k < 4; k++)((T *)(p + i * step))[k] = t[k][i];
-}
-FG_INLINE void vgather4_at(const T *const *p, ptrdiff_t c, V v[4]) {
-  T t[4][LANES];
-  FG_EACH for (int k = 0; k < 4; k++) t[k][i] = p[i][c + k];
-  memcpy(v, t, sizeof t);
-}
-FG_INLINE void vscatter4_at(T *const *p, ptrdiff_t c, const V v[4]) {
-  T t[4][LANES];
-  memcpy(t, v, sizeof t);
-  FG_EACH for (int k = 0; k < 4; k++) p[i][c + k] = t[k][i];
+  FG_EACH for (int k = 0; k < 4; k++) start_of(rows, i)[c + k] = t[k][i];
 }
 
 #if !FG_DOUBLE

@@ -90,17 +90,17 @@ FG_INLINE void transpose4(__m256d z[4]) {
   z[2] = _mm256_unpacklo_pd(c, d);
   z[3] = _mm256_unpackhi_pd(c, d);
 }
-FG_INLINE void vgather4(const char *p, ptrdiff_t step, V v[4]) {
+FG_INLINE void vgather4(Starts rows, ptrdiff_t c, V v[4]) {
   __m256d z[4];
-  for (int k = 0; k < 4; k++) z[k] = _mm256_loadu_pd((const T *)(p + k * step));
+  for (int k = 0; k < 4; k++) z[k] = _mm256_loadu_pd(start_of(rows, k) + c);
   transpose4(z);
   for (int k = 0; k < 4; k++) v[k] = (V)z[k];
 }
-FG_INLINE void vscatter4(char *p, ptrdiff_t step, const V v[4]) {
+FG_INLINE void vscatter4(Starts rows, ptrdiff_t c, const V v[4]) {
   __m256d z[4];
   for (int k = 0; k < 4; k++) z[k] = (__m256d)v[k];
   transpose4(z);
-  for (int k = 0; k < 4; k++) _mm256_storeu_pd((T *)(p + k * step), z[k]);
+  for (int k = 0; k < 4; k++) _mm256_storeu_pd(start_of(rows, k) + c, z[k]);
 }
 #else
 FG_INLINE void transpose4(__m256 z[4]) { /* 4 x 4 in each half */
@@ -113,50 +113,20 @@ FG_INLINE void transpose4(__m256 z[4]) { /* 4 x 4 in each half */
   z[2] = _mm256_castpd_ps(_mm256_unpacklo_pd(b, d));
   z[3] = _mm256_castpd_ps(_mm256_unpackhi_pd(b, d));
 }
-FG_INLINE void vgather4(const char *p, ptrdiff_t step, V v[4]) {
+FG_INLINE void vgather4(Starts rows, ptrdiff_t c, V v[4]) {
   __m256 z[4];
   for (int k = 0; k < 4; k++)
-    z[k] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps((const T *)(p + k * step))),
-                                _mm_loadu_ps((const T *)(p + (k + 4) * step)), 1);
+    z[k] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(start_of(rows, k) + c)),
+                                _mm_loadu_ps(start_of(rows, k + 4) + c), 1);
   transpose4(z);
   for (int k = 0; k < 4; k++) v[k] = (V)z[k];
 }
-FG_INLINE void vscatter4(char *p, ptrdiff_t step, const V v[4]) {
+FG_INLINE void vscatter4(Starts rows, ptrdiff_t c, const V v[4]) {
   __m256 z[4];
   for (int k = 0; k < 4; k++) z[k] = (__m256)v[k];
   transpose4(z);
-  for (int k = 0; k < 4; k++) _mm_storeu_ps((T *)(p + k * step), _mm256_castps256_ps128(z[k]));
-  for (int k = 0; k < 4; k++) _mm_storeu_ps((T *)(p + (k + 4) * step), _mm256_extractf128_ps(z[k], 1));
-}
-#endif
-
-#if FG_DOUBLE
-FG_INLINE void vgather4_at(const T *const *p, ptrdiff_t c, V v[4]) {
-  __m256d z[4];
-  for (int k = 0; k < 4; k++) z[k] = _mm256_loadu_pd(p[k] + c);
-  transpose4(z);
-  for (int k = 0; k < 4; k++) v[k] = (V)z[k];
-}
-FG_INLINE void vscatter4_at(T *const *p, ptrdiff_t c, const V v[4]) {
-  __m256d z[4];
-  for (int k = 0; k < 4; k++) z[k] = (__m256d)v[k];
-  transpose4(z);
-  for (int k = 0; k < 4; k++) _mm256_storeu_pd(p[k] + c, z[k]);
-}
-#else
-FG_INLINE void vgather4_at(const T *const *p, ptrdiff_t c, V v[4]) {
-  __m256 z[4];
-  for (int k = 0; k < 4; k++)
-    z[k] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p[k] + c)), _mm_loadu_ps(p[k + 4] + c), 1);
-  transpose4(z);
-  for (int k = 0; k < 4; k++) v[k] = (V)z[k];
-}
-FG_INLINE void vscatter4_at(T *const *p, ptrdiff_t c, const V v[4]) {
-  __m256 z[4];
-  for (int k = 0; k < 4; k++) z[k] = (__m256)v[k];
-  transpose4(z);
-  for (int k = 0; k < 4; k++) _mm_storeu_ps(p[k] + c, _mm256_castps256_ps128(z[k]));
-  for (int k = 0; k < 4; k++) _mm_storeu_ps(p[k + 4] + c, _mm256_extractf128_ps(z[k], 1));
+  for (int k = 0; k < 4; k++) _mm_storeu_ps(start_of(rows, k) + c, _mm256_castps256_ps128(z[k]));
+  for (int k = 0; k < 4; k++) _mm_storeu_ps(start_of(rows, k + 4) + c, _mm256_extractf128_ps(z[k], 1));
 }
 #endif
 

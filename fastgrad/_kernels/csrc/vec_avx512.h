@@ -71,10 +71,6 @@ FG_INLINE void vfold(const int step, V a, V b, V *even, V *odd) {
 }
 
 #if FG_DOUBLE
-FG_INLINE __m512d pair(const char *p, ptrdiff_t step) {
-  return _mm512_insertf64x4(_mm512_castpd256_pd512(_mm256_loadu_pd((const T *)p)),
-                            _mm256_loadu_pd((const T *)(p + 4 * step)), 1);
-}
 /* 4 x 4 in each half: the halves of the rows are swapped across, then pairs. */
 FG_INLINE void transpose4(__m512d z[4]) {
   const __m512i even = _mm512_setr_epi64(0, 1, 8, 9, 4, 5, 12, 13), odd = _mm512_setr_epi64(2, 3, 10, 11, 6, 7, 14, 15);
@@ -85,26 +81,22 @@ FG_INLINE void transpose4(__m512d z[4]) {
   z[2] = _mm512_unpacklo_pd(c, d);
   z[3] = _mm512_unpackhi_pd(c, d);
 }
-FG_INLINE void vgather4(const char *p, ptrdiff_t step, V v[4]) {
+FG_INLINE void vgather4(Starts rows, ptrdiff_t c, V v[4]) {
   __m512d z[4];
-  for (int k = 0; k < 4; k++) z[k] = pair(p + k * step, step);
+  for (int k = 0; k < 4; k++)
+    z[k] = _mm512_insertf64x4(_mm512_castpd256_pd512(_mm256_loadu_pd(start_of(rows, k) + c)),
+                              _mm256_loadu_pd(start_of(rows, k + 4) + c), 1);
   transpose4(z);
   for (int k = 0; k < 4; k++) v[k] = (V)z[k];
 }
-FG_INLINE void vscatter4(char *p, ptrdiff_t step, const V v[4]) {
+FG_INLINE void vscatter4(Starts rows, ptrdiff_t c, const V v[4]) {
   __m512d z[4];
   for (int k = 0; k < 4; k++) z[k] = (__m512d)v[k];
   transpose4(z);
-  for (int k = 0; k < 4; k++) _mm256_storeu_pd((T *)(p + k * step), _mm512_castpd512_pd256(z[k]));
-  for (int k = 0; k < 4; k++) _mm256_storeu_pd((T *)(p + (k + 4) * step), _mm512_extractf64x4_pd(z[k], 1));
+  for (int k = 0; k < 4; k++) _mm256_storeu_pd(start_of(rows, k) + c, _mm512_castpd512_pd256(z[k]));
+  for (int k = 0; k < 4; k++) _mm256_storeu_pd(start_of(rows, k + 4) + c, _mm512_extractf64x4_pd(z[k], 1));
 }
 #else
-FG_INLINE __m512 quad(const char *p, ptrdiff_t step) {
-  __m512 z = _mm512_castps128_ps512(_mm_loadu_ps((const T *)p));
-  z = _mm512_mask_broadcast_f32x4(z, 0x00f0, _mm_loadu_ps((const T *)(p + 4 * step)));
-  z = _mm512_mask_broadcast_f32x4(z, 0x0f00, _mm_loadu_ps((const T *)(p + 8 * step)));
-  return _mm512_mask_broadcast_f32x4(z, 0xf000, _mm_loadu_ps((const T *)(p + 12 * step)));
-}
 FG_INLINE void transpose4(__m512 z[4]) { /* 4 x 4 in each quarter */
   const __m512d a = _mm512_castps_pd(_mm512_unpacklo_ps(z[0], z[1])),
                 b = _mm512_castps_pd(_mm512_unpackhi_ps(z[0], z[1]));
@@ -115,58 +107,25 @@ FG_INLINE void transpose4(__m512 z[4]) { /* 4 x 4 in each quarter */
   z[2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b, d));
   z[3] = _mm512_castpd_ps(_mm512_unpackhi_pd(b, d));
 }
-FG_INLINE void vgather4(const char *p, ptrdiff_t step, V v[4]) {
-  __m512 z[4];
-  for (int k = 0; k < 4; k++) z[k] = quad(p + k * step, step);
-  transpose4(z);
-  for (int k = 0; k < 4; k++) v[k] = (V)z[k];
-}
-FG_INLINE void vscatter4(char *p, ptrdiff_t step, const V v[4]) {
-  __m512 z[4];
-  for (int k = 0; k < 4; k++) z[k] = (__m512)v[k];
-  transpose4(z);
-  for (int k = 0; k < 4; k++) _mm_storeu_ps((T *)(p + k * step), _mm512_castps512_ps128(z[k]));
-  for (int k = 0; k < 4; k++) _mm_storeu_ps((T *)(p + (k + 4) * step), _mm512_extractf32x4_ps(z[k], 1));
-  for (int k = 0; k < 4; k++) _mm_storeu_ps((T *)(p + (k + 8) * step), _mm512_extractf32x4_ps(z[k], 2));
-  for (int k = 0; k < 4; k++) _mm_storeu_ps((T *)(p + (k + 12) * step), _mm512_extractf32x4_ps(z[k], 3));
-}
-#endif
-
-#if FG_DOUBLE
-FG_INLINE void vgather4_at(const T *const *p, ptrdiff_t c, V v[4]) {
-  __m512d z[4];
-  for (int k = 0; k < 4; k++)
-    z[k] = _mm512_insertf64x4(_mm512_castpd256_pd512(_mm256_loadu_pd(p[k] + c)), _mm256_loadu_pd(p[k + 4] + c), 1);
-  transpose4(z);
-  for (int k = 0; k < 4; k++) v[k] = (V)z[k];
-}
-FG_INLINE void vscatter4_at(T *const *p, ptrdiff_t c, const V v[4]) {
-  __m512d z[4];
-  for (int k = 0; k < 4; k++) z[k] = (__m512d)v[k];
-  transpose4(z);
-  for (int k = 0; k < 4; k++) _mm256_storeu_pd(p[k] + c, _mm512_castpd512_pd256(z[k]));
-  for (int k = 0; k < 4; k++) _mm256_storeu_pd(p[k + 4] + c, _mm512_extractf64x4_pd(z[k], 1));
-}
-#else
-FG_INLINE void vgather4_at(const T *const *p, ptrdiff_t c, V v[4]) {
+FG_INLINE void vgather4(Starts rows, ptrdiff_t c, V v[4]) {
   __m512 z[4];
   for (int k = 0; k < 4; k++) {
-    z[k] = _mm512_castps128_ps512(_mm_loadu_ps(p[k] + c));
-    z[k] = _mm512_mask_broadcast_f32x4(z[k], 0x00f0, _mm_loadu_ps(p[k + 4] + c));
-    z[k] = _mm512_mask_broadcast_f32x4(z[k], 0x0f00, _mm_loadu_ps(p[k + 8] + c));
-    z[k] = _mm512_mask_broadcast_f32x4(z[k], 0xf000, _mm_loadu_ps(p[k + 12] + c));
+    z[k] = _mm512_castps128_ps512(_mm_loadu_ps(start_of(rows, k) + c));
+    z[k] = _mm512_mask_broadcast_f32x4(z[k], 0x00f0, _mm_loadu_ps(start_of(rows, k + 4) + c));
+    z[k] = _mm512_mask_broadcast_f32x4(z[k], 0x0f00, _mm_loadu_ps(start_of(rows, k + 8) + c));
+    z[k] = _mm512_mask_broadcast_f32x4(z[k], 0xf000, _mm_loadu_ps(start_of(rows, k + 12) + c));
   }
   transpose4(z);
   for (int k = 0; k < 4; k++) v[k] = (V)z[k];
 }
-FG_INLINE void vscatter4_at(T *const *p, ptrdiff_t c, const V v[4]) {
+FG_INLINE void vscatter4(Starts rows, ptrdiff_t c, const V v[4]) {
   __m512 z[4];
   for (int k = 0; k < 4; k++) z[k] = (__m512)v[k];
   transpose4(z);
-  for (int k = 0; k < 4; k++) _mm_storeu_ps(p[k] + c, _mm512_castps512_ps128(z[k]));
-  for (int k = 0; k < 4; k++) _mm_storeu_ps(p[k + 4] + c, _mm512_extractf32x4_ps(z[k], 1));
-  for (int k = 0; k < 4; k++) _mm_storeu_ps(p[k + 8] + c, _mm512_extractf32x4_ps(z[k], 2));
-  for (int k = 0; k < 4; k++) _mm_storeu_ps(p[k + 12] + c, _mm512_extractf32x4_ps(z[k], 3));
+  for (int k = 0; k < 4; k++) _mm_storeu_ps(start_of(rows, k) + c, _mm512_castps512_ps128(z[k]));
+  for (int k = 0; k < 4; k++) _mm_storeu_ps(start_of(rows, k + 4) + c, _mm512_extractf32x4_ps(z[k], 1));
+  for (int k = 0; k < 4; k++) _mm_storeu_ps(start_of(rows, k + 8) + c, _mm512_extractf32x4_ps(z[k], 2));
+  for (int k = 0; k < 4; k++) _mm_storeu_ps(start_of(rows, k + 12) + c, _mm512_extractf32x4_ps(z[k], 3));
 }
 #endif
 
