@@ -164,6 +164,10 @@ def ragged_rows(dtype: str) -> Iterator[Row]:
     for k in (10, 1_000, 100_000):
         for layout, rival in (("rows", "numpy bincount"), ("in order", "numpy reduceat")):
             yield Row(bar, Case(segments.sums, (n, k), dtype, layout), 2.0, rivals=(rival,))
+    bar = "segment softmax" + ", float64" * wide
+    for k in (1_000, 10_000, 100_000):
+        case = Case(segments.softmax, (n, k), dtype, "in order")
+        yield Row(bar, case, 5.0, rivals=("numpy",))
 
 
 def _centroid_bar(shape: tuple[int, ...]) -> float:

@@ -1050,7 +1050,7 @@ cdef enum:
     WINDOW = 1 << 11   # segments that are sorted by length; fewer if they have more rows than
     WINDOW_ROWS = 1 << 15
     NEXT = 1 << 13     # bytes of a segment that are prefetched
-    LENGTHS = 256      # lengths that are told apart then
+    LENGTHS = 256      # lengths of those, FG_BLOCKS_MAX_BYTES of float32
 
 _KERNELS = {
     "softmax": FG_SOFTMAX,
@@ -1433,9 +1433,9 @@ cdef int _series_unit(
     t.value = t.out + room
     t.alpha = t.value + step
     t.scratch = t.alpha + step
-    like_max = short_max
-    if u.listed and u.columns < FEW:
-        like_max = FG_BLOCKS_MAX_BYTES // u.size
+    like_max = 0
+    if u.columns < FEW:
+        like_max = FG_BLOCKS_MAX_BYTES // u.size if u.listed else short_max
     t.count = t.longest = t.elements = 0
     t.style = FG_LANES
     begin = first
@@ -1484,27 +1484,36 @@ cdef int _series_unit(
 cdef Py_ssize_t _sort_short(
     const Series *u, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t short_max, Py_ssize_t *to
 ) noexcept nogil:
-    """Segments [begin, end) that have rows, by their length, so that those of a tile are alike;
-    returns their number.  Neighbours have their own counters: of one length, they do not wait for
-    each other."""
+    """Segments [begin, end) that have rows, by their length up to short_max, so that neighbours are
+    alike, then the longer ones; returns their number.  Neighbours have their own counters: of one
+    length, they do not wait for each other."""
     cdef Py_ssize_t places[LENGTHS][COPIES]
-    cdef Py_ssize_t s, n, k, c, sum = 0, most = min(short_max + 1, <Py_ssize_t>LENGTHS - 1)
-    memset(places, 0, (most + 1) * sizeof(places[0]))
+    cdef Py_ssize_t s, n, k, c, sum = 0, low = short_max + 1, high = 0
     for s in range(begin, end):
-        places[min(u.offsets[s + 1] - u.offsets[s], most)][s % COPIES] += 1
-    for c in range(COPIES):
-        places[0][c] = 0
-    for k in range(most + 1):
+        n = u.offsets[s + 1] - u.offsets[s]
+        if 0 < n <= short_max:
+            low = min(low, n)
+            high = max(high, n)
+    if low <= high:
+        memset(places, 0, (high - low + 1) * sizeof(places[0]))
+    for s in range(begin, end):
+        n = u.offsets[s + 1] - u.offsets[s]
+        if low <= n <= high:
+            places[n - low][s % COPIES] += 1
+    for k in range(high - low + 1):
         for c in range(COPIES):
             n = places[k][c]
             places[k][c] = sum
             sum += n
     for s in range(begin, end):
-        n = min(u.offsets[s + 1] - u.offsets[s], most)
-        if n:
-            k = places[n][s % COPIES]
-            places[n][s % COPIES] = k + 1
+        n = u.offsets[s + 1] - u.offsets[s]
+        if low <= n <= high:
+            k = places[n - low][s % COPIES]
+            places[n - low][s % COPIES] = k + 1
             to[k] = s
+        elif n:
+            to[sum] = s
+            sum += 1
     return sum
 
 
