@@ -186,6 +186,8 @@ def as_factors(b: ArrayLike, x: FloatArray) -> FloatArray:
 
 def cast(a: FloatArray, dtype: np.dtype[Any]) -> FloatArray:
     """The scores decide the dtype; what is too large for it becomes infinite, quietly."""
+    if a.dtype == dtype:
+        return a
     with np.errstate(over="ignore"):
         return a.astype(dtype, copy=False)
 
