@@ -65,7 +65,7 @@ class Segments:
     num_segments: int
     _unchecked: tuple[IntArray, NDArray[np.int64], str] | None
     """What `_ids` is made of: ids as they were given, the number of segments of every item, and the
-    name of the argument; None if they were checked at once."""
+    name of the argument; None once they are checked."""
     _ignored: int | None
     _bounds: NDArray[np.int64] | None
     """The offsets of consecutive segments, else None."""
@@ -129,7 +129,7 @@ class Segments:
             raise RuntimeError("ids must not change while they are read; they did.")
         vars(self)["_ignored"] = None if ignore_index is None else -1
         self._checked(narrow, None if offsets is None else np.cumsum(offsets, out=offsets))
-        _ = self._in_order  # of ids in disorder soon known
+        _ = self._in_order  # soon known: the first id that falls ends the search
         return self
 
     @classmethod
@@ -1128,12 +1128,13 @@ def _series(
 ) -> None:
     """A kernel of softmax over the rows of every segment."""
     plan = rows.plan
+    order = None if plan._in_order else plan.order  # made first, they make the offsets too
     _kernels.series(
         kernel,
         rows.flat(_arrays.cast(x, rows.computed)),
         None if g is None else rows.flat(_arrays.cast(g, rows.computed)),
         plan.offsets,
-        None if plan._in_order else plan.order,
+        order,
         None if out is None else rows.flat(out),
         None if value is None else rows.table(value),
         None if alpha is None else np.ascontiguousarray(rows.table(alpha)),

@@ -2,7 +2,7 @@
 
 The oracle is `fastgrad._reference` in long double, and mpmath for float64 where rows are few.
 References are computed once for all instruction sets. "C" is a contiguous class axis, "F" a strided
-one: with the numbers of classes below, both styles of kernel are met.
+one: with the numbers of classes below, every style of kernel is met.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ NORMAL = {
     "C10": (10000, 10, 3),
     "C40": (1000, 40, 3),
     "C60": (1000, 60, 5),
+    "C100": (500, 100, 10),
     "C200": (500, 200, 10),
     "C1000": (200, 1000, 20),
     "C32000": (6, 32000, 3),
@@ -71,7 +72,7 @@ def test_softmax_is_within_two_and_a_half_ulp(isa, dtype, name, layout, assert_u
 
 
 @layouts
-@pytest.mark.parametrize("name", ["C10", "C40", "C60", "C1000", "C32000"])
+@pytest.mark.parametrize("name", ["C10", "C40", "C60", "C100", "C1000", "C32000"])
 def test_softmax_is_within_half_an_ulp_on_average(isa, dtype, name, layout, ulps):
     x, _ = normal(name, dtype)
     error = ulps(fg.softmax(np.asarray(x, order=layout)), exact("softmax", name, dtype))
@@ -188,7 +189,7 @@ def test_uniform_rows(isa, dtype, classes, layout, assert_ulps):
 
 
 @pytest.mark.parametrize("temperature", [1e-3, 0.1, 0.7, 3.0, 1e3, 1e30])
-@pytest.mark.parametrize("name", ["C10", "C200"])
+@pytest.mark.parametrize("name", ["C10", "C100", "C200"])
 @layouts
 def test_temperature_costs_no_accuracy(isa, dtype, name, layout, temperature, assert_ulps):
     x = np.asarray(normal(name, dtype)[0][:50], order=layout)
@@ -210,7 +211,7 @@ def test_any_temperature_in_range(isa, dtype, exponent, assert_ulps):
 
 
 @pytest.mark.parametrize("temperature", [0.1, 0.7, 3.0, 1e3])
-@pytest.mark.parametrize("name", ["C10", "C200"])
+@pytest.mark.parametrize("name", ["C10", "C100", "C200"])
 @layouts
 def test_log_softmax_with_temperature(isa, dtype, name, layout, temperature, assert_ulps):
     x = np.asarray(normal(name, dtype)[0][:50], order=layout)
@@ -219,7 +220,7 @@ def test_log_softmax_with_temperature(isa, dtype, name, layout, temperature, ass
 
 
 @pytest.mark.parametrize("temperature", [0.1, 0.7, 3.0, 1e3])
-@pytest.mark.parametrize("name", ["C10", "C200"])
+@pytest.mark.parametrize("name", ["C10", "C100", "C200"])
 @layouts
 def test_logsumexp_with_temperature(isa, dtype, name, layout, temperature, assert_ulps):
     x = np.asarray(normal(name, dtype)[0][:50], order=layout)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import fastgrad as fg
 from fastgrad import _reference as ref
 
-# derandomize: the same examples in every run. Shapes reach both styles of kernel.
+# derandomize: the same examples in every run. Shapes reach every style of kernel.
 settings.register_profile("fastgrad", derandomize=True, deadline=None, max_examples=60)
 settings.load_profile("fastgrad")
 

@@ -232,6 +232,19 @@ def test_segments_longer_than_a_tile(isa, rng, assert_ulps):
     assert_ulps(fg.segment_softmax(x, s), ref.softmax(x, 0), 2.5)
 
 
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("lengths", [[300, 33_000], [33_000, 300], [0, 0, 0, 300, 33_000]])
+def test_segments_longer_than_a_tile_beside_others(isa, rng, assert_ulps, lengths, order):
+    """A tile of columns and columns one by one share memory."""
+    ids = rng.permutation(np.repeat(np.arange(len(lengths)), lengths))
+    x = np.asarray(rng.normal(0, 3, (len(ids), 17)), np.float32, order=order)
+    for each in (ids, np.sort(ids)):
+        exact = ref.segment_softmax(x, each)
+        assert_ulps(fg.segment_softmax(x, each), exact, 2.5)
+        lse = fg.segment_logsumexp(x, each)
+        assert_ulps(lse, ref.segment_logsumexp(x, each), 2, np.abs(lse).astype(float) + 3)
+
+
 @pytest.mark.parametrize("offset", [0, 1e4, -1e4, 1e8])
 def test_softmax_of_far_logits(isa, rng, assert_ulps, offset):
     x = rng.normal(0, 5000, 400) + offset
@@ -761,12 +774,14 @@ def test_sorted_ids_are_consecutive_segments(isa, dtype, rng, name, columns):
     ids = np.repeat(np.arange(50), lengths)
     x = rng.normal(0, 3, (len(ids), columns)).astype(dtype)
     plan = fg.Segments.from_ids(ids, 50)
+    assert plan._in_order
     np.testing.assert_array_equal(plan.order, np.arange(len(ids)))
     lying = function(name)(x, fg.Segments.from_lengths(lengths))
     assert function(name)(x, plan).tobytes() == lying.tobytes()
     for ignored, at in ((-1, len(ids)), (-1, 100), (99, len(ids))):
         some = np.insert(ids, at, [ignored] * 3)
         plan = fg.Segments.from_ids(some, 50, ignore_index=ignored)
+        assert plan._in_order == (at == len(ids))
         np.testing.assert_array_equal(plan.order, np.flatnonzero(some != ignored))
         np.testing.assert_array_equal(plan.counts, lengths)
         found = function(name)(np.insert(x, [at] * 3, 1e9, axis=0), plan)
@@ -775,6 +790,18 @@ def test_sorted_ids_are_consecutive_segments(isa, dtype, rng, name, columns):
             assert (found[some == ignored] == gone).all()
             found = found[some != ignored]
         assert found.tobytes() == lying.tobytes(), at
+
+
+def test_confident_neighbours_change_no_bit(isa, dtype, rng):
+    """Where nearly all of a segment is one row, the last bit of a sum shows."""
+    lengths = np.where(np.arange(1600) % 16 == 0, 2, 17)
+    ids = np.repeat(np.arange(1600), lengths)
+    x = rng.uniform(-78, -38, len(ids)).astype(dtype)
+    x[np.cumsum(lengths) - 1] = rng.uniform(0, 3, 1600)
+    found = fg.segment_softmax(x, fg.Segments.from_lengths(lengths))
+    for k in range(0, 1600, 16):
+        own = ids == k
+        assert fg.segment_softmax(x[own], [0, 0]).tobytes() == found[own].tobytes(), k
 
 
 @pytest.mark.parametrize("shares", [1.0, 1e-30])

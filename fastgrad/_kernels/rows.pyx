@@ -777,14 +777,15 @@ cdef int plan_run(Plan *plan, int kernel) except -1:
         plan.data[SAMPLE] != NULL or plan.data[UPSTREAM] != NULL or plan.target_weight != NULL
     )
     cdef int threads = 1
-    cdef bint has_blocks
+    cdef bint has_blocks, contiguous
     cdef char *block
     cdef Memory memory
     _order_and_merge(plan)
+    contiguous = plan.class_step[X] == (plan.item if plan.copy[X].kind == FG_NATIVE else HALF)
     has_blocks = plan.precision.kernel[FG_NATIVE][kernel][FG_BLOCKS] != NULL
     if kernel == FG_LOGSUMEXP_WEIGHTED:
         plan.style = FG_ROWS
-    elif plan.class_step[X] == (plan.item if plan.copy[X].kind == FG_NATIVE else HALF):
+    elif contiguous:
         if classes <= (FG_BLOCKS_ABOVE if has_blocks else FG_LANES_MAX_CONTIGUOUS):
             plan.style = FG_LANES
         elif has_blocks and classes * plan.item <= FG_BLOCKS_MAX_BYTES:
@@ -795,7 +796,12 @@ cdef int plan_run(Plan *plan, int kernel) except -1:
         plan.style = FG_LANES if classes <= FG_LANES_MAX else FG_ROWS
     plan.total[0] = plan.total[1] = 0.0
     item = plan.item if plan.copy[OUT].kind == FG_NATIVE else HALF
-    plan.run.stream = plan.data[OUT] != NULL and elements * item >= STREAM_BYTES
+    # Short contiguous rows are stored in bursts, and streamed ones would hold up the loads.
+    plan.run.stream = (
+        plan.data[OUT] != NULL
+        and elements * item >= STREAM_BYTES
+        and (plan.style == FG_ROWS or not contiguous)
+    )
     plan.run.half = _reads(plan, kernel)
     plan.kernel = plan.precision.kernel[plan.run.half][kernel][plan.style]
     if plan.run.half != FG_NATIVE:

@@ -336,7 +336,7 @@ def ascends(cnp.ndarray ids, ignore_index, int64_t[::1] offsets):
             i += n
             if i % SLAB == 0 and ends(&watch, SLAB + 1):
                 break
-        if begins != NULL:
+        if begins != NULL and not falls:
             for k in range(1, offsets.shape[0]):
                 begins[k] = max(begins[k], begins[k - 1])
     raised(&watch)
@@ -1453,6 +1453,7 @@ cdef int _series_unit(
             s = by_length[k]
             n_rows = u.offsets[s + 1] - u.offsets[s]
             if u.columns >= FEW and n_rows <= short_max:
+                _flush_list(u, &t)  # which may lie in the tile
                 _side_by_side(u, &t, b, s, n_rows, watch)
             elif u.listed:
                 for c in range(u.columns):
@@ -1562,6 +1563,7 @@ def series(
     u.listed = (
         u.kernel == FG_SOFTMAX or u.kernel == FG_LOG_SOFTMAX or u.kernel == FG_LOGSUMEXP
     )
+    # Rows in order are those of one item.
     u.in_place = u.order == NULL and u.columns == 1 and u.x_row == u.size
     threads = _threads(cnp.PyArray_SIZE(x))
     pieces = _pieces(items, cnp.PyArray_SIZE(x), threads)

@@ -1,5 +1,5 @@
-/* Blocks of LANES rows: each row as vectors of neighbouring classes, as in a `rows` kernel, but what is one number per row
- * (frame, sum, loss, factor) for all of them at once, a row per lane, as in a `lanes` kernel.
+/* Blocks of up to LANES rows: each row as vectors of neighbouring classes, as in a `rows` kernel, but what is one number
+ * per row (frame, sum, loss, factor) for all of them at once, a row per lane, as in a `lanes` kernel.
  *
  * For rows of a few vectors, where neither the transposes of lanes nor what rows spend on each row pays.
  */

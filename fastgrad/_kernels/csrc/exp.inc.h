@@ -166,7 +166,7 @@ FG_INLINE V2 term2(Term e) { return (V2){e.hi * e.power, e.lo * e.power}; }
  * (double for float, two words for double).  The sum then inherits neither the rounding of its largest
  * term nor one rounding per term. */
 #define SUM_BLOCK 8
-#define SUM_FEW (2 * SUM_BLOCK) /* where one lane holds a whole row: half as often is enough */
+#define SUM_FEW (2 * SUM_BLOCK) /* so many may do without, where no lane gets more */
 #define SUM_START ((T)((int64_t)2 << BIAS))
 
 #if FG_DOUBLE

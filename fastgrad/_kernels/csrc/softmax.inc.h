@@ -217,8 +217,8 @@ FG_INLINE void exp_vectors(const int keep, const int in, const int several, cons
   }
 }
 
-/* Pass 2 over the classes from c on, c a multiple of SUM_BLOCK * LANES unless fewer are left; the lines `ahead` and `place`, which are read
- * and stored next, are prefetched (or d again, for nothing). */
+/* Pass 2 over the classes from c on, c a multiple of SUM_BLOCK * LANES unless fewer are left; the lines `ahead` and
+ * `place`, which are read and stored next, are prefetched (or d again, for nothing). */
 FG_INLINE void exp_from(const int keep, const int in, const Exp *row, ptrdiff_t c, Base base, Sum *sum,
                         const void *ahead, const void *place) {
   const ptrdiff_t n = row->n;
@@ -566,7 +566,7 @@ FG_INLINE void rows_as(const int op, const int half, const fg_run *run, const fg
     int empty = 0;
     const void *const x = listed ? line.x : row_line(half, run, r, all.packed, &empty);
     State s;
-    const Exp row = row_begin(op, half, &all, r, &line, x, early ? max[r % 3] : row_max(half, x, n), empty, &s);
+    const Exp row = row_begin(op, half, &all, r, &line, x, early ? max[r % 3] : row_max(half, x, line.n), empty, &s);
     const T m = row_turn(op, half, &all, &row, before, later, &sum);
     if (later) *max_later = m;
     row_end(op, half, &all, r, &line, x, &row, sum, &s, &pending, mine);
@@ -936,7 +936,8 @@ FG_INLINE void listed_lanes_as(const int op, const fg_run *given, const fg_lines
       const ptrdiff_t from = first + u * LANES, here = left - u * LANES < LANES ? left - u * LANES : LANES;
       T *const mine = tile + u * n * LANES;
       State *const s = &group[u].state;
-      s->rest = lanes_rest(op, s, group_sum(&group[u], n), base);
+      /* Not group_sum: `n` is the longest line's, and the bits of one must not depend on it. */
+      s->rest = lanes_rest(op, s, sum_value(group[u].sum), base);
       if (has_value(op)) lanes_value(op, &run, from, here, s, lanes_nan(op, s, mine, n), base, inv_t);
       if (has_out(op)) {
         const Map map = lanes_map(op, &run, from, here, &group[u], mine, scale, base);
