@@ -763,6 +763,15 @@ def test_ids_that_ascend(dtype, n):
         np.testing.assert_array_equal(offsets, np.searchsorted(kept, np.arange(102)))
 
 
+def test_nothing_ascends():
+    nothing, offsets = np.zeros((1, 0), np.int64), np.zeros(1, np.int64)
+    assert kernels.ascends(nothing, None, offsets)
+    assert offsets.tolist() == [0]
+    offsets = np.zeros(4, np.int64)
+    assert kernels.ascends(np.full((1, 5), 9), 9, offsets)
+    assert offsets.tolist() == [0] * 4
+
+
 @pytest.mark.parametrize(
     "name", ["sum", "mean", "max", "min", "logsumexp", "softmax", "log_softmax"]
 )
