@@ -1,7 +1,8 @@
 /* Blocks of up to LANES rows: each row as vectors of neighbouring classes, as in a `rows` kernel, but what is one number
  * per row (frame, sum, loss, factor) for all of them at once, a row per lane, as in a `lanes` kernel.
  *
- * For rows of a few vectors, where neither the transposes of lanes nor what rows spend on each row pays.
+ * For rows of a few vectors, where neither the transposes of lanes nor what rows spend on each row pays.  Results are
+ * never streamed (rows.pyx).
  */
 #define BLOCK_BYTES ((ptrdiff_t)10 << 10) /* of terms: with x and `out`, of this block and the next, they fill L1 */
 
@@ -160,7 +161,7 @@ FG_INLINE void block_map(const int op, const int half, const Rows *all, const Bl
     if (has_target(op) && FG_UNLIKELY(row_ignored(op, half, run, b->first + l))) continue;
     Out out = {op == LOG_SOFTMAX ? b->x[l] : terms, all->flat ? (void *)line.out : terms, line.n, map};
     out.map.a = vset(each_a.lane[l]), out.map.b = vset(each_b.lane[l]);
-    map_row(kind, op == LOG_SOFTMAX ? half : FG_NATIVE, half, all->flat && run->stream, &out, all->inv_t);
+    map_row(kind, op == LOG_SOFTMAX ? half : FG_NATIVE, half, 0, &out, all->inv_t);
     if (!all->flat)
       for (ptrdiff_t c = 0; c < line.n; c++) *(T *)(line.out + c * run->out_class) = terms[c];
   }
@@ -179,7 +180,6 @@ FG_INLINE void blocks_as(const int op, const int half, const fg_run *run, const 
       lanes_value(op, run, b.first, b.rows, &b.state, block_nan(op, half, &b), all.base, all.inv_t);
     if (has_out(op)) block_map(op, half, &all, &b);
   }
-  if (run->stream) vfence();
 }
 
 #define BLOCKS_KERNEL(name, op)                                                                     \

@@ -217,8 +217,8 @@ FG_INLINE void exp_vectors(const int keep, const int in, const int several, cons
   }
 }
 
-/* Pass 2 over the classes from c on, c a multiple of SUM_BLOCK * LANES unless fewer are left; the lines `ahead` and
- * `place`, which are read and stored next, are prefetched (or d again, for nothing). */
+/* Pass 2 over the classes from c on, c a multiple of SUM_BLOCK * LANES; the lines `ahead` and `place`, which are read
+ * and stored next, are prefetched (or d again, for nothing). */
 FG_INLINE void exp_from(const int keep, const int in, const Exp *row, ptrdiff_t c, Base base, Sum *sum,
                         const void *ahead, const void *place) {
   const ptrdiff_t n = row->n;
@@ -296,44 +296,36 @@ FG_INLINE void map_row(const int kind, const int from_kind, const int to_kind, c
   map_from(kind, from_kind, to_kind, stream, row, c, factor);
 }
 
-/* Pass 2 over a row, pass 3 over one before it (if `maps`), pass 1 over one after it: ABREAST vectors of each, from class
- * c on.  x lies in memory as `half` says, and so does `out`; pass 3 reads lines of `from_kind`. */
-FG_INLINE void three_abreast(const int keep, const int kind, const int from_kind, const int half, const int maps,
-                             const int stream, const Exp *row, const Out *before, ptrdiff_t head, const void *later,
-                             ptrdiff_t c, Base base, V factor, Sum *sum, Max *max) {
-  exp_vectors(keep, half, ABREAST, row, c, base, sum);
-  if (maps) map_vectors(kind, from_kind, half, stream, ABREAST, before, c + head, factor);
-  FG_UNROLL (j, ABREAST, 2) {
-    max->a = vmax(line_load(half, later, c + j * LANES), max->a);
-    max->b = vmax(line_load(half, later, c + j * LANES + LANES), max->b);
-    FG_PREFETCH((const char *)line_at(half, later, c + j * LANES) + AHEAD_BYTES);
-    if (half == FG_NATIVE) FG_PREFETCH((const char *)line_at(half, later, c + j * LANES + LANES) + AHEAD_BYTES);
-  }
-  if (maps && !stream) { /* where a later block will go */
-    FG_UNROLL (j, ABREAST, 1) FG_PREFETCH(line_at(half, before->to, c + head + (SUM_BLOCK + j) * LANES));
-  }
-  FG_BARRIER; /* GCC would load the next vectors here already, and run out of registers */
-}
-
-/* The same over whole rows, so that loads, arithmetic and stores are under way at any time; returns the maximum. */
+/* Pass 2 over a row, pass 3 over one before it (if `maps`), pass 1 over one after it, whose maximum is returned: a few
+ * vectors of each in turn, so that loads, arithmetic and stores are under way at any time.  x lies in memory as `half`
+ * says, and so does `out`; pass 3 reads lines of `from_kind`. */
 FG_INLINE T three_rows(const int keep, const int kind, const int from_kind, const int half, const int maps,
                        const int stream, const Exp *row, const Out *before, const Line *after, Base base, V factor,
                        Sum *sum) {
   const void *const later = after->x;
+  const ptrdiff_t block = SUM_BLOCK * LANES, line = 64 / size_of(half); /* `head` is less than a line */
   const ptrdiff_t head = maps && stream ? map_head(kind, from_kind, half, before, factor) : 0;
   ptrdiff_t common = row->n < after->n ? row->n : after->n, c = 0;
   if (maps && before->n < common) common = before->n;
-  common -= 64 / size_of(half); /* `head` is less than a line */
   Max max = max_start();
-  for (; c + SUM_BLOCK * LANES <= common; c += SUM_BLOCK * LANES) {
-    FG_UNROLL (k, SUM_BLOCK, ABREAST)
-      three_abreast(keep, kind, from_kind, half, maps, stream, row, before, head, later, c + k * LANES, base, factor,
-                    sum, &max);
+  for (; c + block + line <= common; c += block) {
+    FG_UNROLL (k, SUM_BLOCK, ABREAST) {
+      const ptrdiff_t at = c + k * LANES;
+      exp_vectors(keep, half, ABREAST, row, at, base, sum);
+      if (maps) map_vectors(kind, from_kind, half, stream, ABREAST, before, at + head, factor);
+      FG_UNROLL (j, ABREAST, 2) {
+        max.a = vmax(line_load(half, later, at + j * LANES), max.a);
+        max.b = vmax(line_load(half, later, at + j * LANES + LANES), max.b);
+        FG_PREFETCH((const char *)line_at(half, later, at + j * LANES) + AHEAD_BYTES);
+        if (half == FG_NATIVE) FG_PREFETCH((const char *)line_at(half, later, at + j * LANES + LANES) + AHEAD_BYTES);
+      }
+      if (maps && !stream) { /* where the next block will go */
+        FG_UNROLL (j, ABREAST, 1) FG_PREFETCH(line_at(half, before->to, at + head + block + j * LANES));
+      }
+      FG_BARRIER; /* GCC would load the next vectors here already, and run out of registers */
+    }
     sum_flush(sum);
   }
-  if (row->n < c + SUM_BLOCK * LANES)
-    for (; c + ABREAST * LANES <= common; c += ABREAST * LANES)
-      three_abreast(keep, kind, from_kind, half, maps, stream, row, before, head, later, c, base, factor, sum, &max);
   exp_from(keep, half, row, c, base, sum, row->d, row->d);
   if (maps) map_from(kind, from_kind, half, stream, before, c + head, factor);
   return max_from(half, later, c, after->n, max);
