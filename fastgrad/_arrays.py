@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastgrad._kernels import cross_entropy as _kernels
 from fastgrad._kernels import hinge as _signs
-from fastgrad._kernels import segments as _segments
+from fastgrad._kernels import sort as _sort
 
 FloatArray: TypeAlias = NDArray[np.floating[Any]]
 BoolArray: TypeAlias = NDArray[np.bool_]
@@ -929,7 +929,7 @@ def check_range_of_ids(
     ids: IntArray, each: NDArray[np.int64] | None, ignore_index: int | None, name: str
 ) -> int:
     """The largest id, or -1, where no number is given for each item; IndexError as above."""
-    bad, largest = _segments.scan(ids.reshape((1, *ids.shape)[-2:]), ignore_index, each)
+    bad, largest = _sort.scan(ids.reshape((1, *ids.shape)[-2:]), ignore_index, each)
     if bad < 0:
         return largest
     where = tuple(int(i) for i in np.unravel_index(bad, ids.shape))

@@ -12,6 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from fastgrad import _arrays
 from fastgrad._arrays import FloatArray, IntArray
 from fastgrad._kernels import segments as _kernels
+from fastgrad._kernels import series as _softmax
+from fastgrad._kernels import sort as _sort
 from fastgrad._maps import Map
 from fastgrad._threads import get_num_threads
 
@@ -121,10 +123,10 @@ class Segments:
         # int8, int16 ...: reading them again later is cheaper than making the copy.
         narrow = np.empty(given.shape, np.min_scalar_type(-max(self.num_segments, 1)))
         offsets, counts = None, None
-        if not _kernels.sorts_in_steps(self.num_segments, given.size):
+        if not _sort.sorts_in_steps(self.num_segments, given.size):
             offsets = np.zeros(self._items * self.num_segments + 1, np.int64)
             counts = offsets[1:].reshape(self._items, self.num_segments)
-        if not _kernels.pack(given, self._ignored, each, counts, narrow):
+        if not _sort.pack(given, self._ignored, each, counts, narrow):
             _ = self._ids  # raises
             raise RuntimeError("ids must not change while they are read; they did.")
         vars(self)["_ignored"] = None if ignore_index is None else -1
@@ -263,9 +265,9 @@ class Segments:
         if self._ids is None or self._items != 1:
             return self._ids is None
         if "offsets" in vars(self):
-            return _kernels.ascends(self._ids, self._ignored, None)
+            return _sort.ascends(self._ids, self._ignored, None)
         offsets = np.zeros(self.num_segments + 1, np.int64)
-        ascends = _kernels.ascends(self._ids, self._ignored, offsets)
+        ascends = _sort.ascends(self._ids, self._ignored, offsets)
         if ascends:
             vars(self)["offsets"] = _read_only(offsets)
         return ascends
@@ -277,9 +279,7 @@ class Segments:
             assert self._bounds is not None
             return self._bounds
         offsets = np.zeros(self._items * self.num_segments + 1, np.int64)
-        _kernels.count(
-            self._ids, self._ignored, offsets[1:].reshape(self._items, self.num_segments)
-        )
+        _sort.count(self._ids, self._ignored, offsets[1:].reshape(self._items, self.num_segments))
         return _read_only(np.cumsum(offsets, out=offsets))
 
     @functools.cached_property
@@ -295,12 +295,12 @@ class Segments:
             return _read_only(np.arange(self.offsets[-1], dtype=np.int64))
         assert self._ids is not None
         order = np.empty(self._ids.size, np.int64)
-        if _kernels.sorts_in_steps(self.num_segments, self._ids.size):
+        if _sort.sorts_in_steps(self.num_segments, self._ids.size):
             offsets = np.empty(self._items * self.num_segments + 1, np.int64)
-            kept = _kernels.sort(self._ids, self._ignored, offsets, order)
+            kept = _sort.sort(self._ids, self._ignored, offsets, order)
             vars(self).setdefault("offsets", _read_only(offsets))
         else:
-            _kernels.place(self._ids, self._ignored, self.offsets, order)
+            _sort.place(self._ids, self._ignored, self.offsets, order)
             kept = int(self.offsets[-1])
         return _read_only(order if kept == len(order) else order[:kept].copy())
 
@@ -1129,7 +1129,7 @@ def _series(
     """A kernel of softmax over the rows of every segment."""
     plan = rows.plan
     order = None if plan._in_order else plan.order  # made first, they make the offsets too
-    _kernels.series(
+    _softmax.series(
         kernel,
         rows.flat(_arrays.cast(x, rows.computed)),
         None if g is None else rows.flat(_arrays.cast(g, rows.computed)),

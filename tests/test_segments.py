@@ -15,7 +15,7 @@ import fastgrad as fg
 from fastgrad import _reference as ref
 from fastgrad import _segments
 from fastgrad._kernels import isa as _isa
-from fastgrad._kernels import segments as kernels
+from fastgrad._kernels import sort
 
 INF, NAN = np.inf, np.nan
 INTEGERS = ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", ">i4", ">u8"]
@@ -713,11 +713,16 @@ def test_short_segments_where_they_lie_and_in_tiles(isa, dtype, rng, lengths):
     x = rng.normal(0, 3, len(ids)).astype(dtype)
     x[rng.integers(0, len(x), 3)] = np.nan, np.inf, -np.inf
     g = rng.normal(size=len(lengths)).astype(dtype)
+    v = rng.normal(size=2 * len(ids)).astype(dtype)[::2]
     results = []
     for plan, step in ((fg.Segments.from_lengths(lengths), 1), (falling, -1)):
         found = [f(x, plan) for f in (fg.segment_softmax, fg.segment_log_softmax)]
         found += [fg.segment_logsumexp(x, plan)[::step]]
         found += [fg.segment_logsumexp.vjp(x, plan, g[::step])]
+        for w in (v, v.copy()):
+            found += [fg.segment_softmax.vjp(x, plan, w), fg.segment_log_softmax.vjp(x, plan, w)]
+            found += [fg.segment_log_softmax.jvp(x, plan, w)]
+            found += [fg.segment_logsumexp.jvp(x, plan, w)[::step]]
         # A NaN has a sign, which means nothing.
         results.append([np.where(np.isnan(a), NAN, a).astype(dtype).tobytes() for a in found])
     assert results[0] == results[1]
@@ -725,20 +730,27 @@ def test_short_segments_where_they_lie_and_in_tiles(isa, dtype, rng, lengths):
 
 @pytest.mark.parametrize("name", ["softmax", "log_softmax", "logsumexp"])
 @pytest.mark.parametrize("in_order", [True, False])
-def test_neighbours_change_no_bit(isa, dtype, rng, name, in_order):
+@pytest.mark.parametrize("kind", ["", "vjp", "jvp"])
+def test_neighbours_change_no_bit(isa, dtype, rng, name, in_order, kind):
     """Short segments are sorted by length and put side by side; each alone gives the same."""
     lengths = rng.integers(0, 60, 3000)
     ids = np.repeat(np.arange(3000), lengths)
+    f = getattr(function(name), kind) if kind else function(name)
     x = rng.normal(0, 3, len(ids)).astype(dtype)
+    by_segment = name == "logsumexp" and kind == "vjp"
+    v = rng.normal(size=3000 if by_segment else len(ids)).astype(dtype)
     plan = fg.Segments.from_lengths(lengths)
+    step = 1
     if not in_order:
         plan = fg.Segments.from_ids(2999 - ids, 3000)
-    found = function(name)(x, plan)
-    if len(found) == 3000 and not in_order:
-        found = found[::-1]
+        step = -1
+    found = f(x, plan, v[::step] if by_segment else v) if kind else f(x, plan)
+    if len(found) == 3000:
+        found = found[::step]
     for k in (0, 1, 17, 2047, 2048, 2999):
         own = ids == k
-        alone = function(name)(x[own], fg.Segments.from_lengths([own.sum()]))
+        given = [(v[k : k + 1] if by_segment else v[own])] if kind else []
+        alone = f(x[own], fg.Segments.from_lengths([own.sum()]), *given)
         np.testing.assert_array_equal(found[k : k + 1] if len(found) == 3000 else found[own], alone)
 
 
@@ -747,28 +759,28 @@ def test_neighbours_change_no_bit(isa, dtype, rng, name, in_order):
 def test_ids_that_ascend(dtype, n):
     ids = np.sort(np.arange(n) % 100).astype(dtype)
     offsets = np.zeros(102, np.int64)
-    assert kernels.ascends(ids[None], None, None)
-    assert kernels.ascends(ids[None], None, offsets)
+    assert sort.ascends(ids[None], None, None)
+    assert sort.ascends(ids[None], None, offsets)
     np.testing.assert_array_equal(offsets, np.searchsorted(ids, np.arange(102)))
     for i in np.flatnonzero(np.diff(ids)):
         fallen = ids.copy()
         fallen[[i, i + 1]] = ids[[i + 1, i]]
-        assert not kernels.ascends(fallen[None], None, None), i
-        assert not kernels.ascends(fallen[None], None, np.zeros(102, np.int64)), i
+        assert not sort.ascends(fallen[None], None, None), i
+        assert not sort.ascends(fallen[None], None, np.zeros(102, np.int64)), i
     if n > 2:
-        assert not kernels.ascends(ids[None], ids[0], None)  # ignored, but not at the end
+        assert not sort.ascends(ids[None], ids[0], None)  # ignored, but not at the end
         offsets[:] = 0
-        assert kernels.ascends(ids[None], ids[-1], offsets)
+        assert sort.ascends(ids[None], ids[-1], offsets)
         kept = ids[ids != ids[-1]]
         np.testing.assert_array_equal(offsets, np.searchsorted(kept, np.arange(102)))
 
 
 def test_nothing_ascends():
     nothing, offsets = np.zeros((1, 0), np.int64), np.zeros(1, np.int64)
-    assert kernels.ascends(nothing, None, offsets)
+    assert sort.ascends(nothing, None, offsets)
     assert offsets.tolist() == [0]
     offsets = np.zeros(4, np.int64)
-    assert kernels.ascends(np.full((1, 5), 9), 9, offsets)
+    assert sort.ascends(np.full((1, 5), 9), 9, offsets)
     assert offsets.tolist() == [0] * 4
 
 

@@ -112,6 +112,7 @@ cdef extern from "fastgrad.h" nogil:
         const char *ahead
         const char *place
         const char **x
+        const char **g
         char **out
         const Py_ssize_t *size
     ctypedef struct fg_rows:
@@ -165,14 +166,7 @@ cdef extern from "fastgrad.h" nogil:
             const fg_segments *, int least, Py_ssize_t begin, Py_ssize_t end, int packed, int start,
             void *best, int64_t *place
         ) noexcept nogil
-        void (*lines_take)(
-            const char **from_, const Py_ssize_t *n, Py_ssize_t lines, Py_ssize_t pitch,
-            double fill, void *to
-        ) noexcept nogil
-        void (*lines_put)(
-            const void *tile, const Py_ssize_t *n, Py_ssize_t lines, Py_ssize_t pitch, char **to
-        ) noexcept nogil
-        void (*listed[3][3])(const fg_run *, const fg_lines *) noexcept nogil
+        void (*listed[FG_KERNELS][3])(const fg_run *, const fg_lines *) noexcept nogil
         Py_ssize_t (*segment_scratch)(Py_ssize_t, Py_ssize_t) noexcept nogil
         fg_segment_kernel centroid_hinge, centroid_hinge_hvp, class_moments
         fg_segment_kernel leave_one_out, leave_one_out_pull

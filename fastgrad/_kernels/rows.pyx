@@ -76,7 +76,7 @@ cdef int _threads = fg_max_threads()
 cdef bint _forked = False
 
 
-cdef int _allowed() noexcept:
+cdef int allowed_threads() noexcept:
     return 1 if _forked else min(_threads, fg_max_threads())
 
 
@@ -91,7 +91,7 @@ def get_setting():
 
 def get_threads():
     """Threads that a large call would use now."""
-    return _allowed()
+    return allowed_threads()
 
 
 def forbid_threads():
@@ -808,7 +808,7 @@ cdef int plan_run(Plan *plan, int kernel) except -1:
         plan.copy[X].kind = plan.copy[OUT].kind = FG_NATIVE  # there is nothing to copy
         plan.half = plan.copy[VALUE].kind != FG_NATIVE
     if elements >= 2 * ELEMENTS_PER_THREAD:
-        threads = <int>min(_allowed(), min(plan.rows, elements // ELEMENTS_PER_THREAD))
+        threads = <int>min(allowed_threads(), min(plan.rows, elements // ELEMENTS_PER_THREAD))
     if weighs or (plan.data[TARGET] != NULL and not _target_in_place(plan)):
         target_bytes = (buffered * 8 + 63) & ~<Py_ssize_t>63
     if weighs:

@@ -126,11 +126,13 @@ typedef struct {
   int mean;        /* divide */
 } fg_segments;
 
-/* Lines of contiguous elements at any addresses, as rows of softmax, log_softmax or logsumexp (softmax.inc.h). */
+/* Lines of contiguous elements at any addresses, as rows of softmax, log_softmax, logsumexp (softmax.inc.h) or their
+ * derivatives (pull.inc.h). */
 typedef struct {
   ptrdiff_t lines;
   const char *const *x;
-  char *const *out;      /* not for logsumexp */
+  const char *const *g;  /* for derivatives */
+  char *const *out;      /* not where there is a value */
   const ptrdiff_t *size; /* elements of each, > 0; in lanes, lines of like sizes side by side are fastest */
   const char *ahead;     /* what will be read after these lines, and stored: prefetched by lanes, as much as they are */
   const char *place;
@@ -191,13 +193,8 @@ typedef struct {
   void (*segment_spread)(const fg_segments *run);
   void (*segment_extreme)(const fg_segments *run, int least, ptrdiff_t begin, ptrdiff_t end, int packed, int start,
                           void *best, int64_t *place);
-  /* Lines of n[k] elements into a tile, `pitch` elements apart and filled up, and back; the tile has room for one
-   * vector more. */
-  void (*lines_take)(const char *const *from, const ptrdiff_t *n, ptrdiff_t lines, ptrdiff_t pitch, double fill,
-                     void *to);
-  void (*lines_put)(const void *tile, const ptrdiff_t *n, ptrdiff_t lines, ptrdiff_t pitch, char *const *to);
   /* What else the run holds is as for `kernel`; its classes are those of the longest line, and so is scratch. */
-  void (*listed[FG_LOGSUMEXP + 1][FG_STYLES])(const fg_run *run, const fg_lines *lines);
+  void (*listed[FG_KERNELS][FG_STYLES])(const fg_run *run, const fg_lines *lines);
   ptrdiff_t (*segment_scratch)(ptrdiff_t count, ptrdiff_t features);
   fg_segment_kernel centroid_hinge, centroid_hinge_hvp, class_moments, leave_one_out, leave_one_out_pull;
   void (*row_squares)(const void *x, ptrdiff_t rows, ptrdiff_t features, void *out);

@@ -78,6 +78,8 @@ FG_KERNEL ptrdiff_t FG_NAME(count_unfit)(const void *x_, ptrdiff_t n, double hig
 #define BOTH(kernel) {FG_NAME(kernel##_rows), FG_NAME(kernel##_lanes)}
 #define STYLES(kernel) {FG_NAME(kernel##_rows), FG_NAME(kernel##_lanes), FG_NAME(kernel##_blocks)}
 #define LISTED(kernel) {FG_NAME(kernel##_listed_rows), FG_NAME(kernel##_listed_lanes), FG_NAME(kernel##_listed_blocks)}
+#define LISTED_PULL(kernel) \
+  {FG_NAME(kernel##_listed_rows), FG_NAME(kernel##_listed_lanes), FG_NAME(kernel##_listed_rows)}
 #define EITHER(kernel) {FG_NAME(kernel), FG_NAME(kernel)}
 #define HALF(kernel, half) {FG_NAME(kernel##_rows_##half), FG_NAME(kernel##_lanes), FG_NAME(kernel##_blocks_##half)}
 #define HALVES(half)                                         \
@@ -146,9 +148,13 @@ const fg_precision FG_JOIN2(fg, FG_SUFFIX) = {
     .segment_gather = FG_NAME(segment_gather),
     .segment_spread = FG_NAME(segment_spread),
     .segment_extreme = FG_NAME(segment_extreme),
-    .lines_take = FG_NAME(lines_take),
-    .lines_put = FG_NAME(lines_put),
-    .listed = {LISTED(softmax), LISTED(log_softmax), LISTED(logsumexp)},
+    .listed = {[FG_SOFTMAX] = LISTED(softmax),
+               [FG_LOG_SOFTMAX] = LISTED(log_softmax),
+               [FG_LOGSUMEXP] = LISTED(logsumexp),
+               [FG_PULL_SOFTMAX] = LISTED_PULL(pull_softmax),
+               [FG_PULL_LOG_SOFTMAX] = LISTED_PULL(pull_log_softmax),
+               [FG_PUSH_LOG_SOFTMAX] = LISTED_PULL(push_log_softmax),
+               [FG_PUSH_LOGSUMEXP] = LISTED_PULL(push_logsumexp)},
     .segment_scratch = FG_NAME(segment_scratch),
     .centroid_hinge = FG_NAME(centroid_hinge),
     .centroid_hinge_hvp = FG_NAME(centroid_hinge_hvp),

@@ -31,14 +31,17 @@ FG_INLINE const T *line_of(const char *p, ptrdiff_t cls, const char *w, ptrdiff_
   return packed;
 }
 
-FG_INLINE void pull_rows(const int op, const fg_run *run) {
-  const ptrdiff_t n = run->classes, whole = n - n % LANES;
+FG_INLINE void pull_rows(const int op, const fg_run *run, const fg_lines *listed) {
   const V zero = vset(0), alpha = vset((T)run->scale);
-  T *const packed_p = (T *)run->scratch, *const packed_g = packed_p + padded(n), *const line = packed_g + padded(n);
-  for (ptrdiff_t r = 0; r < run->rows; r++) {
+  const ptrdiff_t rows = listed ? listed->lines : run->rows, room = padded(run->classes);
+  T *const packed_p = (T *)run->scratch, *const packed_g = packed_p + room, *const line = packed_g + room;
+  for (ptrdiff_t r = 0; r < rows; r++) {
+    const ptrdiff_t n = listed ? listed->size[r] : run->classes, whole = n - n % LANES;
     const char *const w = run->where ? run->where + r * run->where_row : NULL;
-    const T *const p = line_of(run->x + r * run->x_row, run->x_class, w, run->where_class, n, packed_p);
-    const T *const g = line_of(run->g + r * run->g_row, run->g_class, w, run->where_class, n, packed_g);
+    const T *const p = listed ? (const T *)listed->x[r]
+                              : line_of(run->x + r * run->x_row, run->x_class, w, run->where_class, n, packed_p);
+    const T *const g = listed ? (const T *)listed->g[r]
+                              : line_of(run->g + r * run->g_row, run->g_class, w, run->where_class, n, packed_g);
     V2 s = {zero, zero};
     for (ptrdiff_t c = 0; c < whole; c += LANES) s = dot_add(op, s, vload(p + c), vload(g + c));
     if (whole < n) s = dot_add(op, s, vload_n(p + whole, n - whole, zero), vload_n(g + whole, n - whole, zero));
@@ -47,8 +50,8 @@ FG_INLINE void pull_rows(const int op, const fg_run *run) {
       *(T *)(run->value + r * run->value_row) = (T)((s.h[0] + s.l[0]) * (T)run->scale);
       continue;
     }
-    char *const out = run->out + r * run->out_row;
-    const int flat = run->out_class == (ptrdiff_t)sizeof(T) && !w;
+    char *const out = listed ? listed->out[r] : run->out + r * run->out_row;
+    const int flat = listed || (run->out_class == (ptrdiff_t)sizeof(T) && !w);
     T *const to = flat ? (T *)out : line;
     for (ptrdiff_t c = 0; c < whole; c += LANES) vstore(to + c, pull_apply(op, vload(p + c), vload(g + c), s, alpha));
     if (whole < n)
@@ -58,6 +61,23 @@ FG_INLINE void pull_rows(const int op, const fg_run *run) {
     if (!flat)
       for (ptrdiff_t c = 0; c < n; c++) *(T *)(out + c * run->out_class) = w && !w[c * run->where_class] ? 0 : line[c];
   }
+}
+
+/* A group of rows, from its tiles of p and g to its value, or to the result in g. */
+FG_INLINE void pull_group(const int op, ptrdiff_t n, const T *p, T *g, V alpha, V *value) {
+  V2 s = {vset(0), vset(0)};
+  for (ptrdiff_t c = 0; c < n; c++) s = dot_add(op, s, vload(p + c * LANES), vload(g + c * LANES));
+  s = two_sum(s.h, s.l);
+  *value = (s.h + s.l) * alpha;
+  if (op == PUSH_LOGSUMEXP) return;
+  for (ptrdiff_t c = 0; c < n; c++)
+    vstore(g + c * LANES, pull_apply(op, vload(p + c * LANES), vload(g + c * LANES), s, alpha));
+}
+
+FG_INLINE void put_values(const fg_run *run, ptrdiff_t first, ptrdiff_t rows, V value) {
+  T lane[LANES];
+  vstore(lane, value);
+  for (ptrdiff_t l = 0; l < rows; l++) *(T *)(run->value + (first + l) * run->value_row) = lane[l];
 }
 
 FG_INLINE void pull_lanes(const int op, const fg_run *run) {
@@ -72,27 +92,43 @@ FG_INLINE void pull_lanes(const int op, const fg_run *run) {
     pack_ahead(run->x + first * run->x_row, run->x_row, run->x_class, rows, n, p);
     pack_ahead(run->g + first * run->g_row, run->g_row, run->g_class, rows, n, g);
     if (w) FG_NAME(mask_tile)(w, run->where_row, run->where_class, rows, n, 0, g, empty);
-    V2 s = {vset(0), vset(0)};
-    for (ptrdiff_t c = 0; c < n; c++) s = dot_add(op, s, vload(p + c * LANES), vload(g + c * LANES));
-    s = two_sum(s.h, s.l);
+    V value;
+    pull_group(op, n, p, g, alpha, &value);
     if (op == PUSH_LOGSUMEXP) {
-      T value[LANES];
-      vstore(value, (s.h + s.l) * alpha);
-      for (ptrdiff_t l = 0; l < rows; l++) *(T *)(run->value + (first + l) * run->value_row) = value[l];
+      put_values(run, first, rows, value);
       continue;
     }
-    for (ptrdiff_t c = 0; c < n; c++)
-      vstore(g + c * LANES, pull_apply(op, vload(p + c * LANES), vload(g + c * LANES), s, alpha));
     if (w) FG_NAME(mask_tile)(w, run->where_row, run->where_class, rows, n, 0, g, empty);
     unpack_as(MAP_NONE, g, &none, 0, run->out + first * run->out_row, run->out_row, run->out_class, rows, n, 0);
   }
 }
 
-FG_KERNEL void FG_NAME(pull_softmax_rows)(const fg_run *run) { pull_rows(PULL_SOFTMAX, run); }
-FG_KERNEL void FG_NAME(pull_softmax_lanes)(const fg_run *run) { pull_lanes(PULL_SOFTMAX, run); }
-FG_KERNEL void FG_NAME(pull_log_softmax_rows)(const fg_run *run) { pull_rows(PULL_LOG_SOFTMAX, run); }
-FG_KERNEL void FG_NAME(pull_log_softmax_lanes)(const fg_run *run) { pull_lanes(PULL_LOG_SOFTMAX, run); }
-FG_KERNEL void FG_NAME(push_log_softmax_rows)(const fg_run *run) { pull_rows(PUSH_LOG_SOFTMAX, run); }
-FG_KERNEL void FG_NAME(push_log_softmax_lanes)(const fg_run *run) { pull_lanes(PUSH_LOG_SOFTMAX, run); }
-FG_KERNEL void FG_NAME(push_logsumexp_rows)(const fg_run *run) { pull_rows(PUSH_LOGSUMEXP, run); }
-FG_KERNEL void FG_NAME(push_logsumexp_lanes)(const fg_run *run) { pull_lanes(PUSH_LOGSUMEXP, run); }
+FG_INLINE void pull_listed_lanes(const int op, const fg_run *run, const fg_lines *all) {
+  const Map none = {vset(0), vset(0), viset(0), vset(0)};
+  for (ptrdiff_t first = 0; first < all->lines; first += LANES) {
+    const ptrdiff_t rows = all->lines - first < LANES ? all->lines - first : LANES;
+    Lot lot;
+    lot_of(1, op != PUSH_LOGSUMEXP, all, first, 1, &lot);
+    T *const p = (T *)run->scratch, *const g = p + lot.longest * LANES;
+    lot_load(&lot, lot.lines.x, 0, 0, p);
+    lot_load(&lot, lot.lines.g, 0, 0, g);
+    V value;
+    pull_group(op, lot.longest, p, g, vset((T)run->scale), &value);
+    if (op == PUSH_LOGSUMEXP)
+      put_values(run, first, rows, value);
+    else
+      lot_store(MAP_NONE, &lot, 0, rows, g, &none, vset(0));
+  }
+}
+
+#define PULL_KERNEL(name, op)                                                                                         \
+  FG_KERNEL void FG_NAME(name##_rows)(const fg_run *run) { pull_rows(op, run, NULL); }                                \
+  FG_KERNEL void FG_NAME(name##_lanes)(const fg_run *run) { pull_lanes(op, run); }                                    \
+  FG_KERNEL void FG_NAME(name##_listed_rows)(const fg_run *run, const fg_lines *lines) { pull_rows(op, run, lines); } \
+  FG_KERNEL void FG_NAME(name##_listed_lanes)(const fg_run *run, const fg_lines *lines) {                             \
+    pull_listed_lanes(op, run, lines);                                                                                \
+  }
+PULL_KERNEL(pull_softmax, PULL_SOFTMAX)
+PULL_KERNEL(pull_log_softmax, PULL_LOG_SOFTMAX)
+PULL_KERNEL(push_log_softmax, PUSH_LOG_SOFTMAX)
+PULL_KERNEL(push_logsumexp, PUSH_LOGSUMEXP)

@@ -428,35 +428,6 @@ FG_KERNEL void FG_NAME(segment_spread)(const fg_segments *run) {
   }
 }
 
-/* ---- lines ---------------------------------------------------------------------------------------- */
-
-/* Lines of n[k] elements side by side into a tile, `pitch` elements apart and filled up to there.  The last may be
- * followed by what is left of a vector. */
-FG_KERNEL void FG_NAME(lines_take)(const char *const *from, const ptrdiff_t *n, ptrdiff_t lines, ptrdiff_t pitch,
-                                   double fill_, void *to_) {
-  const V fill = vset((T)fill_);
-  T *to = (T *)to_;
-  for (ptrdiff_t k = 0; k < lines; k++, to += pitch) {
-    const T *const line = (const T *)from[k];
-    ptrdiff_t i = 0;
-    for (; i + LANES <= n[k]; i += LANES) vstore(to + i, vload(line + i));
-    if (i < n[k]) vstore(to + i, vload_n(line + i, n[k] - i, fill)), i += LANES;
-    for (; i < pitch; i += LANES) vstore(to + i, fill);
-  }
-}
-
-/* And back. */
-FG_KERNEL void FG_NAME(lines_put)(const void *tile, const ptrdiff_t *n, ptrdiff_t lines, ptrdiff_t pitch,
-                                  char *const *to) {
-  const T *line = (const T *)tile;
-  for (ptrdiff_t k = 0; k < lines; k++, line += pitch) {
-    T *const out = (T *)to[k];
-    ptrdiff_t i = 0;
-    for (; i + LANES <= n[k]; i += LANES) vstore(out + i, vload(line + i));
-    if (i < n[k]) vstore_n(out + i, vload_n(line + i, n[k] - i, vset(0)), n[k] - i);
-  }
-}
-
 /* ---- extremes ------------------------------------------------------------------------------------- */
 
 /* The largest (or smallest) of the run's rows and where it is first, into `best` and `place` (or NULL), which go on

@@ -837,47 +837,6 @@ SOFTMAX_KERNEL(cross_entropy_grad, XENT_GRAD)
 
 /* ---- the same for rows at any addresses, of any lengths ------------------------------------------------ */
 
-/* What is behind the end of a line is -inf: a term of 0, which changes no bit. */
-FG_INLINE void lines_load(const T *const *x, const ptrdiff_t *size, ptrdiff_t least, ptrdiff_t most, ptrdiff_t n,
-                          T *tile) {
-  const ptrdiff_t whole = least & ~(ptrdiff_t)3;
-  V v[4];
-  for (ptrdiff_t c = 0; c < whole; c += 4) {
-    vgather4(starts_listed(x), c, v);
-    for (int k = 0; k < 4; k++) vstore(tile + (c + k) * LANES, v[k]);
-  }
-  const int even = least == most && whole;
-  for (ptrdiff_t c = even ? least : whole; c < n; c++) vstore(tile + c * LANES, vset((T)-__builtin_inf()));
-  if (even && whole < least) { /* overlapping the block before */
-    vgather4(starts_listed(x), least - 4, v);
-    for (int k = 0; k < 4; k++) vstore(tile + (least - 4 + k) * LANES, v[k]);
-  } else if (!even) {
-    for (int l = 0; l < LANES; l++)
-      for (ptrdiff_t c = whole; c < size[l]; c++) tile[c * LANES + l] = x[l][c];
-  }
-}
-
-FG_INLINE void lines_store(const int kind, const T *tile, const Map *m, V factor, ptrdiff_t lines,
-                           const ptrdiff_t *size, ptrdiff_t least, ptrdiff_t most, T *const *out) {
-  const ptrdiff_t whole = lines < LANES ? 0 : least & ~(ptrdiff_t)3;
-  V v[4];
-  for (ptrdiff_t c = 0; c < whole; c += 4) {
-    for (int k = 0; k < 4; k++) v[k] = map_class(kind, tile, c + k, m, factor);
-    vscatter4(starts_listed(out), c, v);
-  }
-  if (least == most && whole) {
-    for (int k = 0; k < 4; k++) v[k] = map_class(kind, tile, least - 4 + k, m, factor);
-    if (whole < least) vscatter4(starts_listed(out), least - 4, v);
-    return;
-  }
-  for (ptrdiff_t c = whole; c < most; c++) {
-    T lane[LANES];
-    vstore(lane, map_class(kind, tile, c, m, factor));
-    for (ptrdiff_t l = 0; l < lines; l++)
-      if (c < size[l]) out[l][c] = lane[l];
-  }
-}
-
 FG_INLINE void listed_lanes_as(const int op, const fg_run *given, const fg_lines *all) {
   const int kind = op == LOG_SOFTMAX ? MAP_LOG : MAP_SCALE2;
   const int side = op == SOFTMAX ? SIDE : 2;
@@ -890,32 +849,11 @@ FG_INLINE void listed_lanes_as(const int op, const fg_run *given, const fg_lines
   for (ptrdiff_t first = 0, several; first < all->lines; first += several * LANES) {
     const ptrdiff_t left = all->lines - first;
     several = left > (side - 1) * LANES ? side : 1;
-    fg_lines these = {several * LANES, all->x + first, all->out + first, all->size + first, NULL, NULL};
-    const char *x[4 * LANES];
-    char *out[4 * LANES];
-    ptrdiff_t size[4 * LANES], least[4], most[4], n = 0;
-    if (left < these.lines) { /* lanes without a line repeat the last */
-      for (ptrdiff_t k = 0; k < these.lines; k++) {
-        const ptrdiff_t at = k < left ? k : left - 1;
-        x[k] = these.x[at], size[k] = these.size[at];
-        if (has_out(op)) out[k] = these.out[at];
-      }
-      these = (fg_lines){these.lines, x, out, size, NULL, NULL};
-    }
-    for (int u = 0; u < several; u++) {
-      const ptrdiff_t *const of = these.size + u * LANES;
-      ptrdiff_t low = of[0], high = of[0];
-      for (int l = 1; l < LANES; l++) {
-        low = low < of[l] ? low : of[l];
-        high = high > of[l] ? high : of[l];
-      }
-      least[u] = low, most[u] = high;
-      n = n > high ? n : high;
-    }
-    run.classes = n;
-    for (int u = 0; u < several; u++)
-      lines_load((const T *const *)these.x + u * LANES, these.size + u * LANES, least[u], most[u], n,
-                 tile + u * n * LANES);
+    Lot lot;
+    lot_of(0, has_out(op), all, first, several, &lot);
+    const ptrdiff_t n = run.classes = lot.longest;
+    for (int u = 0; u < several; u++) /* a term of 0, which changes no bit */
+      lot_load(&lot, lot.lines.x, u, (T)-__builtin_inf(), tile + u * n * LANES);
     Group group[ABREAST_MAX];
     const Lines ahead = {all->ahead + done, several * (ptrdiff_t)sizeof(V)};
     const Lines place = {has_out(op) ? all->place + done : ahead.first, ahead.step};
@@ -933,8 +871,7 @@ FG_INLINE void listed_lanes_as(const int op, const fg_run *given, const fg_lines
       if (has_value(op)) lanes_value(op, &run, from, here, s, lanes_nan(op, s, mine, n), base, inv_t);
       if (has_out(op)) {
         const Map map = lanes_map(op, &run, from, here, &group[u], mine, scale, base);
-        lines_store(kind, mine, &map, inv_t, here, these.size + u * LANES, least[u], most[u],
-                    (T *const *)these.out + u * LANES);
+        lot_store(kind, &lot, u, here, mine, &map, inv_t);
       }
     }
   }

@@ -155,3 +155,87 @@ FG_INLINE void unpack_as(const int kind, const T *tile, const Map *map, T factor
     unpack_scalar(kind, tile, map, factor, p, row, cls, 0, rows, classes);
   }
 }
+
+/* ---- lists of lines -------------------------------------------------------------------------------- */
+
+/* Groups of LANES lines side by side: lanes without a line repeat the last. */
+typedef struct {
+  fg_lines lines;
+  ptrdiff_t least[ABREAST_MAX], most[ABREAST_MAX], longest; /* elements of a line of each group, of all */
+  const char *x[ABREAST_MAX * LANES], *g[ABREAST_MAX * LANES];
+  char *out[ABREAST_MAX * LANES];
+  ptrdiff_t size[ABREAST_MAX * LANES];
+} Lot;
+
+FG_INLINE void lot_of(const int has_g, const int has_out, const fg_lines *all, ptrdiff_t first, int several, Lot *lot) {
+  const ptrdiff_t left = all->lines - first;
+  fg_lines *const these = &lot->lines;
+  *these = (fg_lines){several * LANES, all->x + first, all->g + first, all->out + first, all->size + first, NULL, NULL};
+  if (left < these->lines) {
+    for (ptrdiff_t k = 0; k < these->lines; k++) {
+      const ptrdiff_t at = k < left ? k : left - 1;
+      lot->x[k] = these->x[at], lot->size[k] = these->size[at];
+      if (has_g) lot->g[k] = these->g[at];
+      if (has_out) lot->out[k] = these->out[at];
+    }
+    these->x = lot->x, these->g = lot->g, these->out = lot->out, these->size = lot->size;
+  }
+  lot->longest = 0;
+  for (int u = 0; u < several; u++) {
+    const ptrdiff_t *const of = these->size + u * LANES;
+    ptrdiff_t low = of[0], high = of[0];
+    for (int l = 1; l < LANES; l++) {
+      low = low < of[l] ? low : of[l];
+      high = high > of[l] ? high : of[l];
+    }
+    lot->least[u] = low, lot->most[u] = high;
+    lot->longest = lot->longest > high ? lot->longest : high;
+  }
+}
+
+/* Group u of x or g into a tile of lot->longest classes; what is behind the end of a line becomes `fill`. */
+FG_INLINE void lot_load(const Lot *lot, const char *const *lines, int u, T fill, T *tile) {
+  const T *const *const x = (const T *const *)lines + u * LANES;
+  const ptrdiff_t *const size = lot->lines.size + u * LANES;
+  const ptrdiff_t least = lot->least[u], most = lot->most[u], n = lot->longest;
+  const ptrdiff_t whole = least & ~(ptrdiff_t)3;
+  V v[4];
+  for (ptrdiff_t c = 0; c < whole; c += 4) {
+    vgather4(starts_listed(x), c, v);
+    for (int k = 0; k < 4; k++) vstore(tile + (c + k) * LANES, v[k]);
+  }
+  const int even = least == most && whole;
+  for (ptrdiff_t c = even ? least : whole; c < n; c++) vstore(tile + c * LANES, vset(fill));
+  if (even && whole < least) { /* overlapping the block before */
+    vgather4(starts_listed(x), least - 4, v);
+    for (int k = 0; k < 4; k++) vstore(tile + (least - 4 + k) * LANES, v[k]);
+  } else if (!even) {
+    for (int l = 0; l < LANES; l++)
+      for (ptrdiff_t c = whole; c < size[l]; c++) tile[c * LANES + l] = x[l][c];
+  }
+}
+
+/* And from one to the first `lines` of the group. */
+FG_INLINE void lot_store(const int kind, const Lot *lot, int u, ptrdiff_t lines, const T *tile, const Map *m,
+                         V factor) {
+  T *const *const out = (T *const *)lot->lines.out + u * LANES;
+  const ptrdiff_t *const size = lot->lines.size + u * LANES;
+  const ptrdiff_t least = lot->least[u], most = lot->most[u];
+  const ptrdiff_t whole = lines < LANES ? 0 : least & ~(ptrdiff_t)3;
+  V v[4];
+  for (ptrdiff_t c = 0; c < whole; c += 4) {
+    for (int k = 0; k < 4; k++) v[k] = map_class(kind, tile, c + k, m, factor);
+    vscatter4(starts_listed(out), c, v);
+  }
+  if (least == most && whole) {
+    for (int k = 0; k < 4; k++) v[k] = map_class(kind, tile, least - 4 + k, m, factor);
+    if (whole < least) vscatter4(starts_listed(out), least - 4, v);
+    return;
+  }
+  for (ptrdiff_t c = whole; c < most; c++) {
+    T lane[LANES];
+    vstore(lane, map_class(kind, tile, c, m, factor));
+    for (ptrdiff_t l = 0; l < lines; l++)
+      if (c < size[l]) out[l][c] = lane[l];
+  }
+}

@@ -1,0 +1,23 @@
+from typing import Any
+
+from numpy.typing import NDArray
+
+def scan(
+    ids: NDArray[Any], ignore_index: int | None, classes: NDArray[Any] | None
+) -> tuple[int, int]: ...
+def pack(
+    ids: NDArray[Any],
+    ignore_index: int | None,
+    classes: NDArray[Any] | None,
+    counts: NDArray[Any] | None,
+    out: NDArray[Any],
+) -> bool: ...
+def count(ids: NDArray[Any], ignore_index: int | None, counts: NDArray[Any]) -> None: ...
+def ascends(ids: NDArray[Any], ignore_index: int | None, offsets: NDArray[Any] | None) -> bool: ...
+def sorts_in_steps(segments: int, rows: int) -> bool: ...
+def sort(
+    ids: NDArray[Any], ignore_index: int | None, offsets: NDArray[Any], order: NDArray[Any]
+) -> int: ...
+def place(
+    ids: NDArray[Any], ignore_index: int | None, offsets: NDArray[Any], order: NDArray[Any]
+) -> None: ...
