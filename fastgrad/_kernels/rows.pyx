@@ -113,6 +113,8 @@ cdef void _begin(Plan *plan, cnp.ndarray x, int axis) noexcept:
     for i in range(OPERANDS):
         plan.data[i] = NULL
         plan.copy[i].kind = FG_NATIVE
+    for i in range(FULL):
+        plan.class_step[i] = 0
     plan.dims = 0
     plan.rows = 1
     plan.sum_values = False

@@ -168,7 +168,7 @@ FG_INLINE void block_map(const int op, const int half, const Rows *all, const Bl
 }
 
 FG_INLINE void blocks_as(const int op, const int half, const fg_run *run, const fg_lines *listed) {
-  const Rows all = rows_of(half, run, listed);
+  const Rows all = rows_of(op, half, run, listed);
   const ptrdiff_t rows = listed ? listed->lines : run->rows, most = block_rows(run->classes);
   Block b;
   for (int l = 0; l < most; l++) b.terms[l] = (T *)run->scratch + l * padded(run->classes);

@@ -403,10 +403,10 @@ typedef struct {
   V inv_t;
   T *lines, *packed; /* two lines of terms, one of x */
   ptrdiff_t room;    /* of each */
-  int direct, flat;  /* is a row of x, is a row of `out` a line in memory */
+  int direct, flat;  /* is a row of x, is a row of `out` (if there is one) a line in memory */
 } Rows;
 
-FG_INLINE Rows rows_of(const int half, const fg_run *run, const fg_lines *listed) {
+FG_INLINE Rows rows_of(const int op, const int half, const fg_run *run, const fg_lines *listed) {
   const ptrdiff_t room = padded(run->classes) + 64 / (ptrdiff_t)sizeof(T);
   T *const lines = (T *)run->scratch;
   return (Rows){run,
@@ -418,7 +418,7 @@ FG_INLINE Rows rows_of(const int half, const fg_run *run, const fg_lines *listed
                 lines + 2 * room,
                 room,
                 listed || half != FG_NATIVE || (run->x_class == (ptrdiff_t)sizeof(T) && !run->where),
-                listed || half != FG_NATIVE || run->out_class == (ptrdiff_t)sizeof(T)};
+                listed || half != FG_NATIVE || !has_out(op) || run->out_class == (ptrdiff_t)sizeof(T)};
 }
 
 FG_INLINE Line place_of(const int op, const Rows *all, ptrdiff_t r) {
@@ -524,7 +524,7 @@ FG_INLINE int row_ignored(const int op, const int half, const fg_run *run, ptrdi
  * are `listed`, run->classes is the longest. */
 FG_INLINE void rows_as(const int op, const int half, const fg_run *run, const fg_lines *listed) {
   const ptrdiff_t n = run->classes, rows = listed ? listed->lines : run->rows;
-  const Rows all = rows_of(half, run, listed);
+  const Rows all = rows_of(op, half, run, listed);
   /* Rows known beforehand by their maximum: two, so that none waits for it; of long rows one, for the cache's sake. */
   const int is_short = all.flat && n * (ptrdiff_t)sizeof(T) <= EARLY_BYTES;
   const ptrdiff_t early = !all.direct ? 0 : is_short ? 2 : 1;
