@@ -159,7 +159,7 @@ FG_INLINE void block_map(const int op, const int half, const Rows *all, const Bl
     T *const terms = b->terms[l];
     const Line line = b->line[l];
     if (has_target(op) && FG_UNLIKELY(row_ignored(op, half, run, b->first + l))) continue;
-    Out out = {op == LOG_SOFTMAX ? b->x[l] : terms, all->flat ? (void *)line.out : terms, line.n, map};
+    Out out = {op == LOG_SOFTMAX ? b->x[l] : terms, all->flat ? (void *)line.out : terms, line.n, map, NULL};
     out.map.a = vset(each_a.lane[l]), out.map.b = vset(each_b.lane[l]);
     map_row(kind, op == LOG_SOFTMAX ? half : FG_NATIVE, half, 0, &out, all->inv_t);
     if (!all->flat)
@@ -168,7 +168,7 @@ FG_INLINE void block_map(const int op, const int half, const Rows *all, const Bl
 }
 
 FG_INLINE void blocks_as(const int op, const int half, const fg_run *run, const fg_lines *listed) {
-  const Rows all = rows_of(op, half, run, listed);
+  const Rows all = rows_of(op, half, run, listed, NULL);
   const ptrdiff_t rows = listed ? listed->lines : run->rows, most = block_rows(run->classes);
   Block b;
   for (int l = 0; l < most; l++) b.terms[l] = (T *)run->scratch + l * padded(run->classes);

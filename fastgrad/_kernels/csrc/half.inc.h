@@ -99,6 +99,45 @@ FG_INLINE ptrdiff_t line_head(const int kind, const void *line, ptrdiff_t n) {
   return gap < n ? gap : n;
 }
 
+/* The end of a streamed row in a 64-byte line that the next row goes on in: it waits until that one fills the line.
+ * Stored by itself it would have the line read, changed and written back, which takes as long as streaming many. */
+typedef struct {
+  char line[64] __attribute__((aligned(64)));
+  char *place;     /* of the line in memory */
+  ptrdiff_t bytes; /* that wait, from the line's start on; 0: none do */
+} Edge;
+
+FG_INLINE void edge_flush(Edge *edge) {
+  if (edge->bytes) memcpy(edge->place, edge->line, (size_t)edge->bytes);
+  edge->bytes = 0;
+}
+
+/* Where to put the head of a row whose place is `to`: into the line that waits if it goes on there. */
+FG_INLINE void *edge_head(Edge *edge, void *to) {
+  if (edge->bytes && edge->place + edge->bytes == (char *)to) return edge->line + edge->bytes;
+  edge_flush(edge);
+  return to;
+}
+
+FG_INLINE void edge_stream(Edge *edge) {
+  for (ptrdiff_t k = 0; k < 64; k += (ptrdiff_t)sizeof(V))
+    vstream((T *)(edge->place + k), vload((T *)(edge->line + k)));
+  edge->bytes = 0;
+}
+
+/* A row of n elements of T, from another place. */
+FG_INLINE void row_stream(Edge *edge, T *to, const T *from, ptrdiff_t n) {
+  const ptrdiff_t line = 64 / (ptrdiff_t)sizeof(T), head = line_head(FG_NATIVE, to, n);
+  const ptrdiff_t end = head + (n - head) / line * line;
+  T *const first = (T *)edge_head(edge, to);
+  memcpy(first, from, (size_t)head * sizeof(T));
+  if (first != to) edge_stream(edge);
+  for (ptrdiff_t c = head; c < end; c += LANES) vstream(to + c, vload(from + c));
+  memcpy(edge->line, from + end, (size_t)(n - end) * sizeof(T));
+  edge->place = (char *)(to + end);
+  edge->bytes = (n - end) * (ptrdiff_t)sizeof(T);
+}
+
 #if !FG_DOUBLE
 FG_INLINE void widen_lines(const int kind, const char *from, ptrdiff_t line, ptrdiff_t step, ptrdiff_t lines,
                            ptrdiff_t n, float *to, ptrdiff_t pitch) {

@@ -143,23 +143,6 @@ FG_INLINE V joined(V2 sum) { return vsel(veq(vabs(sum.h), vset((T)__builtin_inf(
 
 /* ---- rows ------------------------------------------------------------------------------------------------ */
 
-/* Elements up to the first whole line of the cache, for streamed stores. */
-FG_INLINE ptrdiff_t up_to_line(const T *to, ptrdiff_t n) {
-  const ptrdiff_t gap = (ptrdiff_t)(-(uintptr_t)to & 63) / (ptrdiff_t)sizeof(T);
-  return gap < n ? gap : n;
-}
-
-FG_INLINE void row_fill(T *to, ptrdiff_t n, T value_, int stream) {
-  const V value = vset(value_);
-  ptrdiff_t c = 0;
-  if (stream) {
-    for (const ptrdiff_t head = up_to_line(to, n); c < head; c++) to[c] = value_;
-    for (; c + LANES <= n; c += LANES) vstream(to + c, value);
-  }
-  for (; c + LANES <= n; c += LANES) vstore(to + c, value);
-  for (; c < n; c++) to[c] = value_;
-}
-
 /* One class of Weston-Watkins, added to what the row sums up; returns its `out`. */
 FG_INLINE V margin_step(const int op, const int squared, V x, V v, const Own *own, V *values, V *slopes) {
   const V h = margin_hinge(x, own);
@@ -167,14 +150,6 @@ FG_INLINE V margin_step(const int op, const int squared, V x, V v, const Own *ow
   *values += squared ? h * h : h;
   if (op != MARGIN_VALUE) *slopes += margin_slope(op, squared, h, v, own, &out);
   return out;
-}
-
-/* A line, past the caches. */
-FG_INLINE void row_stream(T *to, const T *from, ptrdiff_t n) {
-  ptrdiff_t c = 0;
-  for (const ptrdiff_t head = up_to_line(to, n); c < head; c++) to[c] = from[c];
-  for (; c + LANES <= n; c += LANES) vstream(to + c, vload(from + c));
-  for (; c < n; c++) to[c] = from[c];
 }
 
 FG_INLINE V margin_load(const int op, const int squared, const T *x, const T *v, ptrdiff_t n, const Own *own, V *values,
@@ -247,20 +222,19 @@ FG_INLINE void margin_rows(const int op, const int every, const int squared, con
   const int has_out = op != MARGIN_VALUE, flat = run->out_class == (ptrdiff_t)sizeof(T);
   const int stream = has_out && flat && run->stream;
   T *const packed = (T *)run->scratch, *const v_line = packed + room, *const line = v_line + room;
+  Edge edge;
+  edge.bytes = 0;
 
   for (ptrdiff_t r = 0; r < run->rows; r++) {
     char *const out = run->out + r * run->out_row;
     const char *const drop = run->where ? run->where + r * run->where_row : NULL;
-    /* Which classes are summed together must not depend on where `out` lies: streamed rows of sums take a detour, at
-     * the offset of `out` from a whole line. */
-    const int detour = every && stream;
-    T *const to = detour ? line + ((uintptr_t)out & 63) / sizeof(T) : flat ? (T *)out : line;
+    T *const to = flat && !stream ? (T *)out : line;
     const ptrdiff_t y = run->target[r];
     int empty = y < 0;
     const T *const x = empty ? NULL : row_line(FG_NATIVE, run, r, packed, &empty);
     T total = 0;
     if (empty) {
-      if (has_out) row_fill(flat ? (T *)out : line, n, 0, stream);
+      if (has_out) memset(to, 0, (size_t)n * sizeof(T));
     } else {
       const char *const v_row = op == MARGIN_HVP ? run->v + r * run->v_row : NULL;
       const V classes = vset((T)(run->per_class ? kept_classes(run, r) : n));
@@ -288,7 +262,7 @@ FG_INLINE void margin_rows(const int op, const int every, const int squared, con
           const V v = vset(op == MARGIN_HVP && on ? *at(v_row, rival * run->v_class) : 0);
           V at_rival;
           slope = margin_slope(op, squared, h, v, &own, &at_rival);
-          row_fill(to, n, 0, stream);
+          memset(to, 0, (size_t)n * sizeof(T));
           to[rival] = at_rival[0];
         }
       }
@@ -297,12 +271,13 @@ FG_INLINE void margin_rows(const int op, const int every, const int squared, con
       if (has_out) to[y] = margin_own_out(op, slope, &own)[0];
       if (has_out && FG_UNLIKELY(value[0] != value[0]))
         for (ptrdiff_t c = 0; c < n; c++) to[c] = drop && !drop[c * run->where_class] ? 0 : nan;
-      if (detour) row_stream((T *)out, to, n);
     }
+    if (stream) row_stream(&edge, (T *)out, line, n);
     if (run->value) *(T *)(run->value + r * run->value_row) = total;
     if (has_out && !flat)
       for (ptrdiff_t c = 0; c < n; c++) *(T *)(out + c * run->out_class) = line[c];
   }
+  edge_flush(&edge);
   if (stream) vfence();
 }
 

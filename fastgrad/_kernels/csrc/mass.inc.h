@@ -220,7 +220,9 @@ FG_INLINE void mass_rows(const int op, const int soft, const fg_run *run) {
   const V inv_t = vset((T)run->inv_temperature), zero = vset(0);
   const V2 scale = scale_of(run);
   const T hard = (T)(1 - run->smoothing);
-  const int flat = run->out_class == (ptrdiff_t)sizeof(T) && !run->where;
+  const int flat = run->out_class == (ptrdiff_t)sizeof(T) && !run->where, stream = flat && run->stream;
+  Edge edge;
+  edge.bytes = 0;
   T *const terms = (T *)run->scratch, *const packed = terms + room, *const t_line = packed + room;
   T *const v_line = t_line + room, *const all_w = v_line + room, *const some_w = all_w + room;
   for (ptrdiff_t c = 0; c < n; c++) all_w[c] = run->weight ? *at(run->weight, c * run->weight_class) : 1;
@@ -264,7 +266,7 @@ FG_INLINE void mass_rows(const int op, const int soft, const fg_run *run) {
       d = packed;
     }
     const ptrdiff_t next = r + 1 < run->rows ? r + 1 : r; /* its operands are prefetched */
-    const T *const place = flat && op != MASS_VALUE && !run->stream ? (const T *)out : d;
+    const T *const place = flat && op != MASS_VALUE && !stream ? (const T *)out : d;
     s->rest = sum_lanes(
         exp_row(op != MASS_VALUE, FG_NATIVE, d, n, left, &s->frame, base, terms, run->x + next * run->x_row, place));
 
@@ -305,33 +307,24 @@ FG_INLINE void mass_rows(const int op, const int soft, const fg_run *run) {
     }
     const MassMap map = mass_map(op, &m, run, factor, base, inv_t);
     const V f_hard = vset(hard) * factor.h, f_spread = vset(spread) * factor.h;
-    T *const to = flat ? (T *)out : terms;
+    T *const to = flat && !stream ? (T *)out : terms;
     const T y_term = soft ? 0 : terms[y];
-    const int stream = flat && run->stream;
     const MassLine line = {terms, w, t, v, f_hard, f_spread, spread != 0};
-    /* Streamed stores want whole lines: the first, short step goes up to the next 64-byte boundary. */
-    const ptrdiff_t gap = stream ? (ptrdiff_t)((64 - ((uintptr_t)to & 63)) & 63) / (ptrdiff_t)sizeof(T) : 0;
     ptrdiff_t c = 0;
-    for (const ptrdiff_t head = gap < n ? gap : n; c < head;) {
-      const ptrdiff_t here = head - c < LANES ? head - c : LANES;
-      vstore_n(to + c, mass_out(op, soft, &line, c, here, &map, &m), here);
-      c += here;
-    }
-    if (stream)
-      for (; c + LANES <= n; c += LANES) vstream(to + c, mass_out(op, soft, &line, c, LANES, &map, &m));
-    else
-      for (; c + LANES <= n; c += LANES) vstore(to + c, mass_out(op, soft, &line, c, LANES, &map, &m));
+    for (; c + LANES <= n; c += LANES) vstore(to + c, mass_out(op, soft, &line, c, LANES, &map, &m));
     if (c < n) vstore_n(to + c, mass_out(op, soft, &line, c, n - c, &map, &m), n - c);
     if (op == MASS_GRAD && !soft) {
       const V mass = vset(w[y]) * (f_hard + f_spread);
       to[y] = mass_apply(op, vset(y_term), mass, zero, &map, &m)[0];
     }
     if (left >= 0) to[left] = map.patch[0];
+    if (stream) row_stream(&edge, (T *)out, to, n);
     if (!flat)
       for (ptrdiff_t c = 0; c < n; c++)
         *(T *)(out + c * run->out_class) = drop && !drop[c * run->where_class] ? 0 : to[c];
   }
-  if (run->stream) vfence();
+  edge_flush(&edge);
+  if (stream) vfence();
 }
 
 /* ---- lanes ----------------------------------------------------------------------------------------------- */

@@ -188,6 +188,7 @@ typedef struct {
   void *to;
   ptrdiff_t n;
   Map map;
+  Edge *edge; /* of rows that are streamed */
 } Out;
 
 /* A term of 0 at element `left` of several vectors; -1 and less, and what lies behind them, is none of theirs. */
@@ -255,15 +256,16 @@ FG_INLINE Sum exp_row(const int keep, const int in, const void *d, ptrdiff_t n, 
   return sum;
 }
 
-/* Pass 3 over a row, before the first boundary that a streamed store wants. */
+/* Pass 3 over a row that is streamed, up to its first whole line. */
 FG_INLINE ptrdiff_t map_head(const int kind, const int from_kind, const int to_kind, const Out *row, V factor) {
   const V low = vset((T)-__builtin_inf());
   const ptrdiff_t head = line_head(to_kind, row->to, row->n);
+  void *const to = edge_head(row->edge, row->to);
   for (ptrdiff_t c = 0, k; c < head; c += k) {
     k = head - c < LANES ? head - c : LANES;
-    line_store_n(to_kind, row->to, c, k,
-                 map_apply(kind, line_load_n(from_kind, row->from, c, k, low), row->map, factor));
+    line_store_n(to_kind, to, c, k, map_apply(kind, line_load_n(from_kind, row->from, c, k, low), row->map, factor));
   }
+  if (to != row->to) edge_stream(row->edge);
   return head;
 }
 
@@ -278,14 +280,21 @@ FG_INLINE void map_vectors(const int kind, const int from_kind, const int to_kin
   }
 }
 
+/* Pass 3 from class c on; if it is streamed, a line begins there. */
 FG_INLINE void map_from(const int kind, const int from_kind, const int to_kind, const int stream, const Out *row,
                         ptrdiff_t c, V factor) {
   const V low = vset((T)-__builtin_inf());
-  const ptrdiff_t n = row->n, step = line_step(to_kind);
-  for (; c + step <= n; c += step) map_vectors(kind, from_kind, to_kind, stream, (int)(step / LANES), row, c, factor);
+  const ptrdiff_t n = row->n, step = line_step(to_kind), line = 64 / size_of(to_kind);
+  const ptrdiff_t end = stream ? c + (n - c) / line * line : n;
+  for (; c + step <= end; c += step) map_vectors(kind, from_kind, to_kind, stream, (int)(step / LANES), row, c, factor);
+  if (stream) {
+    row->edge->place = (char *)row->to + end * size_of(to_kind);
+    row->edge->bytes = (n - end) * size_of(to_kind);
+  }
+  void *const to = stream ? row->edge->line : row->to;
   for (ptrdiff_t k; c < n; c += k) {
     k = n - c < LANES ? n - c : LANES;
-    line_store_n(to_kind, row->to, c, k,
+    line_store_n(to_kind, to, stream ? c - end : c, k,
                  map_apply(kind, line_load_n(from_kind, row->from, c, k, low), row->map, factor));
   }
 }
@@ -404,9 +413,10 @@ typedef struct {
   T *lines, *packed; /* two lines of terms, one of x */
   ptrdiff_t room;    /* of each */
   int direct, flat;  /* is a row of x, is a row of `out` (if there is one) a line in memory */
+  Edge *edge;
 } Rows;
 
-FG_INLINE Rows rows_of(const int op, const int half, const fg_run *run, const fg_lines *listed) {
+FG_INLINE Rows rows_of(const int op, const int half, const fg_run *run, const fg_lines *listed, Edge *edge) {
   const ptrdiff_t room = padded(run->classes) + 64 / (ptrdiff_t)sizeof(T);
   T *const lines = (T *)run->scratch;
   return (Rows){run,
@@ -418,7 +428,8 @@ FG_INLINE Rows rows_of(const int op, const int half, const fg_run *run, const fg
                 lines + 2 * room,
                 room,
                 listed || half != FG_NATIVE || (run->x_class == (ptrdiff_t)sizeof(T) && !run->where),
-                listed || half != FG_NATIVE || !has_out(op) || run->out_class == (ptrdiff_t)sizeof(T)};
+                listed || half != FG_NATIVE || !has_out(op) || run->out_class == (ptrdiff_t)sizeof(T),
+                edge};
 }
 
 FG_INLINE Line place_of(const int op, const Rows *all, ptrdiff_t r) {
@@ -499,7 +510,7 @@ FG_INLINE void row_end(const int op, const int half, const Rows *all, ptrdiff_t 
   V2 factor = all->scale;
   if (op != LOG_SOFTMAX && run->alpha) factor = mul2((V2){vset(*at(run->alpha, r * run->alpha_row)), vset(0)}, factor);
   char *const to = line->out;
-  *out = (Out){op == LOG_SOFTMAX ? x : row->terms, to, n, finish_map(op, s, factor, all->base)};
+  *out = (Out){op == LOG_SOFTMAX ? x : row->terms, to, n, finish_map(op, s, factor, all->base), all->edge};
   if (op == XENT_GRAD) row->terms[row->left] = out->map.patch[0];
   if (op == LOG_SOFTMAX && x == all->packed) out->map.a = out->map.a - s->frame.shift; /* shifted in place */
   if (all->direct && all->flat) return;
@@ -524,7 +535,9 @@ FG_INLINE int row_ignored(const int op, const int half, const fg_run *run, ptrdi
  * are `listed`, run->classes is the longest. */
 FG_INLINE void rows_as(const int op, const int half, const fg_run *run, const fg_lines *listed) {
   const ptrdiff_t n = run->classes, rows = listed ? listed->lines : run->rows;
-  const Rows all = rows_of(op, half, run, listed);
+  Edge edge;
+  edge.bytes = 0;
+  const Rows all = rows_of(op, half, run, listed, &edge);
   /* Rows known beforehand by their maximum: two, so that none waits for it; of long rows one, for the cache's sake. */
   const int is_short = all.flat && n * (ptrdiff_t)sizeof(T) <= EARLY_BYTES;
   const ptrdiff_t early = !all.direct ? 0 : is_short ? 2 : 1;
@@ -567,6 +580,7 @@ FG_INLINE void rows_as(const int op, const int half, const fg_run *run, const fg
     Sum none = sum_start();
     row_turn(op, half, &all, NULL, out + ((rows - 1) & 1), NULL, &none);
   }
+  edge_flush(&edge);
   pending_flush(op, &pending, run, all.base, all.inv_t);
   if (run->stream) vfence();
 }
