@@ -66,7 +66,7 @@ cdef enum:
     SLAB_ELEMENTS = 1 << 23       # per thread: some 5 ms of work, 50 at the slowest
     ELEMENTS_PER_THREAD = 1 << 16  # less does not pay a second thread
     KEEP_GIL_BELOW = 1 << 12      # elements: releasing it costs more than such a call
-    STREAM_BYTES = 32 << 20       # larger results leave the caches anyway: store past them
+    STREAM_BYTES = 8 << 20        # larger results leave the caches anyway: store past them
     HALF = 2                      # bytes
     BLOCK = 1 << 14               # elements widened at once: with the kernel's own scratch in L2
     ACROSS_ROWS = 64              # where rows are contiguous: whole cache lines of each class,

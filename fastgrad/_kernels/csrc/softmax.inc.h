@@ -118,8 +118,10 @@ FG_INLINE V finish_value(const int op, const State *s, Base base, V inv_t) {
 
 /* Of rows up to this size the maximum is known two rows before its turn. */
 #define EARLY_BYTES ((ptrdiff_t)64 << 10)
-/* The row that is read from memory is prefetched so far ahead: the hardware starts anew at every page. */
+/* The row that is read from memory is prefetched so far ahead, into L2 and into L1: the hardware starts anew at every
+ * page, and what waits for memory to fill L1 keeps streamed stores waiting. */
 #define AHEAD_BYTES 2048
+#define NEAR_BYTES 512
 
 /* The maximum so far of a line whose classes before `c` have been seen. */
 typedef struct {
@@ -325,8 +327,11 @@ FG_INLINE T three_rows(const int keep, const int kind, const int from_kind, cons
       FG_UNROLL (j, ABREAST, 2) {
         max.a = vmax(line_load(half, later, at + j * LANES), max.a);
         max.b = vmax(line_load(half, later, at + j * LANES + LANES), max.b);
-        FG_PREFETCH((const char *)line_at(half, later, at + j * LANES) + AHEAD_BYTES);
-        if (half == FG_NATIVE) FG_PREFETCH((const char *)line_at(half, later, at + j * LANES + LANES) + AHEAD_BYTES);
+      }
+      FG_UNROLL (j, ABREAST, half == FG_NATIVE ? 1 : 2) {
+        const char *const read = (const char *)line_at(half, later, at + j * LANES);
+        FG_PREFETCH(read + NEAR_BYTES);
+        FG_PREFETCH_L2(read + AHEAD_BYTES);
       }
       if (maps && !stream) { /* where the next block will go */
         FG_UNROLL (j, ABREAST, 1) FG_PREFETCH(line_at(half, before->to, at + head + block + j * LANES));
