@@ -125,10 +125,15 @@ FG_INLINE void edge_stream(Edge *edge) {
   edge->bytes = 0;
 }
 
-/* A row of n elements of T, from another place. */
+/* A row of n elements of T, or several side by side, from another place. */
 FG_INLINE void row_stream(Edge *edge, T *to, const T *from, ptrdiff_t n) {
   const ptrdiff_t line = 64 / (ptrdiff_t)sizeof(T), head = line_head(FG_NATIVE, to, n);
   const ptrdiff_t end = head + (n - head) / line * line;
+  if (n < 2 * line) { /* it may not fill what waits */
+    edge_flush(edge);
+    memcpy(to, from, (size_t)n * sizeof(T));
+    return;
+  }
   T *const first = (T *)edge_head(edge, to);
   memcpy(first, from, (size_t)head * sizeof(T));
   if (first != to) edge_stream(edge);
