@@ -554,17 +554,17 @@ def test_threads_change_no_bit(half, op, rng, shape, layout):
 @pytest.mark.parametrize("shift", [0, 1, 7])
 @pytest.mark.parametrize("classes", [57, 1999])
 def test_streamed_results_are_the_same(isa, half, rng, classes, shift, layout):
-    """From 32 MiB of results on; they begin at any address and touch nothing around."""
+    """From 8 MiB of results on; they begin at any address and touch nothing around."""
     rows = (1 << 20) // (classes * 2) | 1
     small = rng.normal(0, 3, (rows, classes)).astype(half)
-    x = np.asarray(np.tile(small, (33, 1)), order=layout)
-    assert x.nbytes > 32 << 20
+    x = np.asarray(np.tile(small, (9, 1)), order=layout)
+    assert x.nbytes > 8 << 20
     memory = np.full(x.size + 2 * shift, 9).astype(half)
     out = memory[shift : shift + x.size].reshape(x.shape if layout == "C" else x.shape[::-1])
     out = out if layout == "C" else out.T
     fg.softmax(x, out=out)
     wanted = fg.softmax(np.asarray(small, order=layout))
-    assert (out.reshape(33, rows, classes).view(np.uint16) == wanted.view(np.uint16)).all()
+    assert (out.reshape(9, rows, classes).view(np.uint16) == wanted.view(np.uint16)).all()
     assert (memory[:shift] == 9).all()
     assert (memory[shift + x.size :] == 9).all()
 

@@ -258,7 +258,7 @@ FG_INLINE Sum exp_row(const int keep, const int in, const void *d, ptrdiff_t n, 
   return sum;
 }
 
-/* Pass 3 over a row that is streamed, up to its first whole line. */
+/* Pass 3 over a row that is streamed, up to its first whole line; the driver streams no row of less than two. */
 FG_INLINE ptrdiff_t map_head(const int kind, const int from_kind, const int to_kind, const Out *row, V factor) {
   const V low = vset((T)-__builtin_inf());
   const ptrdiff_t head = line_head(to_kind, row->to, row->n);
