@@ -2,16 +2,10 @@
 """How the segments of a batch are shared out among threads."""
 from libc.stdint cimport int64_t
 
-from fastgrad._kernels.rows cimport allowed_threads
 from fastgrad._kernels.watch cimport SLAB
 
 cdef enum:
-    PER_THREAD = 1 << 16  # elements: less does not pay a second thread
-    PIECES = 8            # of the segments, for every thread
-
-
-cdef inline int threads_for(Py_ssize_t elements) noexcept:
-    return <int>max(1, min(<Py_ssize_t>allowed_threads(), elements // PER_THREAD))
+    PIECES = 8  # of the segments, for every thread
 
 
 cdef inline Py_ssize_t pieces_of(Py_ssize_t items, Py_ssize_t elements, int threads) noexcept:

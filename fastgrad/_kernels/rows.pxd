@@ -40,7 +40,7 @@ cdef struct Plan:
     bint half               # is some operand of half precision
     Py_ssize_t block        # rows that are then copied at once
 
-cdef int allowed_threads() noexcept
+cdef int threads_for(Py_ssize_t elements) noexcept
 cdef void plan_begin(Plan *plan, cnp.ndarray x, int axis) noexcept
 cdef void plan_elements(Plan *plan, cnp.ndarray x) noexcept
 cdef void plan_element(Plan *plan, int which, a) noexcept

@@ -66,7 +66,7 @@ cdef enum:
     SLAB_ELEMENTS = 1 << 23       # per thread: some 5 ms of work, 50 at the slowest
     ELEMENTS_PER_THREAD = 1 << 16  # less does not pay a second thread
     KEEP_GIL_BELOW = 1 << 12      # elements: releasing it costs more than such a call
-    STREAM_BYTES = 8 << 20        # larger results leave the caches anyway: store past them
+    STREAM_BYTES = 8 << 20        # larger results: store past the caches (benchmarks/NOTES.md)
     HALF = 2                      # bytes
     BLOCK = 1 << 14               # elements widened at once: with the kernel's own scratch in L2
     ACROSS_ROWS = 64              # where rows are contiguous: whole cache lines of each class,
@@ -76,8 +76,13 @@ cdef int _threads = fg_max_threads()
 cdef bint _forked = False
 
 
-cdef int allowed_threads() noexcept:
+cdef int _allowed() noexcept:
     return 1 if _forked else min(_threads, fg_max_threads())
+
+
+cdef int threads_for(Py_ssize_t elements) noexcept:
+    """Threads that a call with so much work is to use."""
+    return <int>max(1, min(<Py_ssize_t>_allowed(), elements // ELEMENTS_PER_THREAD))
 
 
 def set_threads(int n):
@@ -91,7 +96,7 @@ def get_setting():
 
 def get_threads():
     """Threads that a large call would use now."""
-    return allowed_threads()
+    return _allowed()
 
 
 def forbid_threads():
@@ -778,7 +783,7 @@ cdef int plan_run(Plan *plan, int kernel) except -1:
     cdef bint weighs = (
         plan.data[SAMPLE] != NULL or plan.data[UPSTREAM] != NULL or plan.target_weight != NULL
     )
-    cdef int threads = 1
+    cdef int threads
     cdef bint has_blocks, contiguous
     cdef char *block
     cdef Memory memory
@@ -809,8 +814,7 @@ cdef int plan_run(Plan *plan, int kernel) except -1:
     if plan.run.half != FG_NATIVE:
         plan.copy[X].kind = plan.copy[OUT].kind = FG_NATIVE  # there is nothing to copy
         plan.half = plan.copy[VALUE].kind != FG_NATIVE
-    if elements >= 2 * ELEMENTS_PER_THREAD:
-        threads = <int>min(allowed_threads(), min(plan.rows, elements // ELEMENTS_PER_THREAD))
+    threads = <int>max(1, min(plan.rows, <Py_ssize_t>threads_for(elements)))
     if weighs or (plan.data[TARGET] != NULL and not _target_in_place(plan)):
         target_bytes = (buffered * 8 + 63) & ~<Py_ssize_t>63
     if weighs:

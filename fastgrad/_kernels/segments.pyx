@@ -15,8 +15,8 @@ cimport numpy as cnp
 from libc.stdint cimport int32_t, int64_t, uint64_t
 
 from fastgrad._kernels.isa cimport FG_NATIVE, active, fg_precision, fg_segments
-from fastgrad._kernels.pieces cimport piece, pieces_of, threads_for
-from fastgrad._kernels.rows cimport kind_of
+from fastgrad._kernels.pieces cimport piece, pieces_of
+from fastgrad._kernels.rows cimport kind_of, threads_for
 from fastgrad._kernels.sort cimport (
     CHUNK,
     Ids,

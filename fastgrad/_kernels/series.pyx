@@ -39,7 +39,8 @@ from fastgrad._kernels.isa cimport (
     fg_precision,
     fg_run,
 )
-from fastgrad._kernels.pieces cimport piece, pieces_of, threads_for
+from fastgrad._kernels.pieces cimport piece, pieces_of
+from fastgrad._kernels.rows cimport threads_for
 from fastgrad._kernels.watch cimport Watch, ends, raised, watching
 
 cnp.import_array()

@@ -125,7 +125,14 @@ FG_INLINE void edge_stream(Edge *edge) {
   edge->bytes = 0;
 }
 
-/* A row of n elements of T, or several side by side, from another place. */
+/* Where to put the last `bytes` of a row, which would begin the line at `place`. */
+FG_INLINE void *edge_tail(Edge *edge, void *place, ptrdiff_t bytes) {
+  edge->place = (char *)place;
+  edge->bytes = bytes;
+  return edge->line;
+}
+
+/* A row of n elements of T from another place. */
 FG_INLINE void row_stream(Edge *edge, T *to, const T *from, ptrdiff_t n) {
   const ptrdiff_t line = 64 / (ptrdiff_t)sizeof(T), head = line_head(FG_NATIVE, to, n);
   const ptrdiff_t end = head + (n - head) / line * line;
@@ -138,9 +145,8 @@ FG_INLINE void row_stream(Edge *edge, T *to, const T *from, ptrdiff_t n) {
   memcpy(first, from, (size_t)head * sizeof(T));
   if (first != to) edge_stream(edge);
   for (ptrdiff_t c = head; c < end; c += LANES) vstream(to + c, vload(from + c));
-  memcpy(edge->line, from + end, (size_t)(n - end) * sizeof(T));
-  edge->place = (char *)(to + end);
-  edge->bytes = (n - end) * (ptrdiff_t)sizeof(T);
+  const ptrdiff_t bytes = (n - end) * (ptrdiff_t)sizeof(T);
+  memcpy(edge_tail(edge, to + end, bytes), from + end, (size_t)bytes);
 }
 
 #if !FG_DOUBLE

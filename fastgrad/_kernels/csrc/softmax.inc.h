@@ -289,11 +289,8 @@ FG_INLINE void map_from(const int kind, const int from_kind, const int to_kind, 
   const ptrdiff_t n = row->n, step = line_step(to_kind), line = 64 / size_of(to_kind);
   const ptrdiff_t end = stream ? c + (n - c) / line * line : n;
   for (; c + step <= end; c += step) map_vectors(kind, from_kind, to_kind, stream, (int)(step / LANES), row, c, factor);
-  if (stream) {
-    row->edge->place = (char *)row->to + end * size_of(to_kind);
-    row->edge->bytes = (n - end) * size_of(to_kind);
-  }
-  void *const to = stream ? row->edge->line : row->to;
+  void *to = row->to;
+  if (stream) to = edge_tail(row->edge, (char *)to + end * size_of(to_kind), (n - end) * size_of(to_kind));
   for (ptrdiff_t k; c < n; c += k) {
     k = n - c < LANES ? n - c : LANES;
     line_store_n(to_kind, to, stream ? c - end : c, k,
