@@ -49,20 +49,28 @@ FG_INLINE VI first_classes(void) {
   return r;
 }
 
-/* Pass 2 of a row, returning a sum for every lane; `ahead` and `place`, as long as the row, are prefetched. */
-FG_INLINE V2 block_exp(const int op, const int half, const Exp *row, Base base, const void *ahead, const void *place) {
+/* Pass 2 of a row, returning a sum for every lane; `ahead` and `place`, as long as the row, are prefetched.  Where the
+ * largest term is left out, `peak` is it in row->d, and `ties` becomes the number of those. */
+FG_INLINE V2 block_exp(const int op, const int half, const Exp *row, T peak, Base base, const void *ahead,
+                       const void *place, T *ties) {
   const V low = vset((T)-__builtin_inf());
   const Frame *const frame = &row->frame;
   const VI left = viset((I)row->left);
   VI class = first_classes();
   Sum sum = sum_start();
+  int largest = 0;
   const ptrdiff_t n = row->n, few = SUM_FEW * LANES;
   for (ptrdiff_t c = 0; c < n;) {
     const ptrdiff_t end = c + few < n ? c + few : n;
     for (; c < end; c += LANES, class += viset(LANES)) {
       const ptrdiff_t k = n - c;
-      V d = (k < LANES ? line_load_n(half, row->d, c, k, low) : line_load(half, row->d, c)) - frame->shift;
-      if (leaves_out(op)) d = vsel(vieq(left, class), low, d);
+      V d = shifted(half, k < LANES ? line_load_n(half, row->d, c, k, low) : line_load(half, row->d, c), frame);
+      if (has_target(op)) d = vsel(vieq(left, class), low, d);
+      if (leaves_out(op) && !has_target(op)) {
+        const M top = veq(d, vset(peak));
+        largest += vcount(top);
+        d = vsel(top, low, d);
+      }
       const V term = sum_add(&sum, wants_low_words(op), exp_term(d, frame, base));
       if (keeps_terms(op)) vstore(row->terms + c, term);
       FG_PREFETCH(line_at(half, ahead, c));
@@ -70,6 +78,7 @@ FG_INLINE V2 block_exp(const int op, const int half, const Exp *row, Base base, 
     }
     if (n > few) sum_flush(&sum);
   }
+  *ties = (T)largest;
   return n > few ? sum_value(sum) : sum_unflushed(sum);
 }
 
@@ -119,21 +128,29 @@ FG_INLINE void block_begin(const int op, const int half, const Rows *all, Block 
 FG_INLINE void block_terms(const int op, const int half, const Rows *all, ptrdiff_t most, Block *b) {
   const ptrdiff_t rows = all->listed ? all->listed->lines : all->run->rows;
   State *const s = &b->state;
-  const Each top = each_of(s->top), shift = each_of(s->frame.shift), magic = each_of(s->frame.magic),
-             bound = each_of(s->frame.bound);
-  Each x_left = each_of(s->max);
+  const Each shift = each_of(s->frame.shift), magic = each_of(s->frame.magic), bound = each_of(s->frame.bound);
+  const Each peak = each_of(s->max - s->frame.shift);
+  Each x_left = each_of(s->max), ties;
   V2 sum[LANES];
   for (int l = 0; l < b->rows; l++) {
     const ptrdiff_t n = b->line[l].n, next = b->first + most + l;
     if (has_target(op) && b->left[l] >= 0) x_left.lane[l] = line_get(half, b->x[l], b->left[l]);
-    if (leaves_out(op) && !has_target(op) && top.lane[l] - top.lane[l] == 0)
-      b->left[l] = row_find(half, b->x[l], n, top.lane[l]);
     const Frame frame = {vset(shift.lane[l]), vset(magic.lane[l]), vset(bound.lane[l])};
-    const Exp row = {b->x[l], n, b->left[l], frame, b->terms[l]};
+    const void *d = b->x[l];
+    if (half == FG_NATIVE && FG_UNLIKELY(shift.lane[l] != 0)) {
+      for (ptrdiff_t c = 0; c < n; c++) b->terms[l][c] = ((const T *)d)[c] - shift.lane[l];
+      d = b->terms[l];
+    }
+    const Exp row = {d, n, b->left[l], frame, b->terms[l]};
     const void *const ahead = next < rows ? place_of(op, all, next).x : b->line[l].x;
-    sum[l] = block_exp(op, half, &row, all->base, ahead, has_out(op) ? b->line[l].out : ahead);
+    sum[l] =
+        block_exp(op, half, &row, peak.lane[l], all->base, ahead, has_out(op) ? b->line[l].out : ahead, ties.lane + l);
   }
-  for (int l = b->rows; l < LANES; l++) sum[l] = (V2){vset(1), vset(0)};
+  for (int l = b->rows; l < LANES; l++) {
+    sum[l] = (V2){vset(1), vset(0)};
+    ties.lane[l] = 1;
+  }
+  s->ties = vload(ties.lane);
   s->x_left = vload(x_left.lane);
   s->rest = lanes_rest(op, s, fold_sum(sum), all->base);
 }
@@ -152,6 +169,7 @@ FG_INLINE void block_map(const int op, const int half, const Rows *all, const Bl
   const int kind = op == LOG_SOFTMAX ? MAP_LOG : MAP_SCALE2;
   const Map map = finish_map(op, &b->state, lanes_factor(op, run, b->first, b->rows, all->scale), all->base);
   const Each each_a = each_of(map.a), each_b = each_of(map.b), patch = each_of(map.patch);
+  const Each shift = each_of(b->state.frame.shift);
   if (op == XENT_GRAD)
     for (int l = 0; l < b->rows; l++)
       if (b->left[l] >= 0) b->terms[l][b->left[l]] = patch.lane[l];
@@ -161,6 +179,7 @@ FG_INLINE void block_map(const int op, const int half, const Rows *all, const Bl
     if (has_target(op) && FG_UNLIKELY(row_ignored(op, half, run, b->first + l))) continue;
     Out out = {op == LOG_SOFTMAX ? b->x[l] : terms, all->flat ? (void *)line.out : terms, line.n, map, NULL};
     out.map.a = vset(each_a.lane[l]), out.map.b = vset(each_b.lane[l]);
+    if (op == LOG_SOFTMAX && b->x[l] == terms) out.map.a = out.map.a - vset(shift.lane[l]); /* shifted in place */
     map_row(kind, op == LOG_SOFTMAX ? half : FG_NATIVE, half, 0, &out, all->inv_t);
     if (!all->flat)
       for (ptrdiff_t c = 0; c < line.n; c++) *(T *)(line.out + c * run->out_class) = terms[c];

@@ -211,7 +211,7 @@ typedef struct {
  * (measured). */
 #define FG_LANES_MAX_CONTIGUOUS 144
 /* Kernels that have the style `blocks` use it between these: classes, lower for lists of lines, and bytes of a row. */
-#define FG_BLOCKS_ABOVE 64
+#define FG_BLOCKS_ABOVE 63
 #define FG_BLOCKS_ABOVE_LISTED 44
 #define FG_BLOCKS_MAX_BYTES 1024
 /* Other layouts up to this one: one group of lanes is then a tile of at most 2 MiB, the size of an L2. */

@@ -44,6 +44,7 @@ typedef struct {
   V2 rest;        /* sum of the terms but the one left out */
   V top, max;     /* the maximum; the same, 0 if not finite */
   V x_left;       /* logit of the term left out */
+  V ties;         /* lanes and blocks: how many terms are the largest, where that one is left out */
   M finite, gone; /* is the maximum finite; is the row ignored or wholly masked */
   Frame frame;
 } State;
@@ -616,7 +617,7 @@ FG_INLINE void lanes_exp(const int op, const int several, const fg_run *run, ptr
                          const T *empty, Lines ahead, Lines place, Base base, Group *group) {
   const ptrdiff_t n = run->classes, stride = n * LANES;
   const V low = vset((T)-__builtin_inf());
-  V max[ABREAST_MAX], x_left[ABREAST_MAX];
+  V max[ABREAST_MAX], x_left[ABREAST_MAX], peak[ABREAST_MAX], ties[ABREAST_MAX];
   VI left[ABREAST_MAX];
   Frame frame[ABREAST_MAX];
   const Frame *const frames[ABREAST_MAX] = {frame, frame + 1, frame + 2, frame + 3};
@@ -644,7 +645,6 @@ FG_INLINE void lanes_exp(const int op, const int several, const fg_run *run, ptr
     for (int u = 0; u < several; u++) {
       const V x = vload(tile + u * stride + c * LANES);
       if (has_target(op)) x_left[u] = vsel(vieq(left[u], class), x, x_left[u]);
-      if (op == LOG_SOFTMAX || op == LOGSUMEXP) left[u] = visel(vlt(max[u], x), class, left[u]);
       max[u] = vmax(x, max[u]);
     }
   for (int u = 0; u < several; u++) {
@@ -654,6 +654,8 @@ FG_INLINE void lanes_exp(const int op, const int several, const fg_run *run, ptr
     s->max = vsel(s->finite, max[u], vset(0));
     s->x_left = has_target(op) ? x_left[u] : s->max;
     s->frame = frame[u] = frame_of(s->max, base);
+    peak[u] = s->max - s->frame.shift;
+    ties[u] = vset(0);
     sum[u] = sum_start();
   }
   class = viset(0);
@@ -664,7 +666,12 @@ FG_INLINE void lanes_exp(const int op, const int several, const fg_run *run, ptr
       Term e[ABREAST_MAX];
       FG_UNROLL (u, several, 1) {
         d[u] = vload(tile + u * stride + c * LANES) - frame[u].shift;
-        if (leaves_out(op)) d[u] = vsel(vieq(left[u], class), low, d[u]);
+        if (has_target(op)) d[u] = vsel(vieq(left[u], class), low, d[u]);
+        if (leaves_out(op) && !has_target(op)) {
+          const M largest = veq(d[u], peak[u]);
+          ties[u] = vsel(largest, ties[u] + vset(1), ties[u]);
+          d[u] = vsel(largest, low, d[u]);
+        }
       }
       exp_terms(several, d, frames, base, e);
       FG_UNROLL (u, several, 1) {
@@ -678,6 +685,7 @@ FG_INLINE void lanes_exp(const int op, const int several, const fg_run *run, ptr
       for (int u = 0; u < several; u++) sum_flush(&sum[u]);
   }
   for (int u = 0; u < several; u++) {
+    group[u].state.ties = ties[u];
     group[u].sum = sum[u];
     group[u].left = left[u];
   }
@@ -685,8 +693,9 @@ FG_INLINE void lanes_exp(const int op, const int several, const fg_run *run, ptr
 
 FG_INLINE V2 group_sum(const Group *g, ptrdiff_t n) { return n > SUM_FEW ? sum_value(g->sum) : sum_unflushed(g->sum); }
 
+/* Of several largest terms all have been left out of `rest`, where one was meant. */
 FG_INLINE V2 lanes_rest(const int op, const State *s, V2 rest, Base base) {
-  if (wants_low_words(op)) return rest;
+  if (wants_low_words(op)) return add2(rest, mul2(term_left(s, base), (V2){s->ties - vset(1), vset(0)}));
   const V2 whole = add_low(rest, s->max, &s->frame, base);
   if (op == SOFTMAX) return whole;
   return (V2){rest.h, vsel(vlt(s->x_left, s->top), whole.l, rest.l)}; /* a largest target is not in the sum */
@@ -819,7 +828,7 @@ FG_INLINE void lanes_as(const int op, const fg_run *run) {
         ahead = (Lines){run->x + (from + rows) * run->x_row, run->x_class};
         place_step = run->out_class;
       }
-      const int places = keeps_terms(op) && !run->stream && place_step;
+      const int places = has_out(op) && !run->stream && place_step;
       const Lines place = places ? (Lines){run->out + from * run->out_row, place_step} : ahead;
       if (several == side)
         lanes_exp(op, side, run, from, left, mine, run->where ? mask : NULL, ahead, place, base, group);

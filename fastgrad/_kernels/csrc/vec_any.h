@@ -11,7 +11,8 @@
  *   vscale2              v (a + b), b a tail of a, rounded once even where the result is subnormal
  *   vmax                 a > b ? a : b, hence b when either is NaN
  *   vsel visel           lane-wise m ? a : b;  vdrop: m ? 0 : a
- *   vtruth               0 or 1 as a mask of all lanes;  vany, vfirst_true: is there, and which is, a true lane
+ *   vtruth               0 or 1 as a mask of all lanes;  vany, vfirst_true: is there, and which is, a true lane;
+ *                        vcount: how many are
  *   vexponent            the low bits of t moved into the exponent field: a power of two, or +0
  *   vgather4 vscatter4   four neighbouring elements of LANES rows, from element c on, as one vector each
  *   vfold                of vectors a and b, whose elements are parts of one result each: all parts of a and b in `even`
@@ -147,6 +148,11 @@ FG_INLINE int vmask(M m) {
 #endif
 FG_INLINE int vany(M m) { return vmask(m) != 0; }
 FG_INLINE ptrdiff_t vfirst_true(M m) { return __builtin_ctz((unsigned)vmask(m)); }
+FG_INLINE int vcount(M m) {
+  int count = 0;
+  FG_EACH count -= (int)m[i];
+  return count;
+}
 FG_INLINE T vreduce_max(V a) {
   T m = a[0];
   FG_EACH m = m > a[i] ? m : a[i];

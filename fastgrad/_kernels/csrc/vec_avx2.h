@@ -57,6 +57,7 @@ FG_INLINE M vtruth(int yes) { return viset(-(I)yes); }
 FG_INLINE V vdrop(M m, V a) { return (V)FG_PS(andnot)((FG_VREG)m, (FG_VREG)a); }
 FG_INLINE int vany(M m) { return FG_PS(movemask)((FG_VREG)m) != 0; }
 FG_INLINE ptrdiff_t vfirst_true(M m) { return __builtin_ctz((unsigned)FG_PS(movemask)((FG_VREG)m)); }
+FG_INLINE int vcount(M m) { return __builtin_popcount((unsigned)FG_PS(movemask)((FG_VREG)m)); }
 
 FG_INLINE V vexponent(V t) { return (V)FG_EPI(slli)((__m256i)t, MANTISSA); }
 

@@ -53,6 +53,7 @@ FG_INLINE M vtruth(int yes) { return (M)-yes; }
 FG_INLINE V vdrop(M m, V a) { return (V)FG_PS(maskz_mov)((M)~m, (FG_VREG)a); }
 FG_INLINE int vany(M m) { return m != 0; }
 FG_INLINE ptrdiff_t vfirst_true(M m) { return __builtin_ctz((unsigned)m); }
+FG_INLINE int vcount(M m) { return __builtin_popcount((unsigned)m); }
 
 FG_INLINE V vexponent(V t) { return (V)FG_EPI(slli)((__m512i)t, MANTISSA); }
 FG_INLINE T vreduce_max(V a) { return FG_PS(reduce_max)((FG_VREG)a); }
