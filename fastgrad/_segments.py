@@ -553,8 +553,9 @@ class SegmentSum(_Additive):
     Notes
     -----
     Float32 and half precision are added in float64, float64 in two words [1]_, and rounded once.
-    Rows are added in their original order, so the bits depend neither on threads nor on whether
-    ids, lengths, offsets or a plan are given.  NaN and infinities stay in their segment and column.
+    Rows are added in their original order, many in up to four strips whose sums are added, as the
+    shape alone decides: the bits depend neither on threads nor on whether ids, lengths, offsets or
+    a plan are given.  NaN and infinities stay in their segment and column.
 
     Derivatives: ``vjp(data, segments, g)`` and ``jvp(data, segments, v)``.  Trailing axes that
     cannot be merged are copied.

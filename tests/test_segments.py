@@ -534,6 +534,87 @@ def test_threads_that_share_out_the_segments(isa, dtype, rng, columns, weighs, s
         assert fg.segment_mean(x, plan, weights=w).tobytes() == mean.tobytes()
 
 
+# Rows of at least 8 MiB are cut into two strips, of at least 16 MiB into four.
+STRIPS = [(18 << 20, 3), (9 << 20, 21), (18 << 20, 40)]
+
+
+@pytest.mark.parametrize(("size", "columns"), STRIPS)
+@pytest.mark.parametrize("weighs", [False, True])
+def test_sums_of_strips_of_rows(isa, dtype, rng, size, columns, weighs):
+    rows = size // (columns * np.dtype(dtype).itemsize)
+    x, ids = draw(rng, (rows,), 30, (columns,), dtype, ignored=True)
+    x[ids == 7] = 3e-3  # a sum that would show its rounding
+    w = rng.integers(0, 3, rows).astype(dtype) if weighs else None
+    options = {"ignore_index": -1, "num_segments": 30, "weights": w}
+    by_id = np.argsort(ids, kind="stable")
+    kept = by_id[np.searchsorted(ids[by_id], 0) :]
+    share = np.ones((rows, 1)) if w is None else w[:, None]
+    starts = np.searchsorted(ids[kept], np.arange(30))
+    exact = np.add.reduceat((x.astype(np.longdouble) * share)[kept], starts, axis=0)
+    scale = np.add.reduceat(np.abs(x * share)[kept], starts, axis=0)
+    seen, means = set(), set()
+    for threads in (1, 2, 3, 7):
+        with fg.num_threads(threads):
+            total = fg.segment_sum(x, ids, **options)
+            seen.add(total.tobytes())
+            means.add(fg.segment_mean(x, ids, **options).tobytes())
+            strided = np.asfortranarray(x)
+            seen.add(fg.segment_sum(strided, ids, **options).tobytes())
+            pair = np.stack([x, x]), np.stack([ids, ids])
+            twice = fg.segment_sum(*pair, **options | {"weights": None})
+            assert twice[0].tobytes() == twice[1].tobytes()
+    assert len(seen) == len(means) == 1
+    assert (np.abs(total - exact) <= np.spacing(np.abs(exact).astype(dtype)) + 1e-13 * scale).all()
+    plan = fg.Segments.from_ids(ids, 30, ignore_index=-1)
+    assert plan.order.size == len(kept)
+    assert fg.segment_sum(x, plan, weights=w).tobytes() == total.tobytes()
+    if not weighs:
+        assert twice[0].tobytes() == total.tobytes()
+        x[-1], ids[-1] = np.nan, 5
+        spoiled = np.isnan(fg.segment_sum(x, ids, **options))
+        assert np.array_equal(spoiled, np.arange(30)[:, None] == np.full(columns, 5))
+
+
+@pytest.mark.parametrize("columns", [1, 4, 40])
+@pytest.mark.parametrize("in_order", [False, True])
+def test_strips_depend_on_nothing_but_the_shape(dtype, rng, columns, in_order):
+    """What is huge cancels, so that every other order of the additions would show."""
+    rows = (18 << 20) // (columns * np.dtype(dtype).itemsize)
+    x, ids = draw(rng, (rows,), 30, (columns,), dtype)
+    if in_order:
+        ids.sort()
+    by_id = np.argsort(ids, kind="stable")
+    ends = np.searchsorted(ids[by_id], np.arange(31))
+    huge = dtype(1e17 if dtype == np.float32 else 1e33)
+    x[by_id[ends[:-1]]], x[by_id[ends[1:] - 1]] = huge, -huge
+    seen = set()
+    for threads in (1, 2, 3, 7):
+        with fg.num_threads(threads):
+            plan = fg.Segments.from_ids(ids, 30)
+            plans = [ids, plan, fg.Segments.from_lengths(plan.counts)] if in_order else [ids, plan]
+            for p in plans:
+                some = {"num_segments": 30} if p is ids else {}
+                seen.add(fg.segment_sum(x, p, **some).tobytes())
+                seen.add(fg.segment_sum(np.asfortranarray(x), p, **some).tobytes())
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("columns", [4, 40])
+@pytest.mark.parametrize("at", [0, -1])
+def test_an_id_out_of_range_in_some_strip(dtype, rng, threads, columns, at):
+    rows = (18 << 20) // (columns * np.dtype(dtype).itemsize)
+    x, ids = draw(rng, (rows,), 30, (columns,), dtype)
+    out = np.full((30, columns), 7, dtype)
+    with fg.num_threads(threads):
+        counts = fg.class_centroids(x, ids, num_classes=30).counts
+        assert np.array_equal(counts, np.bincount(ids, minlength=30))
+        ids[at] = 30
+        with pytest.raises(IndexError, match="is 30"):
+            fg.segment_sum(x, ids, num_segments=30, out=out)
+    assert (out == 7).all()
+
+
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize(
     ("shape", "columns"),

@@ -159,6 +159,7 @@ cdef extern from "fastgrad.h" nogil:
             Py_ssize_t step, Py_ssize_t lines, Py_ssize_t n, int stream
         ) noexcept nogil
         void (*segment_add)(const fg_segments *) noexcept nogil
+        void (*segment_merge)(const fg_segments *, Py_ssize_t, const double *) noexcept nogil
         int (*segment_finish)(const fg_segments *, Py_ssize_t, Py_ssize_t) noexcept nogil
         int (*segment_gather)(const fg_segments *, Py_ssize_t, Py_ssize_t) noexcept nogil
         void (*segment_spread)(const fg_segments *) noexcept nogil

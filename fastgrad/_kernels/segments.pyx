@@ -5,6 +5,10 @@
 Data are (B, N, d) with any strides: B items of N rows.  A column of a segment is reduced by one
 thread in the order of its rows, so that no choice made here (path, threads, blocks of columns)
 changes a bit.
+
+Many rows of few segments are cut into strips, each reduced by itself, whose sums are added in
+order: threads that shared out columns or segments would each have the processor prefetch nearly all
+rows.  Strips depend on the shape, never on the threads: again the same bits.
 """
 from cython.parallel cimport prange
 # The heap that tracemalloc sees: profile_loss counts scratch.
@@ -33,6 +37,7 @@ from fastgrad._kernels.watch cimport Watch, ends, raised, watching
 cdef extern from "threads.h" nogil:
     void *fg_table_of(size_t size)
     void fg_table_free(void *table)
+    bint fg_last(int *left)
 
 cnp.import_array()
 
@@ -41,6 +46,9 @@ cdef enum:
     TABLE_BLOCK = 1 << 20         # of a block of columns, which stay in L2
     TABLE_FAR = 16 << 20          # of a table that is worth its misses where rows are short
     SHARED = 16                   # bytes of a row from which on threads share out the segments
+    STRIPS = 4                    # of the rows of an item at most, each of so many
+    STRIP_BYTES = 4 << 20         # bytes,
+    STRIP_TABLES = 32             # and times its table
 
 # How the ids of a call are found: of every row, or consecutive segments by their offsets.
 cdef struct Rows:
@@ -132,12 +140,13 @@ cdef Py_ssize_t _pitch(Py_ssize_t columns, Py_ssize_t size) noexcept nogil:
 
 
 cdef Py_ssize_t _columns_at_once(
-    Py_ssize_t items, Py_ssize_t segments, Py_ssize_t columns, Py_ssize_t size, int threads
+    Py_ssize_t units, Py_ssize_t segments, Py_ssize_t columns, Py_ssize_t size, int threads
 ) noexcept nogil:
-    """Columns of a block: whole cache lines, one block for every thread where a batch is none, and
-    accumulators that stay in L2 where that leaves some 256 bytes of a row together."""
+    """Columns of a block: whole cache lines, one block for every thread where there are not as many
+    items or strips, and accumulators that stay in L2 where that leaves some 256 bytes of a row
+    together."""
     cdef Py_ssize_t line = LINE // size, block = columns, fits
-    if items < threads and columns * size >= LINE * threads:
+    if units < threads and columns * size >= LINE * threads:
         block = (columns + threads - 1) // threads
     fits = TABLE_BLOCK // (8 * max(segments, 1) * (1 if size == 4 else 2))
     if block > fits:
@@ -159,12 +168,34 @@ def prefers_table(
     )
 
 
+cdef Py_ssize_t _strips_of(
+    Py_ssize_t rows, Py_ssize_t segments, Py_ssize_t columns, Py_ssize_t size
+) noexcept nogil:
+    """Strips of the rows of an item: several only where the table is always preferred, for other
+    ways to a sum know none."""
+    cdef Py_ssize_t block = _columns_at_once(1, segments, columns, size, 1), strips = 1
+    cdef Py_ssize_t table = 8 * segments * _pitch(block, size)
+    cdef Py_ssize_t least = max(<Py_ssize_t>STRIP_BYTES, STRIP_TABLES * table)
+    if columns > 1 and table <= TABLE_BLOCK:
+        while strips < STRIPS and rows * block * size >= 2 * strips * least:
+            strips *= 2
+    return strips
+
+
+cdef struct Sums:                 # of a strip
+    double *table
+    int64_t *counts               # of rows of segment k at k + 1, behind the table; or NULL
+    int told
+
 cdef struct Unit:
     const fg_precision *precision
     Data x
     Rows rows
     Py_ssize_t n, columns, block
     Py_ssize_t parts              # of the segments, where rows are too short to cut
+    Py_ssize_t strips
+    Sums *sums                    # of every unit
+    int *left                     # strips that are not done, of every block of columns or part
     const char *weight            # (B, N), contiguous
     int64_t limit                 # that ids must be below, checked on the way; -1: they are
     int64_t *made                 # (K + 1), to count the rows of segment k at k + 1; or NULL
@@ -176,60 +207,75 @@ cdef enum:
     WRONG = 4  # an id out of range
 
 
-cdef int _add_unit(
+cdef struct Place:                # of the work of a unit
+    Py_ssize_t item, column, low  # its first column, its first segment
+    Py_ssize_t segments
+
+
+cdef Place _place(const Unit *u, Py_ssize_t block, fg_segments *run) noexcept nogil:
+    """Of a block of columns of an item, or of a part of its segments; sets the width of `run`."""
+    cdef Py_ssize_t blocks = (u.columns + u.block - 1) // u.block, part = block % u.parts
+    cdef Place p
+    p.item = block // (blocks * u.parts)
+    p.column = block // u.parts % blocks * u.block
+    p.low = u.rows.segments * part // u.parts
+    p.segments = u.rows.segments * (part + 1) // u.parts - p.low
+    run.columns = min(u.block, u.columns - p.column)
+    run.pitch = _pitch(run.columns, u.x.size)
+    return p
+
+
+cdef Sums _add_strip(
     const Unit *u, const fg_segments *common, Py_ssize_t which, Watch *watch
 ) noexcept nogil:
-    """One block of columns of one item, or one part of its segments, from its rows to its results;
-    LOST, FULL, WRONG or 0."""
+    """The accumulators of a unit, from its rows."""
     cdef fg_segments run = common[0]
-    cdef Py_ssize_t blocks = (u.columns + u.block - 1) // u.block
-    cdef Py_ssize_t b = which // (blocks * u.parts), c = which // u.parts % blocks * u.block
-    cdef Py_ssize_t i = 0, k, n, most = CHUNK, low, some
+    cdef Place p = _place(u, which // u.strips, &run)
+    cdef Py_ssize_t i = u.n * (which % u.strips) // u.strips
+    cdef Py_ssize_t end = u.n * (which % u.strips + 1) // u.strips
+    cdef Py_ssize_t k, n, most = CHUNK, some, segment = 0
     cdef int64_t own[CHUNK]
     cdef int32_t taken[CHUNK]
     cdef Tally tally
     cdef bint counted = u.made != NULL
-    cdef int64_t *offsets = NULL
-    cdef int told = 0
-    cdef Py_ssize_t segments = u.rows.segments, segment = 0, part = which % u.parts
-    cdef const char *x = u.x.data + b * u.x.item + c * u.x.column
+    cdef const char *x = u.x.data + p.item * u.x.item + p.column * u.x.column
     cdef int64_t chunk[CHUNK]
     cdef char *scratch = NULL
-    low = segments * part // u.parts
-    segments = segments * (part + 1) // u.parts - low
-    run.columns = min(u.block, u.columns - c)
-    run.pitch = _pitch(run.columns, u.x.size)
-    run.table = <double *>fg_table_of((segments * run.pitch + counted * (segments + 1)) * 8)
+    cdef Sums sums
+    sums.told = 0
+    sums.counts = NULL
+    sums.table = <double *>fg_table_of((p.segments * run.pitch + counted * (p.segments + 1)) * 8)
     if counted:
-        offsets = <int64_t *>(run.table + segments * run.pitch)
+        sums.counts = <int64_t *>(sums.table + p.segments * run.pitch)
     if not u.x.plain:
         most = max(1, min(<Py_ssize_t>CHUNK, (1 << 15) // run.columns))
         scratch = <char *>malloc(u.x.size * (most * run.columns + 16))
-    if run.table == NULL or (scratch == NULL and not u.x.plain):
-        fg_table_free(run.table)
+    if sums.table == NULL or (scratch == NULL and not u.x.plain):
         free(scratch)
-        return FULL
+        sums.told = FULL
+        return sums
     run.x_row = u.x.row if u.x.plain else run.columns * u.x.size
+    run.table = sums.table
     if counted:
-        tally_start(&tally, offsets + 1, segments)
-    while i < u.n:
-        n = min(most, u.n - i)
+        tally_start(&tally, sums.counts + 1, p.segments)
+    while i < end:
+        n = min(most, end - i)
         if ends(watch, n * run.columns):
             break
         run.rows = n
-        run.code = _segment_of(&u.rows, b * u.n + i, n, chunk, &segment)
+        run.code = _segment_of(&u.rows, p.item * u.n + i, n, chunk, &segment)
         if u.limit >= 0 and u.precision.count_outside(run.code, n, u.limit):
-            told = WRONG  # nothing was written but what is freed below
+            sums.told = WRONG
             break
         if u.weight != NULL:
-            run.weight = u.weight + (b * u.n + i) * u.x.size
+            run.weight = u.weight + (p.item * u.n + i) * u.x.size
         run.x = _packed(&u.x, u.precision, x + i * u.x.row, n, run.columns, scratch)
         if u.parts > 1:
             some = 0
             for k in range(n):  # no branch: which rows are of this part cannot be foreseen
-                own[some] = run.code[k] - low
+                own[some] = run.code[k] - p.low
                 taken[some] = <int32_t>k
-                some += <uint64_t>own[some] < <uint64_t>segments
+                some += <uint64_t>own[some] < <uint64_t>p.segments
             run.code = own
             run.taken = taken
             run.rows = some
@@ -239,22 +285,57 @@ cdef int _add_unit(
         i += n
     if counted:
         tally_end(&tally)
-        if c == 0:
-            memcpy(u.made + low + 1, offsets + 1, 8 * segments)
-        for k in range(segments):
-            offsets[k + 1] += offsets[k]
-    low += b * u.rows.segments
-    run.out = common.out + low * common.out_row + c * u.x.size
-    if counted:
-        run.offsets = offsets
+    free(scratch)
+    return sums
+
+
+cdef int _finish(
+    const Unit *u, const fg_segments *common, Py_ssize_t block, const Watch *watch
+) noexcept nogil:
+    """From the accumulators of all strips to the results; LOST or what the strips told.  Nothing is
+    written if they told anything."""
+    cdef fg_segments run = common[0]
+    cdef Place p = _place(u, block, &run)
+    cdef Sums *sums = u.sums + block * u.strips
+    cdef Py_ssize_t k, s, low = p.item * u.rows.segments + p.low
+    cdef int told = 0
+    for s in range(u.strips):
+        told |= sums[s].told
+    if told != 0 or watch.ended:
+        return told
+    run.table = sums[0].table
+    for s in range(1, u.strips):
+        u.precision.segment_merge(&run, p.segments, sums[s].table)
+        if sums[s].counts != NULL:
+            for k in range(p.segments + 1):
+                sums[0].counts[k] += sums[s].counts[k]
+    run.out = common.out + low * common.out_row + p.column * u.x.size
+    if sums[0].counts != NULL:
+        if p.column == 0:
+            memcpy(u.made + p.low + 1, sums[0].counts + 1, 8 * p.segments)
+        for k in range(p.segments):
+            sums[0].counts[k + 1] += sums[0].counts[k]
+        run.offsets = sums[0].counts
     elif run.offsets != NULL:
         run.offsets += low
     if run.total != NULL:
         run.total += low
-    if told == 0 and not watch.ended and u.precision.segment_finish(&run, 0, segments):
-        told = LOST
-    fg_table_free(run.table)
-    free(scratch)
+    return LOST if u.precision.segment_finish(&run, 0, p.segments) else 0
+
+
+cdef int _add_unit(
+    const Unit *u, const fg_segments *common, Py_ssize_t which, Watch *watch
+) noexcept nogil:
+    """A strip of one block of columns of one item, or of one part of its segments; who does the
+    last strip finishes.  Returns LOST, FULL, WRONG or 0."""
+    cdef Py_ssize_t block = which // u.strips, s
+    cdef int told
+    u.sums[which] = _add_strip(u, common, which, watch)
+    if not fg_last(u.left + block):
+        return 0
+    told = _finish(u, common, block, watch)
+    for s in range(u.strips):
+        fg_table_free(u.sums[block * u.strips + s].table)
     return told
 
 
@@ -303,7 +384,7 @@ def reduce(
     """
     cdef fg_segments common
     cdef Unit u
-    cdef Py_ssize_t items = cnp.PyArray_DIM(x, 0), which, pieces, units, elements
+    cdef Py_ssize_t items = cnp.PyArray_DIM(x, 0), which, pieces, blocks, units, elements
     cdef int threads, told = 0
     cdef Watch watch = watching()
     memset(&common, 0, sizeof(common))
@@ -336,13 +417,23 @@ def reduce(
     elements = items * u.n * u.columns
     threads = threads_for(elements)
     if table or not u.x.plain:
-        u.block = _columns_at_once(items, u.rows.segments, u.columns, u.x.size, threads)
-        units = items * ((u.columns + u.block - 1) // u.block)
+        u.strips = _strips_of(u.n, u.rows.segments, u.columns, u.x.size)
+        u.block = _columns_at_once(
+            items * u.strips, u.rows.segments, u.columns, u.x.size, threads
+        )
+        blocks = items * ((u.columns + u.block - 1) // u.block)
         u.parts = 1
-        if units < threads and u.columns * u.x.size >= SHARED:
+        if blocks * u.strips < threads and u.columns * u.x.size >= SHARED:
             u.parts = min(<Py_ssize_t>threads, u.rows.segments)
-            units *= u.parts
+            blocks *= u.parts
+        units = blocks * u.strips
         threads = <int>min(<Py_ssize_t>threads, units)
+        u.sums = <Sums *>malloc(units * sizeof(Sums) + blocks * sizeof(int))
+        if u.sums == NULL:
+            raise MemoryError("no room for the accumulators of the segments")
+        u.left = <int *>(u.sums + units)
+        for which in range(blocks):
+            u.left[which] = <int>u.strips
         with nogil:
             if threads == 1:
                 for which in range(units):
@@ -350,6 +441,7 @@ def reduce(
             else:
                 for which in prange(units, num_threads=threads, schedule="dynamic", chunksize=1):
                     told |= _add_unit(&u, &common, which, &watch)
+        free(u.sums)
     else:
         pieces = pieces_of(items, elements, threads)
         units = items * pieces

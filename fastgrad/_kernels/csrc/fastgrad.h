@@ -187,6 +187,8 @@ typedef struct {
   void (*narrow)(int kind, const float *from, ptrdiff_t pitch, char *to, ptrdiff_t line, ptrdiff_t step,
                  ptrdiff_t lines, ptrdiff_t n, int stream);
   void (*segment_add)(const fg_segments *run);
+  /* To the accumulators of a table those of later rows. */
+  void (*segment_merge)(const fg_segments *run, ptrdiff_t segments, const double *later);
   /* Whether a mean is not finite. */
   int (*segment_finish)(const fg_segments *run, ptrdiff_t first, ptrdiff_t last);
   int (*segment_gather)(const fg_segments *run, ptrdiff_t first, ptrdiff_t last);

@@ -144,6 +144,7 @@ const fg_precision FG_JOIN2(fg, FG_SUFFIX) = {
     .count_outside = FG_NAME(count_outside),
     .count_unfit = FG_NAME(count_unfit),
     .segment_add = FG_NAME(segment_add),
+    .segment_merge = FG_NAME(segment_merge),
     .segment_finish = FG_NAME(segment_finish),
     .segment_gather = FG_NAME(segment_gather),
     .segment_spread = FG_NAME(segment_spread),

@@ -3,7 +3,8 @@
  * A column of a segment has one accumulator, which takes the rows in their original order: a double for float,
  * two words for double.  So both ways to a sum of rows with ids give the same bits:
  *
- *   add     rows as they come, into a table with the accumulators of every segment
+ *   add     rows as they come, into a table with the accumulators of every segment; where the driver has cut the rows
+ *           into strips, each has a table, and `merge` adds them up in order
  *   gather  segment after segment, its rows by their positions, into registers
  *
  * Accumulators of a segment are `pitch` doubles: one for every column, and for double as many tails behind.
@@ -31,6 +32,10 @@ FG_INLINE void acc_add_times(Acc *a, Part x, T w) {
   const V2 s = two_sum(a->h, p);
   *a = (Acc){s.h, a->l + (s.l + error)};
 }
+FG_INLINE Acc acc_sum(Acc a, Acc b) {
+  const V2 s = two_sum(a.h, b.h);
+  return (Acc){s.h, a.l + (b.l + s.l)};
+}
 FG_INLINE Acc acc_load(const double *p, ptrdiff_t pitch) { return (Acc){vload(p), vload(p + pitch / 2)}; }
 FG_INLINE void acc_store(double *p, ptrdiff_t pitch, Acc a) {
   vstore(p, a.h);
@@ -43,6 +48,7 @@ FG_INLINE Acc acc_zero(void) { return (Acc){0}; }
 FG_INLINE Part part_load(const T *p) { return vwload(p); }
 FG_INLINE void acc_add(Acc *a, Part x) { *a += x; }
 FG_INLINE void acc_add_times(Acc *a, Part x, T w) { *a += x * (double)w; }
+FG_INLINE Acc acc_sum(Acc a, Acc b) { return a + b; }
 FG_INLINE Acc acc_load(const double *p, ptrdiff_t pitch) {
   (void)pitch;
   Acc r;
@@ -73,6 +79,10 @@ FG_INLINE void acc1_add(Acc1 *a, const int weighs, T x, T w) {
 #else
   a->h += weighs ? (double)x * (double)w : (double)x;
 #endif
+}
+FG_INLINE Acc1 acc1_sum(Acc1 a, Acc1 b) {
+  const double s = a.h + b.h, t = s - a.h;
+  return (Acc1){s, a.l + (b.l + ((a.h - (s - t)) + (b.h - t)))}; /* the second word is not stored for float */
 }
 FG_INLINE Acc1 acc1_load(const double *p, ptrdiff_t pitch) { return (Acc1){p[0], FG_DOUBLE ? p[pitch / 2] : 0}; }
 FG_INLINE void acc1_store(double *p, ptrdiff_t pitch, Acc1 a) {
@@ -175,6 +185,17 @@ FG_KERNEL void FG_NAME(segment_add)(const fg_segments *run) {
     add_some(run, 1);
   else
     add_some(run, 0);
+}
+
+FG_KERNEL void FG_NAME(segment_merge)(const fg_segments *run, ptrdiff_t segments, const double *later) {
+  const ptrdiff_t columns = run->columns, pitch = run->pitch, whole = columns - columns % STEP;
+  for (ptrdiff_t s = 0; s < segments; s++) {
+    double *const a = run->table + s * pitch;
+    const double *const b = later + s * pitch;
+    ptrdiff_t c = 0;
+    for (; c < whole; c += STEP) acc_store(a + c, pitch, acc_sum(acc_load(a + c, pitch), acc_load(b + c, pitch)));
+    for (; c < columns; c++) acc1_store(a + c, pitch, acc1_sum(acc1_load(a + c, pitch), acc1_load(b + c, pitch)));
+  }
 }
 
 /* ---- the result of accumulators ------------------------------------------------------------------- */

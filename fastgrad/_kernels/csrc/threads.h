@@ -12,6 +12,9 @@ static inline int fg_max_threads(void) { return 1; }
 static inline int fg_thread(void) { return 0; }
 #endif
 
+/* Whether this is the last of `left` callers, which then sees what all the others have written. */
+static inline int fg_last(int *left) { return __atomic_sub_fetch(left, 1, __ATOMIC_ACQ_REL) == 0; }
+
 /* Zeros for a table that is visited at random: accumulators that lie across cache lines would need two for one, and
  * large pages miss the TLB less and fault once. */
 #include <stdlib.h>
