@@ -47,7 +47,7 @@ class _Bfloat16(NamedTuple):
 
 def finfo(dtype: np.dtype[Any]) -> Any:
     """`np.finfo`, of bfloat16 too."""
-    return _Bfloat16() if dtype.name == "bfloat16" else np.finfo(dtype)
+    return _Bfloat16() if dtype.itemsize == 2 and dtype.name == "bfloat16" else np.finfo(dtype)
 
 
 def computed(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -627,13 +627,17 @@ def check_kept(
     """Sample weights that are 0 where `mask` keeps no class; ValueError for a row that counts and
     has target mass on a class that is dropped.
     """
+    if not soft:
+        counted = None if ignore_index is None else target != ignore_index
+        classes = np.expand_dims(target if counted is None else np.where(counted, target, 0), axis)
+        lost = ~np.take_along_axis(mask, classes, axis).squeeze(axis)
+        if not lost.any():  # so every row keeps a class, too
+            return sample_weight
     some = mask.any(axis=axis)
     if soft:
         bad = ((target > 0) & ~mask).any(axis=axis) & some
     else:
-        counted = some if ignore_index is None else some & (target != ignore_index)
-        classes = np.expand_dims(np.where(counted, target, 0), axis)
-        bad = counted & ~np.take_along_axis(mask, classes, axis).squeeze(axis)
+        bad = lost & some if counted is None else lost & some & counted
         if weight is not None and label_smoothing == 0.0:
             bad &= weight[classes.squeeze(axis)] != 0
     if sample_weight is not None:

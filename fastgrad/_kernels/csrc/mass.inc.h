@@ -242,12 +242,7 @@ FG_INLINE void mass_rows(const int op, const int soft, const fg_run *run) {
     const T *w = all_w;
     ptrdiff_t kept = n;
     if (drop) {
-      kept = 0;
-      for (ptrdiff_t c = 0; c < n; c++) {
-        const int keep = drop[c * run->where_class] != 0;
-        kept += keep;
-        some_w[c] = keep ? all_w[c] : 0;
-      }
+      kept = mask_line(drop, run->where_class, n, all_w, 0, some_w);
       w = some_w;
     }
     const T spread = (T)(run->smoothing / (double)kept), top = row_max(FG_NATIVE, x, n);
@@ -319,9 +314,7 @@ FG_INLINE void mass_rows(const int op, const int soft, const fg_run *run) {
     }
     if (left >= 0) to[left] = map.patch[0];
     if (stream) row_stream(&edge, (T *)out, to, n);
-    if (!flat)
-      for (ptrdiff_t c = 0; c < n; c++)
-        *(T *)(out + c * run->out_class) = drop && !drop[c * run->where_class] ? 0 : to[c];
+    if (!flat) line_out(to, n, drop, run->where_class, out, run->out_class);
   }
   edge_flush(&edge);
   if (stream) vfence();
@@ -361,12 +354,16 @@ FG_INLINE void mass_lanes(const int op, const int soft, const fg_run *run) {
     if (drop) {
       for (ptrdiff_t c = 0; c < n; c++) vstore(keep + c * LANES, one);
       FG_NAME(mask_tile)(drop, run->where_row, run->where_class, rows, n, 0, keep, empty);
-      FG_NAME(mask_tile)(drop, run->where_row, run->where_class, rows, n, (T)-__builtin_inf(), x, empty);
-      if (soft) FG_NAME(mask_tile)(drop, run->where_row, run->where_class, rows, n, 0, t, empty);
-      if (op == MASS_HVP) FG_NAME(mask_tile)(drop, run->where_row, run->where_class, rows, n, 0, v, empty);
       s->gone |= veq(vload(empty), one);
       V kept = zero;
-      for (ptrdiff_t c = 0; c < n; c++) kept += vload(keep + c * LANES);
+      for (ptrdiff_t at = 0; at < size; at += LANES) {
+        const V one_or_zero = vload(keep + at);
+        const M dropped = veq(one_or_zero, zero);
+        kept += one_or_zero;
+        vstore(x + at, vsel(dropped, low, vload(x + at)));
+        if (soft) vstore(t + at, vdrop(dropped, vload(t + at)));
+        if (op == MASS_HVP) vstore(v + at, vdrop(dropped, vload(v + at)));
+      }
       spread = vset((T)run->smoothing) / vmax(kept, one);
     }
 
@@ -451,7 +448,8 @@ FG_INLINE void mass_lanes(const int op, const int soft, const fg_run *run) {
       y = vsel(vieq(left, class), map.patch, y);
       vstore(x + c * LANES, vdrop(s->gone, y));
     }
-    if (drop) FG_NAME(mask_tile)(drop, run->where_row, run->where_class, rows, n, 0, x, empty);
+    if (drop)
+      for (ptrdiff_t at = 0; at < size; at += LANES) vstore(x + at, vdrop(veq(vload(keep + at), zero), vload(x + at)));
     unpack_as(MAP_NONE, x, &none, 0, run->out + first * run->out_row, run->out_row, run->out_class, rows, n, 0);
   }
 }

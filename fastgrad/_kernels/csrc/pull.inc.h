@@ -27,8 +27,21 @@ FG_INLINE V pull_apply(const int op, V p, V g, V2 s, V alpha) {
 
 FG_INLINE const T *line_of(const char *p, ptrdiff_t cls, const char *w, ptrdiff_t w_cls, ptrdiff_t n, T *packed) {
   if (cls == (ptrdiff_t)sizeof(T) && !w) return (const T *)p;
-  for (ptrdiff_t c = 0; c < n; c++) packed[c] = w && !w[c * w_cls] ? 0 : *at(p, c * cls);
+  const T *line = (const T *)p;
+  if (cls != (ptrdiff_t)sizeof(T)) {
+    for (ptrdiff_t c = 0; c < n; c++) packed[c] = *at(p, c * cls);
+    line = packed;
+  }
+  if (w) mask_line(w, w_cls, n, line, 0, packed);
   return packed;
+}
+
+/* A line to where it belongs; what `w` drops is 0. */
+FG_INLINE void line_out(T *line, ptrdiff_t n, const char *w, ptrdiff_t w_cls, char *out, ptrdiff_t cls) {
+  const int contiguous = cls == (ptrdiff_t)sizeof(T);
+  if (w) mask_line(w, w_cls, n, line, 0, contiguous ? (T *)out : line);
+  if (!contiguous)
+    for (ptrdiff_t c = 0; c < n; c++) *(T *)(out + c * cls) = line[c];
 }
 
 FG_INLINE void pull_rows(const int op, const fg_run *run, const fg_lines *listed) {
@@ -58,8 +71,7 @@ FG_INLINE void pull_rows(const int op, const fg_run *run, const fg_lines *listed
       vstore_n(to + whole,
                pull_apply(op, vload_n(p + whole, n - whole, zero), vload_n(g + whole, n - whole, zero), s, alpha),
                n - whole);
-    if (!flat)
-      for (ptrdiff_t c = 0; c < n; c++) *(T *)(out + c * run->out_class) = w && !w[c * run->where_class] ? 0 : line[c];
+    if (!flat) line_out(line, n, w, run->where_class, out, run->out_class);
   }
 }
 

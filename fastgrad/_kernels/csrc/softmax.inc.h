@@ -348,16 +348,15 @@ FG_INLINE const void *row_line(const int half, const fg_run *run, ptrdiff_t r, T
   const char *x = run->x + r * run->x_row;
   *empty = 0;
   if (half != FG_NATIVE || (run->x_class == (ptrdiff_t)sizeof(T) && !run->where)) return x;
-  for (ptrdiff_t c = 0; c < run->classes; c++) packed[c] = *at(x, c * run->x_class);
+  const ptrdiff_t n = run->classes;
+  const T *line = (const T *)x;
+  if (run->x_class != (ptrdiff_t)sizeof(T)) {
+    for (ptrdiff_t c = 0; c < n; c++) packed[c] = *at(x, c * run->x_class);
+    line = packed;
+  }
   if (run->where) {
-    const char *w = run->where + r * run->where_row;
-    *empty = 1;
-    for (ptrdiff_t c = 0; c < run->classes; c++) {
-      if (w[c * run->where_class])
-        *empty = 0;
-      else
-        packed[c] = (T)-__builtin_inf();
-    }
+    const char *const w = run->where + r * run->where_row;
+    *empty = mask_line(w, run->where_class, n, line, (T)-__builtin_inf(), packed) == 0;
   }
   return packed;
 }

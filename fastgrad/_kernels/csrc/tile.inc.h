@@ -73,18 +73,56 @@ FG_INLINE void pack_ahead(const char *p, ptrdiff_t row, ptrdiff_t cls, ptrdiff_t
   pack_as(1, p, row, cls, rows, classes, tile);
 }
 
-/* Elements whose mask byte is 0 become `fill`; empty[row] says whether nothing was left. */
+/* Masks are a byte for each element, 0 if it is dropped.  Nobody foresees one, so none of this branches on it. */
+
+FG_INLINE T kept_or(int keep, T x, T fill) {
+  I bits, other;
+  memcpy(&bits, &x, sizeof bits);
+  memcpy(&other, &fill, sizeof other);
+  bits = (bits & -(I)keep) | (other & ~-(I)keep);
+  memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
+/* A line whose dropped elements become `fill`; its mask's bytes lie `step` apart.  Returns how many are kept. */
+FG_INLINE ptrdiff_t mask_line(const char *w, ptrdiff_t step, ptrdiff_t n, const T *from, T fill, T *to) {
+  ptrdiff_t kept = 0, c = 0;
+  if (step == 1)
+    for (; c + LANES <= n; c += LANES) {
+      const M keep = vkept(w + c);
+      kept += vcount(keep);
+      vstore(to + c, vsel(keep, vload(from + c), vset(fill)));
+    }
+  for (; c < n; c++) {
+    const int keep = w[c * step] != 0;
+    kept += keep;
+    to[c] = kept_or(keep, from[c], fill);
+  }
+  return kept;
+}
+
+/* The same for a tile; empty[row] says whether nothing was kept. */
 FG_KERNEL void FG_NAME(mask_tile)(const char *w, ptrdiff_t row, ptrdiff_t cls, ptrdiff_t rows, ptrdiff_t classes,
                                   T fill, T *tile, T *empty) {
-  const ptrdiff_t groups = (rows + LANES - 1) / LANES, last = rows - 1;
-  for (ptrdiff_t r = 0; r < groups * LANES; r++) {
-    const char *from = w + (r < last ? r : last) * row;
-    T *to = tile + (r / LANES) * classes * LANES + r % LANES;
+  const ptrdiff_t groups = (rows + LANES - 1) / LANES, last = rows - 1, whole = row == 1 ? rows / LANES : 0;
+  for (ptrdiff_t g = 0; g < whole; g++) {
+    T *const to = tile + g * classes * LANES;
+    M any = vtruth(0);
+    for (ptrdiff_t c = 0; c < classes; c++) {
+      const M keep = vkept(w + c * cls + g * LANES);
+      any |= keep;
+      vstore(to + c * LANES, vsel(keep, vload(to + c * LANES), vset(fill)));
+    }
+    vstore(empty + g * LANES, vsel(any, vset(0), vset(1)));
+  }
+  for (ptrdiff_t r = whole * LANES; r < groups * LANES; r++) {
+    const char *const from = w + (r < last ? r : last) * row;
+    T *const to = tile + (r / LANES) * classes * LANES + r % LANES;
     int any = 0;
     for (ptrdiff_t c = 0; c < classes; c++) {
-      int keep = from[c * cls] != 0;
+      const int keep = from[c * cls] != 0;
       any |= keep;
-      if (!keep) to[c * LANES] = fill;
+      to[c * LANES] = kept_or(keep, to[c * LANES], fill);
     }
     empty[r] = (T)!any;
   }

@@ -12,7 +12,7 @@
  *   vmax                 a > b ? a : b, hence b when either is NaN
  *   vsel visel           lane-wise m ? a : b;  vdrop: m ? 0 : a
  *   vtruth               0 or 1 as a mask of all lanes;  vany, vfirst_true: is there, and which is, a true lane;
- *                        vcount: how many are
+ *                        vcount: how many are;  vkept: which of LANES bytes are not 0
  *   vexponent            the low bits of t moved into the exponent field: a power of two, or +0
  *   vgather4 vscatter4   four neighbouring elements of LANES rows, from element c on, as one vector each
  *   vfold                of vectors a and b, whose elements are parts of one result each: all parts of a and b in `even`
@@ -152,6 +152,11 @@ FG_INLINE int vcount(M m) {
   int count = 0;
   FG_EACH count -= (int)m[i];
   return count;
+}
+FG_INLINE M vkept(const char *w) {
+  M m;
+  FG_EACH m[i] = -(I)(w[i] != 0);
+  return m;
 }
 FG_INLINE T vreduce_max(V a) {
   T m = a[0];

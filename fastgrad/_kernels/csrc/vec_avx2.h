@@ -58,6 +58,17 @@ FG_INLINE V vdrop(M m, V a) { return (V)FG_PS(andnot)((FG_VREG)m, (FG_VREG)a); }
 FG_INLINE int vany(M m) { return FG_PS(movemask)((FG_VREG)m) != 0; }
 FG_INLINE ptrdiff_t vfirst_true(M m) { return __builtin_ctz((unsigned)FG_PS(movemask)((FG_VREG)m)); }
 FG_INLINE int vcount(M m) { return __builtin_popcount((unsigned)FG_PS(movemask)((FG_VREG)m)); }
+#if FG_DOUBLE
+FG_INLINE M vkept(const char *w) {
+  int bytes;
+  memcpy(&bytes, w, sizeof bytes);
+  return (M)_mm256_cmpgt_epi64(_mm256_cvtepu8_epi64(_mm_cvtsi32_si128(bytes)), _mm256_setzero_si256());
+}
+#else
+FG_INLINE M vkept(const char *w) {
+  return (M)_mm256_cmpgt_epi32(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)w)), _mm256_setzero_si256());
+}
+#endif
 
 FG_INLINE V vexponent(V t) { return (V)FG_EPI(slli)((__m256i)t, MANTISSA); }
 

@@ -54,6 +54,17 @@ FG_INLINE V vdrop(M m, V a) { return (V)FG_PS(maskz_mov)((M)~m, (FG_VREG)a); }
 FG_INLINE int vany(M m) { return m != 0; }
 FG_INLINE ptrdiff_t vfirst_true(M m) { return __builtin_ctz((unsigned)m); }
 FG_INLINE int vcount(M m) { return __builtin_popcount((unsigned)m); }
+#if FG_DOUBLE
+FG_INLINE M vkept(const char *w) {
+  const __m128i bytes = _mm_loadl_epi64((const __m128i *)w);
+  return (M)_mm_test_epi8_mask(bytes, bytes);
+}
+#else
+FG_INLINE M vkept(const char *w) {
+  const __m128i bytes = _mm_loadu_si128((const __m128i *)w);
+  return _mm_test_epi8_mask(bytes, bytes);
+}
+#endif
 
 FG_INLINE V vexponent(V t) { return (V)FG_EPI(slli)((__m512i)t, MANTISSA); }
 FG_INLINE T vreduce_max(V a) { return FG_PS(reduce_max)((FG_VREG)a); }
