@@ -377,12 +377,12 @@ def _add_up(
     empty: float,
 ) -> None:
     """Sums or means of x (B, N, d) into out (B, K, d)."""
-    items, rows, columns = x.shape
+    items, _, columns = x.shape
     # To look through ids that are used once would cost more than it gains.
     in_order = vars(plan).get("_in_order", plan._bounds is not None)
     # Consecutive rows of one column need no table: several segments are added side by side.
     table = not (in_order and columns == 1) and _kernels.prefers_table(
-        items, rows, plan.num_segments, columns, out.itemsize, "order" in vars(plan) or in_order
+        plan.num_segments, columns, out.itemsize, "order" in vars(plan) or in_order
     )
     if not (in_order or table):
         plan.order  # noqa: B018  (made first, it makes the offsets too)

@@ -5,6 +5,7 @@ Helpers are fixtures because test files cannot import each other (`--import-mode
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import zlib
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 import fastgrad as fg
 from fastgrad import _reference as ref
@@ -41,6 +43,19 @@ def rng(request: pytest.FixtureRequest) -> np.random.Generator:
     seed = zlib.crc32(request.node.nodeid.encode())
     print(f"seed {seed}")
     return np.random.default_rng(seed)
+
+
+@contextlib.contextmanager
+def _on_threads(n: int) -> Iterator[None]:
+    with threadpool_limits(n, user_api="openmp"), fg.num_threads(n):
+        assert fg.get_num_threads() == n
+        yield
+
+
+@pytest.fixture(scope="session")
+def on_threads() -> Callable[[int], contextlib.AbstractContextManager[None]]:
+    """Really n, even on a machine with fewer cores: both limits are raised."""
+    return _on_threads
 
 
 # ---- ulps ---------------------------------------------------------------------------------------

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_limits
 
 import fastgrad as fg
 from fastgrad._kernels import rows as _rows
@@ -16,14 +14,6 @@ from fastgrad._kernels import rows as _rows
 # Without OpenMP there is one thread, and the claims hold by themselves.
 THREADS = [1, 2, 3, 4] if _rows.build_info()[1] else [1]
 layouts = pytest.mark.parametrize("layout", ["C", "F"])
-
-
-@contextlib.contextmanager
-def threads(n):
-    """Really n, even on a machine with fewer cores: both limits are raised."""
-    with threadpool_limits(n, user_api="openmp"), fg.num_threads(n):
-        assert fg.get_num_threads() == n
-        yield
 
 
 def bits(a):
@@ -37,12 +27,12 @@ LARGE = [(30011, 10), (5003, 60), (1501, 250), (7, 40009)]
 
 @layouts
 @pytest.mark.parametrize("shape", LARGE, ids=str)
-def test_results_do_not_depend_on_the_number_of_threads(dtype, op, rng, shape, layout):
+def test_results_do_not_depend_on_the_number_of_threads(dtype, op, rng, shape, layout, on_threads):
     x = np.asarray(rng.normal(0, 3, shape), dtype, order=layout)
     inputs = op.inputs(rng, x, -1)
     results = set()
     for n in THREADS:
-        with threads(n):
+        with on_threads(n):
             results.add(bits(op.run(x, -1, *inputs)))
     assert len(results) == 1
 
@@ -50,7 +40,9 @@ def test_results_do_not_depend_on_the_number_of_threads(dtype, op, rng, shape, l
 @layouts
 @pytest.mark.parametrize("marker", [-100, 0])
 @pytest.mark.parametrize("shape", LARGE, ids=str)
-def test_reduced_loss_does_not_depend_on_threads(isa, dtype, rng, shape, marker, layout):
+def test_reduced_loss_does_not_depend_on_threads(
+    isa, dtype, rng, shape, marker, layout, on_threads
+):
     # Losses from 1e-20 to 1e4: no order of adding them is exact.
     spread = 10 ** rng.uniform(-1, 4, (shape[0], 1))
     x = np.asarray(rng.normal(size=shape) * spread, dtype, order=layout)
@@ -58,13 +50,13 @@ def test_reduced_loss_does_not_depend_on_threads(isa, dtype, rng, shape, marker,
     y[::7] = 0
     values = set()
     for n in THREADS:
-        with threads(n):
+        with on_threads(n):
             values.add(fg.cross_entropy(x, y, ignore_index=marker))
             values.add(fg.cross_entropy.value_and_grad(x, y, ignore_index=marker)[0])
     assert len(values) == 1
 
 
-def test_a_sum_over_several_slabs_does_not_depend_on_threads(dtype, rng):
+def test_a_sum_over_several_slabs_does_not_depend_on_threads(dtype, rng, on_threads):
     """A slab is 2^23 elements or 2^16 rows for each thread; their edges move with the threads."""
     small = rng.normal(0, 3, (3, 1)).astype(dtype)
     tall = np.broadcast_to(small[:1], (200003, 2))
@@ -73,7 +65,7 @@ def test_a_sum_over_several_slabs_does_not_depend_on_threads(dtype, rng):
         y = np.arange(len(x)) % 2
         values = set()
         for n in THREADS:
-            with threads(n):
+            with on_threads(n):
                 values.add(fg.cross_entropy(x, y, reduction="sum"))
         assert len(values) == 1
 
@@ -266,25 +258,29 @@ def rows_of(kw, pick):
 
 
 @pytest.mark.parametrize("shape", [(30011, 10), (1501, 250)], ids=str)
-def test_options_do_not_depend_on_the_number_of_threads(dtype, mass, mass_case, mass_kind, shape):
+def test_options_do_not_depend_on_the_number_of_threads(
+    dtype, mass, mass_case, mass_kind, shape, on_threads
+):
     z, t, v, kw = mass_case.draw(np.random.default_rng(1), shape, dtype)
     for layout in "CF":
         x = np.asarray(z, order=layout)
         results = set()
         for n in THREADS:
-            with threads(n):
+            with on_threads(n):
                 results.add(bits(mass.run(mass_kind, x, t, v, **kw)))
         assert len(results) == 1
 
 
 @pytest.mark.parametrize("shape", [(140003, 4), (9001, 150)], ids=str)
-def test_reduced_losses_with_options_do_not_depend_on_threads(isa, dtype, mass_case, shape):
+def test_reduced_losses_with_options_do_not_depend_on_threads(
+    isa, dtype, mass_case, shape, on_threads
+):
     """Nor do the divisor and the factors of more rows than a slab has (65536)."""
     z, t, _, kw = mass_case.draw(np.random.default_rng(2), shape, dtype)
     z[np.isinf(z)] = -3  # an infinite loss would hide the others
     results = set()
     for n in THREADS:
-        with threads(n):
+        with on_threads(n):
             value = fg.cross_entropy(z, t, **kw)
             again, grad = fg.cross_entropy.value_and_grad(z, t, **kw)
             assert np.isfinite(value)

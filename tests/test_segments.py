@@ -441,14 +441,16 @@ def test_means_beyond_the_range_change_no_others(isa, rng, columns):
 @pytest.mark.parametrize("columns", [1, 3, 16, 33, 130])
 @pytest.mark.parametrize("weighs", [False, True])
 @pytest.mark.parametrize("shape", [(3000,), (4, 1500)], ids=str)
-def test_both_paths_give_the_same_bits(isa, dtype, rng, monkeypatch, columns, weighs, shape):
+def test_both_paths_give_the_same_bits(
+    isa, dtype, rng, monkeypatch, columns, weighs, shape, on_threads
+):
     x, ids = draw(rng, shape, 50, (columns,), dtype, ignored=True)
     w = rng.random(shape).astype(dtype) if weighs else None
     seen = set()
     for table in (True, False):
         monkeypatch.setattr(_segments._kernels, "prefers_table", lambda *_, t=table: t)
         for threads in (1, 2, 5):
-            with fg.num_threads(threads):
+            with on_threads(threads):
                 seen.add(fg.segment_mean(x, ids, ignore_index=-1, weights=w).tobytes())
     assert len(seen) == 1
 
@@ -458,7 +460,7 @@ def test_both_paths_give_the_same_bits(isa, dtype, rng, monkeypatch, columns, we
 @pytest.mark.parametrize("wrong", [-1, 50])
 @pytest.mark.parametrize("batch", [False, True])
 def test_an_id_out_of_range_is_found_while_rows_are_added(
-    isa, dtype, rng, columns, at, wrong, batch
+    isa, dtype, rng, columns, at, wrong, batch, on_threads
 ):
     x, ids = draw(rng, (2, 2000), 50, (columns,), dtype)
     ids[1, at] = wrong
@@ -471,7 +473,7 @@ def test_an_id_out_of_range_is_found_while_rows_are_added(
         for weights in (None, w):
             for threads in (1, 2):
                 with (
-                    fg.num_threads(threads),
+                    on_threads(threads),
                     pytest.raises(IndexError, match=rf"segments\[{place}\] is {wrong}\."),
                 ):
                     f(x, ids, num_segments=50, out=out, weights=weights)
@@ -495,13 +497,13 @@ def test_ids_checked_on_the_way_give_the_same_bits(isa, dtype, rng, columns, nam
 
 @pytest.mark.parametrize(("rows", "columns"), [(100_000, 5), (10_000, 40)])
 @pytest.mark.parametrize("at", [0, -1])
-def test_threads_check_and_count_ids_on_the_way(isa, dtype, rng, rows, columns, at):
+def test_threads_check_and_count_ids_on_the_way(isa, dtype, rng, rows, columns, at, on_threads):
     """Each reads all of them, whether they share out segments or columns."""
     x, ids = draw(rng, (rows,), 50, (columns,), dtype)
-    with fg.num_threads(1):
+    with on_threads(1):
         expected = fg.segment_mean(x, fg.Segments.from_ids(ids, 50))
     out = np.full((50, columns), 7, dtype)
-    with fg.num_threads(3):
+    with on_threads(3):
         centroids, counts = fg.class_centroids(x, ids, num_classes=50)
         true = np.bincount(ids, minlength=50)
         ids[at] = 50
@@ -515,14 +517,16 @@ def test_threads_check_and_count_ids_on_the_way(isa, dtype, rng, rows, columns, 
 @pytest.mark.parametrize("columns", [2, 4, 5, 8])
 @pytest.mark.parametrize("weighs", [False, True])
 @pytest.mark.parametrize("segments", [1, 3, 1000])
-def test_threads_that_share_out_the_segments(isa, dtype, rng, columns, weighs, segments):
+def test_threads_that_share_out_the_segments(
+    isa, dtype, rng, columns, weighs, segments, on_threads
+):
     """Where rows are too short to cut; `taken` rows have the weights of their own."""
     x, ids = draw(rng, (100_000,), segments, (columns,), dtype, ignored=True)
     x = np.concatenate([x, x], axis=1)[:, :columns]  # strided, too
     w = rng.random(len(x)).astype(dtype) if weighs else None
     seen = set()
     for threads in (1, 2, 3, 7):
-        with fg.num_threads(threads):
+        with on_threads(threads):
             options = {"ignore_index": -1, "num_segments": segments, "weights": w}
             seen.add(fg.segment_sum(x, ids, **options).tobytes())
             seen.add(fg.segment_sum(x, ids, empty_value=7, **options).tobytes())
@@ -530,7 +534,7 @@ def test_threads_that_share_out_the_segments(isa, dtype, rng, columns, weighs, s
     assert len(seen) == 1
     plan = fg.Segments.from_ids(ids, segments, ignore_index=-1)
     assert plan.order.size  # sorted: the other path
-    with fg.num_threads(1):
+    with on_threads(1):
         assert fg.segment_mean(x, plan, weights=w).tobytes() == mean.tobytes()
 
 
@@ -540,7 +544,7 @@ STRIPS = [(18 << 20, 3), (9 << 20, 21), (18 << 20, 40)]
 
 @pytest.mark.parametrize(("size", "columns"), STRIPS)
 @pytest.mark.parametrize("weighs", [False, True])
-def test_sums_of_strips_of_rows(isa, dtype, rng, size, columns, weighs):
+def test_sums_of_strips_of_rows(isa, dtype, rng, size, columns, weighs, on_threads):
     rows = size // (columns * np.dtype(dtype).itemsize)
     x, ids = draw(rng, (rows,), 30, (columns,), dtype, ignored=True)
     x[ids == 7] = 3e-3  # a sum that would show its rounding
@@ -554,7 +558,7 @@ def test_sums_of_strips_of_rows(isa, dtype, rng, size, columns, weighs):
     scale = np.add.reduceat(np.abs(x * share)[kept], starts, axis=0)
     seen, means = set(), set()
     for threads in (1, 2, 3, 7):
-        with fg.num_threads(threads):
+        with on_threads(threads):
             total = fg.segment_sum(x, ids, **options)
             seen.add(total.tobytes())
             means.add(fg.segment_mean(x, ids, **options).tobytes())
@@ -577,7 +581,7 @@ def test_sums_of_strips_of_rows(isa, dtype, rng, size, columns, weighs):
 
 @pytest.mark.parametrize("columns", [1, 4, 40])
 @pytest.mark.parametrize("in_order", [False, True])
-def test_strips_depend_on_nothing_but_the_shape(dtype, rng, columns, in_order):
+def test_strips_depend_on_nothing_but_the_shape(dtype, rng, columns, in_order, on_threads):
     """What is huge cancels, so that every other order of the additions would show."""
     rows = (18 << 20) // (columns * np.dtype(dtype).itemsize)
     x, ids = draw(rng, (rows,), 30, (columns,), dtype)
@@ -589,7 +593,7 @@ def test_strips_depend_on_nothing_but_the_shape(dtype, rng, columns, in_order):
     x[by_id[ends[:-1]]], x[by_id[ends[1:] - 1]] = huge, -huge
     seen = set()
     for threads in (1, 2, 3, 7):
-        with fg.num_threads(threads):
+        with on_threads(threads):
             plan = fg.Segments.from_ids(ids, 30)
             plans = [ids, plan, fg.Segments.from_lengths(plan.counts)] if in_order else [ids, plan]
             for p in plans:
@@ -602,11 +606,11 @@ def test_strips_depend_on_nothing_but_the_shape(dtype, rng, columns, in_order):
 @pytest.mark.parametrize("threads", [1, 2, 5])
 @pytest.mark.parametrize("columns", [4, 40])
 @pytest.mark.parametrize("at", [0, -1])
-def test_an_id_out_of_range_in_some_strip(dtype, rng, threads, columns, at):
+def test_an_id_out_of_range_in_some_strip(dtype, rng, threads, columns, at, on_threads):
     rows = (18 << 20) // (columns * np.dtype(dtype).itemsize)
     x, ids = draw(rng, (rows,), 30, (columns,), dtype)
     out = np.full((30, columns), 7, dtype)
-    with fg.num_threads(threads):
+    with on_threads(threads):
         counts = fg.class_centroids(x, ids, num_classes=30).counts
         assert np.array_equal(counts, np.bincount(ids, minlength=30))
         ids[at] = 30
@@ -621,14 +625,14 @@ def test_an_id_out_of_range_in_some_strip(dtype, rng, threads, columns, at):
     [((200_000,), 1), ((100_000,), 5), ((20_000,), 40), ((4, 10_000), 20)],
     ids=str,
 )
-def test_threads_change_no_bit(dtype, rng, name, shape, columns):
+def test_threads_change_no_bit(dtype, rng, name, shape, columns, on_threads):
     x, ids = draw(rng, shape, 300, (columns,), dtype)
     f = function(name)
     g = rng.normal(size=f(x, ids, num_segments=300).shape).astype(dtype)
     v = rng.normal(size=x.shape).astype(dtype)
     seen = set()
     for threads in (1, 2, 3, 5):
-        with fg.num_threads(threads):
+        with on_threads(threads):
             seen.add(
                 (
                     f(x, ids, num_segments=300).tobytes(),

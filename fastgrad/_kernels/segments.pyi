@@ -2,9 +2,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-def prefers_table(
-    items: int, rows: int, segments: int, columns: int, size: int, is_sorted: bool
-) -> bool: ...
+def prefers_table(segments: int, columns: int, size: int, is_sorted: bool) -> bool: ...
 def reduce(
     x: NDArray[Any],
     ids: NDArray[Any] | None,

@@ -2,13 +2,13 @@
 # cython: freethreading_compatible=True
 """Reductions over segments: sums, means and extremes; and a row of each, spread over its rows.
 
-Data are (B, N, d) with any strides: B items of N rows.  A column of a segment is reduced by one
-thread in the order of its rows, so that no choice made here (path, threads, blocks of columns)
-changes a bit.
+Data are (B, N, d) with any strides: B items of N rows.  A column of a segment is reduced in the
+order of its rows, by one thread or strip by strip, so that no choice made here (path, threads,
+blocks of columns) changes a bit.
 
-Many rows of few segments are cut into strips, each reduced by itself, whose sums are added in
-order: threads that shared out columns or segments would each have the processor prefetch nearly all
-rows.  Strips depend on the shape, never on the threads: again the same bits.
+Strips: of many rows of few segments each quarter, or half, is reduced by itself, as the shape
+alone decides, and the sums are added in order.  Threads that shared out columns or segments would
+each have the processor prefetch nearly all rows.
 """
 from cython.parallel cimport prange
 # The heap that tracemalloc sees: profile_loss counts scratch.
@@ -142,12 +142,12 @@ cdef Py_ssize_t _pitch(Py_ssize_t columns, Py_ssize_t size) noexcept nogil:
 cdef Py_ssize_t _columns_at_once(
     Py_ssize_t units, Py_ssize_t segments, Py_ssize_t columns, Py_ssize_t size, int threads
 ) noexcept nogil:
-    """Columns of a block: whole cache lines, one block for every thread where there are not as many
-    items or strips, and accumulators that stay in L2 where that leaves some 256 bytes of a row
-    together."""
+    """Columns of a block: whole cache lines, so many blocks that all threads have one where items
+    or strips are too few, and accumulators that stay in L2 where that leaves some 256 bytes of a
+    row together."""
     cdef Py_ssize_t line = LINE // size, block = columns, fits
-    if units < threads and columns * size >= LINE * threads:
-        block = (columns + threads - 1) // threads
+    if threads >= 2 * units and columns * size >= LINE * (threads // units):
+        block = (columns + threads // units - 1) // (threads // units)
     fits = TABLE_BLOCK // (8 * max(segments, 1) * (1 if size == 4 else 2))
     if block > fits:
         block = max(fits, 4 * line)
@@ -155,14 +155,14 @@ cdef Py_ssize_t _columns_at_once(
     return min(block, columns)
 
 
-def prefers_table(
-    Py_ssize_t items, Py_ssize_t rows, Py_ssize_t segments, Py_ssize_t columns, Py_ssize_t size,
-    bint is_sorted
-):
+cdef Py_ssize_t _table_of(Py_ssize_t segments, Py_ssize_t columns, Py_ssize_t size) noexcept nogil:
+    """Bytes of the accumulators of a block of columns, on one thread."""
+    return 8 * segments * _pitch(_columns_at_once(1, segments, columns, size, 1), size)
+
+
+def prefers_table(Py_ssize_t segments, Py_ssize_t columns, Py_ssize_t size, bint is_sorted):
     """Whether to accumulate rows as they come, rather than to gather them by segment."""
-    cdef Py_ssize_t block, table
-    block = _columns_at_once(items, segments, columns, size, 1)
-    table = 8 * segments * _pitch(block, size)
+    cdef Py_ssize_t table = _table_of(segments, columns, size)
     return table <= TABLE_BLOCK or (
         not is_sorted and columns * size <= LINE and table <= TABLE_FAR
     )
@@ -173,11 +173,11 @@ cdef Py_ssize_t _strips_of(
 ) noexcept nogil:
     """Strips of the rows of an item: several only where the table is always preferred, for other
     ways to a sum know none."""
-    cdef Py_ssize_t block = _columns_at_once(1, segments, columns, size, 1), strips = 1
-    cdef Py_ssize_t table = 8 * segments * _pitch(block, size)
+    cdef Py_ssize_t table = _table_of(segments, columns, size), strips = 1
+    cdef Py_ssize_t bytes = rows * _columns_at_once(1, segments, columns, size, 1) * size
     cdef Py_ssize_t least = max(<Py_ssize_t>STRIP_BYTES, STRIP_TABLES * table)
     if columns > 1 and table <= TABLE_BLOCK:
-        while strips < STRIPS and rows * block * size >= 2 * strips * least:
+        while strips < STRIPS and bytes >= 2 * strips * least:
             strips *= 2
     return strips
 
@@ -379,8 +379,9 @@ def reduce(
     `even`, a power of two; 1 for float32.
 
     With `check`, ids that are not checked yet are on the way, and their offsets, zeros (K + 1),
-    made if they are given.  None if one is out of range: every unit of the work reads them all, so
-    `out` is then as it was.  Only with `table`, of one item, and where none is ignored.
+    made if they are given.  None if one is out of range: whoever writes a block of columns knows
+    of all ids, so `out` is then as it was.  Only with `table`, of one item, and where none is
+    ignored.
     """
     cdef fg_segments common
     cdef Unit u
@@ -423,8 +424,8 @@ def reduce(
         )
         blocks = items * ((u.columns + u.block - 1) // u.block)
         u.parts = 1
-        if blocks * u.strips < threads and u.columns * u.x.size >= SHARED:
-            u.parts = min(<Py_ssize_t>threads, u.rows.segments)
+        if threads >= 2 * blocks * u.strips and u.columns * u.x.size >= SHARED:
+            u.parts = min(threads // (blocks * u.strips), u.rows.segments)
             blocks *= u.parts
         units = blocks * u.strips
         threads = <int>min(<Py_ssize_t>threads, units)

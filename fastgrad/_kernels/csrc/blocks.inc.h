@@ -66,7 +66,7 @@ FG_INLINE V2 block_exp(const int op, const int half, const Exp *row, T peak, Bas
       const ptrdiff_t k = n - c;
       V d = shifted(half, k < LANES ? line_load_n(half, row->d, c, k, low) : line_load(half, row->d, c), frame);
       if (has_target(op)) d = vsel(vieq(left, class), low, d);
-      if (leaves_out(op) && !has_target(op)) {
+      if (leaves_largest(op)) {
         const M top = veq(d, vset(peak));
         largest += vcount(top);
         d = vsel(top, low, d);

@@ -1,7 +1,7 @@
 /* Sums over segments, their extremes, and what spreads a row per segment over the rows.
  *
  * A column of a segment has one accumulator, which takes the rows in their original order: a double for float,
- * two words for double.  So both ways to a sum of rows with ids give the same bits:
+ * two words for double; or one for each strip of rows.  So both ways to a sum of rows with ids give the same bits:
  *
  *   add     rows as they come, into a table with the accumulators of every segment; where the driver has cut the rows
  *           into strips, each has a table, and `merge` adds them up in order
@@ -315,7 +315,7 @@ FG_INLINE void gather_columns(const fg_segments *run, const int weighs, ptrdiff_
 
 /* One column: an accumulator waits for each of its additions, so those of several segments wait side by side. */
 #define LINES 4
-#define STRIP 64 /* rows of a segment that lie in a tile */
+#define TILE_ROWS 64 /* rows of a segment that lie in a tile */
 
 FG_INLINE int gather_lines(const fg_segments *run, const int weighs, ptrdiff_t s, int lines) {
   Acc1 v[LINES];
@@ -351,7 +351,7 @@ FG_INLINE int gather_lines(const fg_segments *run, const int weighs, ptrdiff_t s
 /* Consecutive segments of contiguous elements: one in every lane.  Each is filled up with zeros, which change no bit
  * of an accumulator that began with 0. */
 FG_INLINE int gather_lanes(const fg_segments *run, ptrdiff_t s, int lines) {
-  T tile[LANES][STRIP];
+  T tile[LANES][TILE_ROWS];
   const T *at[LANES];
   ptrdiff_t left[LANES], most = 0;
   const V zero = vset(0);
@@ -362,8 +362,8 @@ FG_INLINE int gather_lanes(const fg_segments *run, ptrdiff_t s, int lines) {
     at[k] = (const T *)run->x + begin;
     most = most > left[k] ? most : left[k];
   }
-  for (; most > 0; most -= STRIP) {
-    const ptrdiff_t n = most < STRIP ? (most + 3) / 4 * 4 : STRIP;
+  for (; most > 0; most -= TILE_ROWS) {
+    const ptrdiff_t n = most < TILE_ROWS ? (most + 3) / 4 * 4 : TILE_ROWS;
     for (int k = 0; k < LANES; k++) {
       ptrdiff_t i = 0;
       for (; i < n && left[k] >= LANES; i += LANES, left[k] -= LANES, at[k] += LANES) vstore(tile[k] + i, vload(at[k]));

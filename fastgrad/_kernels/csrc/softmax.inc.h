@@ -25,6 +25,7 @@
 enum { SOFTMAX, LOG_SOFTMAX, LOGSUMEXP, XENT, XENT_GRAD };
 FG_INLINE int has_target(const int op) { return op == XENT || op == XENT_GRAD; }
 FG_INLINE int leaves_out(const int op) { return op != SOFTMAX; }
+FG_INLINE int leaves_largest(const int op) { return leaves_out(op) && !has_target(op); }
 FG_INLINE int keeps_terms(const int op) { return op == SOFTMAX || op == XENT_GRAD; }
 FG_INLINE int has_out(const int op) { return op != LOGSUMEXP && op != XENT; }
 FG_INLINE int has_value(const int op) { return op == LOGSUMEXP || has_target(op); }
@@ -591,7 +592,7 @@ FG_INLINE void rows_as(const int op, const int half, const fg_run *run, const fg
 
 /* The low word of the largest term (lanes_rest) is what shows, but where that term is the one left out the others want
  * theirs: a loss may do without by 1 ulp, logsumexp may not. */
-FG_INLINE int wants_low_words(const int op) { return op == LOGSUMEXP || op == LOG_SOFTMAX; }
+FG_INLINE int wants_low_words(const int op) { return leaves_largest(op); }
 
 /* A group of LANES rows between pass 2 and pass 3. */
 typedef struct {
@@ -666,7 +667,7 @@ FG_INLINE void lanes_exp(const int op, const int several, const fg_run *run, ptr
       FG_UNROLL (u, several, 1) {
         d[u] = vload(tile + u * stride + c * LANES) - frame[u].shift;
         if (has_target(op)) d[u] = vsel(vieq(left[u], class), low, d[u]);
-        if (leaves_out(op) && !has_target(op)) {
+        if (leaves_largest(op)) {
           const M largest = veq(d[u], peak[u]);
           ties[u] = vsel(largest, ties[u] + vset(1), ties[u]);
           d[u] = vsel(largest, low, d[u]);
@@ -692,9 +693,9 @@ FG_INLINE void lanes_exp(const int op, const int several, const fg_run *run, ptr
 
 FG_INLINE V2 group_sum(const Group *g, ptrdiff_t n) { return n > SUM_FEW ? sum_value(g->sum) : sum_unflushed(g->sum); }
 
-/* Of several largest terms all have been left out of `rest`, where one was meant. */
+/* Where the largest term is left out, all that equal it have been: of several the others come back. */
 FG_INLINE V2 lanes_rest(const int op, const State *s, V2 rest, Base base) {
-  if (wants_low_words(op)) return add2(rest, mul2(term_left(s, base), (V2){s->ties - vset(1), vset(0)}));
+  if (leaves_largest(op)) return add2(rest, mul2(term_left(s, base), (V2){s->ties - vset(1), vset(0)}));
   const V2 whole = add_low(rest, s->max, &s->frame, base);
   if (op == SOFTMAX) return whole;
   return (V2){rest.h, vsel(vlt(s->x_left, s->top), whole.l, rest.l)}; /* a largest target is not in the sum */
