@@ -24,6 +24,7 @@ from fastgrad import _arrays
 from fastgrad._arrays import FloatArray
 from fastgrad._cross_entropy import cross_entropy
 from fastgrad._maps import Loss
+from fastgrad._threads import alone
 
 ROWS = 1024
 """More rows in a tile make no product faster and only leave the caches."""
@@ -721,12 +722,14 @@ def _first_order(head: _Head, fields: Sequence[str], with_value: bool) -> tuple[
     for tile in head.tiles():
         value: Any = 0.0
         if not fields:
-            value = cross_entropy(tile.Z, tile.target, **tile.options)
+            with alone():
+                value = cross_entropy(tile.Z, tile.target, **tile.options)
         else:
             derivative = cross_entropy.value_and_grad if with_value else cross_entropy.grad
-            result: Any = derivative(
-                tile.Z, tile.target, **tile.options, grad_output=tile.slope, out=tile.Z
-            )
+            with alone():
+                result: Any = derivative(
+                    tile.Z, tile.target, **tile.options, grad_output=tile.slope, out=tile.Z
+                )
             value, G = result if with_value else (value, result)
             sums.add(G, tile.X)
             if "X" in sums.parts:
@@ -767,15 +770,19 @@ def _second_order(head: _Head, v: dict[str, FloatArray]) -> Any:
             D.fill(0)
         if "bias" in v:
             D += v["bias"]
-        R = cross_entropy.hvp(tile.Z, tile.target, D, **tile.options, grad_output=tile.slope, out=D)
+        with alone():
+            R = cross_entropy.hvp(
+                tile.Z, tile.target, D, **tile.options, grad_output=tile.slope, out=D
+            )
         sums.add(R, tile.X)
         if moved is None:
             continue
         sums.parts["X"][tile.rows] = R @ head.W
         if "W" in v:
-            G = cross_entropy.grad(
-                tile.Z, tile.target, **tile.options, grad_output=tile.slope, out=tile.Z
-            )
+            with alone():
+                G = cross_entropy.grad(
+                    tile.Z, tile.target, **tile.options, grad_output=tile.slope, out=tile.Z
+                )
             _add_product(G.T, moved, sums.parts["W"], head.memory // 16 // D.itemsize)
             sums.parts["X"][tile.rows] += G @ v["W"]
     return sums.named("HessianProduct")
@@ -785,9 +792,10 @@ def _second_order(head: _Head, v: dict[str, FloatArray]) -> Any:
 def _fisher_diag(head: _Head, fields: Sequence[str]) -> Any:
     sums = _Sums(head, fields)
     for tile in head.tiles():
-        H = cross_entropy.hess_diag(
-            tile.Z, tile.target, **tile.options, grad_output=tile.slope, out=tile.Z
-        )
+        with alone():
+            H = cross_entropy.hess_diag(
+                tile.Z, tile.target, **tile.options, grad_output=tile.slope, out=tile.Z
+            )
         sums.add(H, np.square(tile.X))
     return sums.named("FisherDiagonal")
 

@@ -16,8 +16,10 @@ import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import fastgrad as fg
+from fastgrad import _linear
 from fastgrad import _reference as ref
 from fastgrad._kernels import rows as _rows
+from fastgrad._threads import alone
 
 OPENMP = bool(_rows.build_info()[1])
 MANY = 4 if OPENMP else 1  # without OpenMP there is one thread, whatever is asked for
@@ -95,6 +97,46 @@ def test_limits_of_threadpoolctl_are_heard():
 
 def test_threadpoolctl_sees_our_openmp():
     assert any(i["user_api"] == "openmp" for i in threadpool_info()) == OPENMP
+
+
+def test_one_thread_alone_is_the_calling_thread_only(on_threads):
+    with on_threads(2):
+        with alone():
+            assert fg.get_num_threads() == 1
+            with ThreadPoolExecutor(1) as other:
+                assert other.submit(fg.get_num_threads).result() == min(2, os.cpu_count() or 1)
+        assert fg.get_num_threads() == 2
+        with pytest.raises(KeyError), alone():
+            raise KeyError
+        assert fg.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("derivative", [None, "grad", "value_and_grad", "hvp", "fisher_diag"])
+def test_kernels_between_products_run_alone(monkeypatch, on_threads, rng, derivative):
+    """Threads of OpenMP spin after a kernel, and those of BLAS would wait for their cores."""
+    seen = []
+
+    class Spy:
+        def __call__(self, *args, **options):
+            seen.append(fg.get_num_threads())
+            return fg.cross_entropy(*args, **options)
+
+        def __getattr__(self, name):
+            def call(*args, **options):
+                seen.append(fg.get_num_threads())
+                return getattr(fg.cross_entropy, name)(*args, **options)
+
+            return call
+
+    monkeypatch.setattr(_linear, "cross_entropy", Spy())
+    X, W, y = rng.normal(size=(3000, 4)), rng.normal(size=(50, 4)), rng.integers(0, 50, 3000)
+    f = getattr(fg.linear_cross_entropy, derivative) if derivative else fg.linear_cross_entropy
+    options = {"v": (W, X), "wrt": ("W", "X")} if derivative == "hvp" else {}
+    with on_threads(2):
+        f(X, W, y, **options)
+        assert seen
+        assert set(seen) == {1}
+        assert fg.get_num_threads() == 2
 
 
 def test_numpy_integers_are_taken():

@@ -287,11 +287,12 @@ def prototype_logits(
     cnp.ndarray x, cnp.ndarray c, cnp.ndarray x_squares, cnp.ndarray c_squares, cnp.ndarray absent,
     cnp.ndarray out,
 ):
-    """Products of shifted rows in `out` become minus squared distances.  All are contiguous."""
+    """Products of shifted rows in `out` become minus squared distances.  All are contiguous.
+
+    On one thread: see alone() in _threads.py.
+    """
     cdef const fg_precision *p = _precision(x)
     cdef fg_pairs whole
-    cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(x), share, rows = x.shape[0]
-    cdef int t, threads = 1
     whole.rows = x.shape[0]
     whole.features = x.shape[1]
     whole.classes = c.shape[0]
@@ -301,28 +302,8 @@ def prototype_logits(
     whole.c_squares = cnp.PyArray_DATA(c_squares)
     whole.absent = <const char *>cnp.PyArray_DATA(absent)
     whole.out = cnp.PyArray_DATA(out)
-    if whole.rows * whole.classes >= 2 * ELEMENTS_PER_THREAD:
-        threads = min(_rows.get_threads(), whole.rows)
-    share = (rows + threads - 1) // threads
     with nogil:
-        if threads == 1:
-            p.prototype_logits(&whole)
-        else:
-            for t in prange(threads, num_threads=threads, schedule="static", chunksize=1):
-                _pairs(p, &whole, t * share, min(rows, (t + 1) * share), size)
-
-
-cdef void _pairs(
-    const fg_precision *p, const fg_pairs *whole, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t size
-) noexcept nogil:
-    cdef fg_pairs part = whole[0]
-    if begin >= end:
-        return
-    part.rows = end - begin
-    part.x = <const char *>whole.x + begin * whole.features * size
-    part.x_squares = <const char *>whole.x_squares + begin * size
-    part.out = <char *>whole.out + begin * whole.classes * size
-    p.prototype_logits(&part)
+        p.prototype_logits(&whole)
 
 
 def item_values(

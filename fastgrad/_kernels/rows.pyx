@@ -53,6 +53,7 @@ from fastgrad._kernels.isa cimport (
 cdef extern from "threads.h" nogil:
     int fg_openmp()
     int fg_max_threads()
+    void fg_limit_threads(int n)
     const char *fg_compiler()
 
 cdef extern from "Python.h":
@@ -97,6 +98,13 @@ def get_setting():
 def get_threads():
     """Threads that a large call would use now."""
     return _allowed()
+
+
+def limit_threads(int n):
+    """Set what OpenMP allows the calling thread; returns what it allowed before."""
+    cdef int before = fg_max_threads()
+    fg_limit_threads(n)
+    return before
 
 
 def forbid_threads():

@@ -5,11 +5,13 @@
 #include <omp.h>
 static inline int fg_openmp(void) { return _OPENMP; }
 static inline int fg_max_threads(void) { return omp_get_max_threads(); }
-static inline int fg_thread(void) { return omp_get_thread_num(); } /* 0 is the one that called */
+static inline int fg_thread(void) { return omp_get_thread_num(); }     /* 0 is the one that called */
+static inline void fg_limit_threads(int n) { omp_set_num_threads(n); } /* of the calling thread's regions */
 #else
 static inline int fg_openmp(void) { return 0; }
 static inline int fg_max_threads(void) { return 1; }
 static inline int fg_thread(void) { return 0; }
+static inline void fg_limit_threads(int n) { (void)n; }
 #endif
 
 /* Whether this is the last of `left` callers, which then sees what all the others have written. */
