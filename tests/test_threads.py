@@ -104,11 +104,13 @@ def test_one_thread_alone_is_the_calling_thread_only(on_threads):
         with alone():
             assert fg.get_num_threads() == 1
             with ThreadPoolExecutor(1) as other:
-                assert other.submit(fg.get_num_threads).result() == min(2, os.cpu_count() or 1)
-        assert fg.get_num_threads() == 2
+                assert other.submit(fg.get_num_threads).result() == min(
+                    2, MANY, os.cpu_count() or 1
+                )
+        assert fg.get_num_threads() == min(2, MANY)
         with pytest.raises(KeyError), alone():
             raise KeyError
-        assert fg.get_num_threads() == 2
+        assert fg.get_num_threads() == min(2, MANY)
 
 
 @pytest.mark.parametrize("derivative", [None, "grad", "value_and_grad", "hvp", "fisher_diag"])
@@ -136,7 +138,7 @@ def test_kernels_between_products_run_alone(monkeypatch, on_threads, rng, deriva
         f(X, W, y, **options)
         assert seen
         assert set(seen) == {1}
-        assert fg.get_num_threads() == 2
+        assert fg.get_num_threads() == min(2, MANY)
 
 
 def test_numpy_integers_are_taken():
