@@ -628,8 +628,8 @@ def check_kept(
     has target mass on a class that is dropped.
     """
     if not soft:
-        counted = None if ignore_index is None else target != ignore_index
-        classes = np.expand_dims(target if counted is None else np.where(counted, target, 0), axis)
+        counted = np.True_ if ignore_index is None else target != ignore_index
+        classes = np.expand_dims(np.where(counted, target, 0), axis)
         lost = ~np.take_along_axis(mask, classes, axis).squeeze(axis)
         if not lost.any():  # so every row keeps a class, too
             return sample_weight
@@ -637,7 +637,7 @@ def check_kept(
     if soft:
         bad = ((target > 0) & ~mask).any(axis=axis) & some
     else:
-        bad = lost & some if counted is None else lost & some & counted
+        bad = lost & some & counted
         if weight is not None and label_smoothing == 0.0:
             bad &= weight[classes.squeeze(axis)] != 0
     if sample_weight is not None:

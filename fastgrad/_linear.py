@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import math
 from collections import namedtuple
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 import numpy as np
@@ -564,7 +564,10 @@ def _flattened(parts: Sequence[FloatArray]) -> NDArray[np.float64]:
 
 
 class _Tile(NamedTuple):
-    """Some rows that count, their logits, and what `cross_entropy` needs to know of them."""
+    """Some rows that count, their logits, and what `cross_entropy` needs to know of them.
+
+    What is computed of the logits stands between products: hence `alone`.
+    """
 
     rows: Rows
     X: FloatArray
@@ -573,6 +576,16 @@ class _Tile(NamedTuple):
     target: NDArray[Any]
     options: dict[str, Any]
     slope: Any
+
+    def value(self) -> Any:
+        with alone():
+            return cross_entropy(self.Z, self.target, **self.options)
+
+    def derive(self, derivative: Callable[..., Any], *v: FloatArray, out: FloatArray) -> Any:
+        with alone():
+            return derivative(
+                self.Z, self.target, *v, **self.options, grad_output=self.slope, out=out
+            )
 
 
 class _Head:
@@ -722,14 +735,10 @@ def _first_order(head: _Head, fields: Sequence[str], with_value: bool) -> tuple[
     for tile in head.tiles():
         value: Any = 0.0
         if not fields:
-            with alone():
-                value = cross_entropy(tile.Z, tile.target, **tile.options)
+            value = tile.value()
         else:
             derivative = cross_entropy.value_and_grad if with_value else cross_entropy.grad
-            with alone():
-                result: Any = derivative(
-                    tile.Z, tile.target, **tile.options, grad_output=tile.slope, out=tile.Z
-                )
+            result = tile.derive(derivative, out=tile.Z)
             value, G = result if with_value else (value, result)
             sums.add(G, tile.X)
             if "X" in sums.parts:
@@ -770,19 +779,13 @@ def _second_order(head: _Head, v: dict[str, FloatArray]) -> Any:
             D.fill(0)
         if "bias" in v:
             D += v["bias"]
-        with alone():
-            R = cross_entropy.hvp(
-                tile.Z, tile.target, D, **tile.options, grad_output=tile.slope, out=D
-            )
+        R = tile.derive(cross_entropy.hvp, D, out=D)
         sums.add(R, tile.X)
         if moved is None:
             continue
         sums.parts["X"][tile.rows] = R @ head.W
         if "W" in v:
-            with alone():
-                G = cross_entropy.grad(
-                    tile.Z, tile.target, **tile.options, grad_output=tile.slope, out=tile.Z
-                )
+            G = tile.derive(cross_entropy.grad, out=tile.Z)
             _add_product(G.T, moved, sums.parts["W"], head.memory // 16 // D.itemsize)
             sums.parts["X"][tile.rows] += G @ v["W"]
     return sums.named("HessianProduct")
@@ -792,10 +795,7 @@ def _second_order(head: _Head, v: dict[str, FloatArray]) -> Any:
 def _fisher_diag(head: _Head, fields: Sequence[str]) -> Any:
     sums = _Sums(head, fields)
     for tile in head.tiles():
-        with alone():
-            H = cross_entropy.hess_diag(
-                tile.Z, tile.target, **tile.options, grad_output=tile.slope, out=tile.Z
-            )
+        H = tile.derive(cross_entropy.hess_diag, out=tile.Z)
         sums.add(H, np.square(tile.X))
     return sums.named("FisherDiagonal")
 

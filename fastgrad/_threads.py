@@ -89,7 +89,8 @@ def alone() -> Iterator[None]:
     """Within a `with` block, the calling thread computes by itself.
 
     For small kernels between products: threads of OpenMP spin for a while after a kernel, those of
-    BLAS after a product, and each would wait for the other's, some 5 to 10 ms every time.
+    BLAS after a product, and each would wait for the other's, some 5 to 10 ms every time.  This
+    limit is the calling thread's own; that of `num_threads` would hold for the whole process.
     """
     before = _rows.limit_threads(1)
     try:

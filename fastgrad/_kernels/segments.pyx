@@ -145,9 +145,9 @@ cdef Py_ssize_t _columns_at_once(
     """Columns of a block: whole cache lines, so many blocks that all threads have one where items
     or strips are too few, and accumulators that stay in L2 where that leaves some 256 bytes of a
     row together."""
-    cdef Py_ssize_t line = LINE // size, block = columns, fits
-    if threads >= 2 * units and columns * size >= LINE * (threads // units):
-        block = (columns + threads // units - 1) // (threads // units)
+    cdef Py_ssize_t line = LINE // size, block = columns, fits, shares = threads // units
+    if shares >= 2 and columns * size >= LINE * shares:
+        block = (columns + shares - 1) // shares
     fits = TABLE_BLOCK // (8 * max(segments, 1) * (1 if size == 4 else 2))
     if block > fits:
         block = max(fits, 4 * line)

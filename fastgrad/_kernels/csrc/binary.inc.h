@@ -79,6 +79,7 @@ FG_INLINE VI take_targets(const int64_t *p, ptrdiff_t n) {
 }
 
 FG_INLINE M dropped(const char *where, ptrdiff_t step, ptrdiff_t n) {
+  if (step == 1 && n == LANES) return (M)~vkept(where);
   T lane[LANES];
   for (ptrdiff_t i = 0; i < LANES; i++) lane[i] = where[(i < n ? i : 0) * step] == 0;
   return vlt(vset(0), vload(lane));

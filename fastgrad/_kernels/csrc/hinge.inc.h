@@ -374,12 +374,10 @@ FG_INLINE void margin_lanes(const int op, const int every, const int squared, co
   T *const tile = (T *)run->scratch, *const v = tile + n * LANES;
   T empty[GROUPS_MAX * LANES];
   Map map[GROUPS_MAX];
-  const uintptr_t apart = (uintptr_t)run->out & 63;
-  const int aligns = run->stream && !by_group && apart && run->out_class % 64 == 0;
-  const ptrdiff_t head = aligns ? (ptrdiff_t)(64 - apart) / size : 0;
+  const Streams streams = by_group ? (Streams){0, NULL} : streams_start(run, tile + most * n * LANES);
   memset(map, 0, sizeof map);
   for (ptrdiff_t first = 0, rows; first < run->rows; first += rows) {
-    rows = first == 0 && head ? head : most * LANES;
+    rows = first == 0 && streams.head ? streams.head : most * LANES;
     if (rows > run->rows - first) rows = run->rows - first;
     lanes_load(run, first, rows, tile, empty, NULL);
     if (op == MARGIN_HVP) pack_ahead(run->v + first * run->v_row, run->v_row, run->v_class, rows, n, v);
@@ -388,10 +386,9 @@ FG_INLINE void margin_lanes(const int op, const int every, const int squared, co
       margin_group(op, every, squared, run, first + g * LANES, left < LANES ? left : LANES, tile + g * n * LANES, v,
                    run->where ? empty + g * LANES : NULL, map + g);
     }
-    if (has_out)
-      unpack_as(MAP_PATCH, tile, map, 1, run->out + first * run->out_row, run->out_row, run->out_class, rows, n,
-                run->stream);
+    if (has_out) tile_store(MAP_PATCH, run, first, rows, tile, map, 1, streams.edges);
   }
+  streams_end(streams, n);
   if (run->stream) vfence();
 }
 

@@ -1,7 +1,7 @@
 /* The spine: every kernel for one instruction set (FG_ISA) and one precision (FG_DOUBLE). */
 #include "exp.inc.h"
-#include "tile.inc.h"
 #include "half.inc.h"
+#include "tile.inc.h"
 #include "softmax.inc.h"
 #include "blocks.inc.h"
 #include "weighted.inc.h"

@@ -770,31 +770,13 @@ FG_INLINE void lanes_load(const fg_run *run, ptrdiff_t first, ptrdiff_t rows, T 
   }
 }
 
-/* Bytes for the ends of all classes of a tile that is streamed; 0 of so many that they would fill L2. */
-FG_INLINE ptrdiff_t edges_size(ptrdiff_t classes) {
-  const ptrdiff_t size = classes * (ptrdiff_t)sizeof(Edge);
-  return size > TILE_L2 ? 0 : size;
-}
-
-/* A tile whose classes are streamed to places within cache lines: what it shares of one with the next tile waits. */
-FG_INLINE void tile_stream(const int kind, const fg_run *run, char *out, ptrdiff_t rows, const T *tile, const Map *map,
-                           V factor, Edge *edges) {
-  const ptrdiff_t n = run->classes, groups = (rows + LANES - 1) / LANES;
-  T line[GROUPS_MAX * LANES];
-  for (ptrdiff_t c = 0; c < n; c++) {
-    for (ptrdiff_t g = 0; g < groups; g++)
-      vstore(line + g * LANES, map_class(kind, tile + g * n * LANES, c, map + g, factor));
-    row_stream(edges + c, (T *)(out + c * run->out_class), line, rows);
-  }
-}
-
 FG_INLINE void lanes_store(const int op, const fg_run *run, ptrdiff_t first, ptrdiff_t rows, const T *tile,
                            const Map *map, T *wide, Edge *edges) {
   const int kind = op == LOG_SOFTMAX ? MAP_LOG : op == XENT_GRAD ? MAP_TARGET : MAP_SCALE2;
   const T inv_t = (T)run->inv_temperature;
-  char *const out = run->out + first * run->out_row;
 #if !FG_DOUBLE
   if (run->half != FG_NATIVE) {
+    char *const out = run->out + first * run->out_row;
     const ptrdiff_t n = run->classes;
     const int joined = run->out_row == 2 * n;
     unpack_as(kind, tile, map, inv_t, (char *)wide, n * (ptrdiff_t)sizeof(T), sizeof(T), rows, n, 0);
@@ -804,10 +786,7 @@ FG_INLINE void lanes_store(const int op, const fg_run *run, ptrdiff_t first, ptr
 #else
   (void)wide;
 #endif
-  if (edges)
-    tile_stream(kind, run, out, rows, tile, map, vset(inv_t), edges);
-  else
-    unpack_as(kind, tile, map, inv_t, out, run->out_row, run->out_class, rows, run->classes, run->stream);
+  tile_store(kind, run, first, rows, tile, map, inv_t, edges);
 }
 
 FG_INLINE void lanes_as(const int op, const fg_run *run) {
@@ -823,16 +802,9 @@ FG_INLINE void lanes_as(const int op, const fg_run *run) {
    * neighbouring rows are contiguous, memory wants several groups of one class at a time instead. */
   const int by_group = run->half != FG_NATIVE || (run->x_class == (ptrdiff_t)sizeof(T) &&
                                                   (!has_out(op) || run->out_class == (ptrdiff_t)sizeof(T)));
-
-  /* Streamed stores want `out` aligned: where neighbouring rows are contiguous, a first, short tile sees to that. */
-  const uintptr_t apart = (uintptr_t)run->out & 63;
-  const int aligns = run->stream && !by_group && apart && run->out_class % 64 == 0;
-  const ptrdiff_t head = aligns ? (ptrdiff_t)(64 - apart) / (ptrdiff_t)sizeof(T) : 0;
-  const int within = run->stream && run->out_row == (ptrdiff_t)sizeof(T) && run->out_class % 64;
-  Edge *const edges = within && !by_group && edges_size(n) ? (Edge *)(((uintptr_t)wide + 63) & ~(uintptr_t)63) : NULL;
-  for (ptrdiff_t c = 0; edges && c < n; c++) edges[c].bytes = 0;
+  const Streams streams = by_group ? (Streams){0, NULL} : streams_start(run, wide);
   for (ptrdiff_t first = 0, rows; first < run->rows; first += rows) {
-    rows = first == 0 && head ? head : most * LANES;
+    rows = first == 0 && streams.head ? streams.head : most * LANES;
     if (rows > run->rows - first) rows = run->rows - first;
     const ptrdiff_t groups = (rows + LANES - 1) / LANES;
     if (!by_group) lanes_load(run, first, rows, tile, empty, wide);
@@ -869,9 +841,9 @@ FG_INLINE void lanes_as(const int op, const fg_run *run) {
       }
       if (has_out(op) && by_group) lanes_store(op, run, from, together, mine, map + g, wide, NULL);
     }
-    if (has_out(op) && !by_group) lanes_store(op, run, first, rows, tile, map, wide, edges);
+    if (has_out(op) && !by_group) lanes_store(op, run, first, rows, tile, map, wide, streams.edges);
   }
-  for (ptrdiff_t c = 0; edges && c < n; c++) edge_flush(edges + c);
+  streams_end(streams, n);
   if (run->stream) vfence();
 }
 
