@@ -10,7 +10,8 @@ from fastgrad._kernels import bandwidth
 
 SIZES = [0, 1, 7, 63, 64, 65, 255, 256, 257, 1023, 131_072, 131_073, 1_000_003]
 
-moves = pytest.mark.parametrize("move", [bandwidth.copy, bandwidth.stream])
+MOVES = (bandwidth.copy, bandwidth.stream, bandwidth.stream_pages)
+moves = pytest.mark.parametrize("move", MOVES)
 
 
 @pytest.fixture(params=[1, 2, 3])
@@ -45,7 +46,7 @@ def test_reads_and_writes_stay_inside_their_memory(isa, guard, rng):
         for at in ("begin", "end"):
             source = guard(size).place(src, at)
             assert bandwidth.read(source) == np.bitwise_xor.reduce(src)
-            for move in (bandwidth.copy, bandwidth.stream):
+            for move in MOVES:
                 dst = guard(size).place(np.zeros_like(src), at)
                 move(dst, source)
                 np.testing.assert_array_equal(dst, src)

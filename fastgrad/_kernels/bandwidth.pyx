@@ -21,6 +21,7 @@ cdef extern from "bandwidth.h" nogil:
     ctypedef struct fg_passes:
         fg_pass copy
         fg_pass stream
+        fg_pass stream_pages
         fg_pass read
     const fg_passes *fg_passes_of(const char *isa)
 
@@ -75,6 +76,11 @@ def copy(cnp.ndarray dst not None, cnp.ndarray src not None):
 def stream(cnp.ndarray dst not None, cnp.ndarray src not None):
     """The bytes of src to dst, with stores past the caches where the instruction set has them."""
     _move(fg_passes_of(active().name).stream, dst, src)
+
+
+def stream_pages(cnp.ndarray dst not None, cnp.ndarray src not None):
+    """The same, four pages in turns: faster than in order on some processors, slower on others."""
+    _move(fg_passes_of(active().name).stream_pages, dst, src)
 
 
 def read(cnp.ndarray src not None):

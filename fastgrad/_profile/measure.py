@@ -640,11 +640,8 @@ class _Run:
             moves["copy"] = functools.partial(bandwidth.copy, dst, src)
             if most_written >= 1 << 20:  # stores past the caches pay only for large results
                 moves["stream"] = functools.partial(bandwidth.stream, dst, src)
-        self.moved = {
-            "copy": 2 * most_written,
-            "stream": 2 * most_written,
-            "read": max(most_read, 64),
-        }
+                moves["stream pages"] = functools.partial(bandwidth.stream_pages, dst, src)
+        self.moved = dict.fromkeys(moves, 2 * most_written) | {"read": max(most_read, 64)}
         # One thread too: on a busy machine, or for little data, more of them are slower.
         for threads in {1, get_num_threads()}:
             for kind, move in moves.items():
@@ -659,7 +656,8 @@ class _Run:
             # The best of all rounds: a ceiling, not what other jobs leave of it.
             best = self.moved[kind] / min(t for t in c.times if t == t)
             rate[kind] = max(rate.get(kind, 0.0), best)
-        return max(rate.get("copy", 0.0), rate.get("stream", 0.0)) or rate["read"], rate["read"]
+        only_read = rate.pop("read")
+        return max(rate.values(), default=only_read), only_read
 
     def floor(self, part: str) -> float:
         """Seconds of a copy of what is both read and written, and a read of the rest."""

@@ -224,6 +224,10 @@ extern const fg_precision FG_HIDDEN fg_f32_baseline, fg_f64_baseline;
 extern const fg_precision FG_HIDDEN fg_f32_avx2, fg_f64_avx2, fg_f32_avx512, fg_f64_avx512;
 #endif
 
+/* Bytes between what is read in order and what is prefetched from memory meanwhile.  Which distance pays depends on the
+ * maker of the processor rather than on the instruction set; fg_available sets it. */
+extern FG_HIDDEN ptrdiff_t fg_ahead;
+
 /* Instruction sets of this machine and build, narrowest first; returns their number (at most 3). */
 FG_HIDDEN int fg_available(const fg_table *tables[3]);
 

@@ -10,13 +10,12 @@
  * Accumulators of a segment are `pitch` doubles: one for every column, and for double as many tails behind.
  * A row of weight 0 is left out, whatever it holds.
  *
- * Prefetches (measured, benchmarks/NOTES.md): rows as they come want one of the rows, some 2 KiB ahead, and none of the
- * table; rows by their positions want one into L2 only, far ahead.
+ * Prefetches (measured, benchmarks/NOTES.md): rows as they come want one of the rows, fg_ahead, and none of the table;
+ * rows by their positions want one into L2 only, far ahead.
  */
 #define STEP (FG_DOUBLE ? LANES : LANES / 2) /* columns of an accumulator of one vector */
 #define GATHERED (FG_DOUBLE ? 4 : 8)         /* such accumulators that gather keeps */
-#define ROWS_AHEAD 32                        /* rows between a prefetch and its use: by position, */
-#define BYTES_AHEAD 2048                     /* and in order */
+#define ROWS_AHEAD 32                        /* rows by their positions between a prefetch and its use */
 
 #if FG_DOUBLE
 typedef V2 Acc;
@@ -104,7 +103,7 @@ FG_INLINE void add_as(const fg_segments *run, const int weighs, const int shape,
   const ptrdiff_t columns = fixed ? shape * STEP : shape == ONE_COLUMN ? 1 : run->columns;
   const ptrdiff_t pitch = fixed ? columns * (FG_DOUBLE ? 2 : 1) : run->pitch;
   const ptrdiff_t bytes = columns * (ptrdiff_t)sizeof(T), whole = columns - columns % STEP;
-  const ptrdiff_t ahead = run->x_row == bytes ? BYTES_AHEAD : (BYTES_AHEAD + bytes - 1) / bytes * run->x_row;
+  const ptrdiff_t ahead = run->x_row == bytes ? fg_ahead : (fg_ahead + bytes - 1) / bytes * run->x_row;
   for (ptrdiff_t i = 0; i < run->rows; i++) {
     const int64_t code = run->code[i];
     const ptrdiff_t r = some ? run->taken[i] : i;
@@ -151,8 +150,8 @@ FG_INLINE void add_column(const fg_segments *run) {
   const ptrdiff_t rows = run->rows, pitch = run->pitch;
   for (ptrdiff_t i = 0; i < rows; i += 8) {
     const ptrdiff_t n = rows - i < 8 ? rows - i : 8;
-    FG_PREFETCH((const char *)(code + i) + BYTES_AHEAD);
-    FG_PREFETCH((const char *)(x + i) + BYTES_AHEAD);
+    FG_PREFETCH((const char *)(code + i) + fg_ahead);
+    FG_PREFETCH((const char *)(x + i) + fg_ahead);
     if (!FG_DOUBLE && n == 8) /* unrolled; sums in two words are 15 % faster in a loop */
       add_rows(x + i, code + i, 8, table, pitch);
     else

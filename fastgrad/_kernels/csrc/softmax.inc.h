@@ -120,10 +120,6 @@ FG_INLINE V finish_value(const int op, const State *s, Base base, V inv_t) {
 
 /* Of rows up to this size the maximum is known two rows before its turn. */
 #define EARLY_BYTES ((ptrdiff_t)64 << 10)
-/* The row that is read from memory is prefetched so far ahead, into L2 and into L1: the hardware starts anew at every
- * page, and what waits for memory to fill L1 keeps streamed stores waiting. */
-#define AHEAD_BYTES 2048
-#define NEAR_BYTES 512
 
 /* The maximum so far of a line whose classes before `c` have been seen. */
 typedef struct {
@@ -314,6 +310,9 @@ FG_INLINE T three_rows(const int keep, const int kind, const int from_kind, cons
                        Sum *sum) {
   const void *const later = after->x;
   const ptrdiff_t block = SUM_BLOCK * LANES, line = 64 / size_of(half); /* `head` is less than a line */
+  /* Into L2 and into L1: the hardware starts anew at every page, and what waits for memory to fill L1 keeps streamed
+   * stores waiting. */
+  const ptrdiff_t far = fg_ahead, near = far / 4;
   const ptrdiff_t head = maps && stream ? map_head(kind, from_kind, half, before, factor) : 0;
   ptrdiff_t common = row->n < after->n ? row->n : after->n, c = 0;
   if (maps && before->n < common) common = before->n;
@@ -329,8 +328,8 @@ FG_INLINE T three_rows(const int keep, const int kind, const int from_kind, cons
       }
       FG_UNROLL (j, ABREAST, half == FG_NATIVE ? 1 : 2) {
         const char *const read = (const char *)line_at(half, later, at + j * LANES);
-        FG_PREFETCH(read + NEAR_BYTES);
-        FG_PREFETCH_L2(read + AHEAD_BYTES);
+        FG_PREFETCH(read + near);
+        FG_PREFETCH_L2(read + far);
       }
       if (maps && !stream) { /* where the next block will go */
         FG_UNROLL (j, ABREAST, 1) FG_PREFETCH(line_at(half, before->to, at + head + block + j * LANES));
