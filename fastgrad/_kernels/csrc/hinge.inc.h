@@ -379,14 +379,17 @@ FG_INLINE void margin_lanes(const int op, const int every, const int squared, co
   for (ptrdiff_t first = 0, rows; first < run->rows; first += rows) {
     rows = first == 0 && streams.head ? streams.head : most * LANES;
     if (rows > run->rows - first) rows = run->rows - first;
-    lanes_load(run, first, rows, tile, empty, NULL);
+    lanes_load(1, run, first, rows, tile, empty, NULL);
     if (op == MARGIN_HVP) pack_ahead(run->v + first * run->v_row, run->v_row, run->v_class, rows, n, v);
     for (ptrdiff_t g = 0; g * LANES < rows; g++) {
       const ptrdiff_t left = rows - g * LANES;
       margin_group(op, every, squared, run, first + g * LANES, left < LANES ? left : LANES, tile + g * n * LANES, v,
                    run->where ? empty + g * LANES : NULL, map + g);
     }
-    if (has_out) tile_store(MAP_PATCH, run, first, rows, tile, map, 1, streams.edges);
+    if (has_out && by_group)
+      group_store(MAP_PATCH, run, first, rows, tile, map);
+    else if (has_out)
+      tile_store(MAP_PATCH, run, first, rows, tile, map, 1, streams.edges);
   }
   streams_end(streams, n);
   if (run->stream) vfence();

@@ -334,8 +334,10 @@ FG_INLINE void mass_lanes(const int op, const int soft, const fg_run *run) {
   T empty[LANES];
   for (ptrdiff_t c = 0; c < n; c++) w[c] = run->weight ? *at(run->weight, c * run->weight_class) : 1;
 
-  for (ptrdiff_t first = 0; first < run->rows; first += LANES) {
-    const ptrdiff_t rows = run->rows - first < LANES ? run->rows - first : LANES;
+  const ptrdiff_t head = streams_head(run);
+  for (ptrdiff_t first = 0, rows; first < run->rows; first += rows) {
+    rows = first == 0 && head ? head : LANES;
+    if (rows > run->rows - first) rows = run->rows - first;
     const char *const drop = run->where ? run->where + first * run->where_row : NULL;
     Masses m;
     State *const s = &m.state;
@@ -450,8 +452,9 @@ FG_INLINE void mass_lanes(const int op, const int soft, const fg_run *run) {
     }
     if (drop)
       for (ptrdiff_t at = 0; at < size; at += LANES) vstore(x + at, vdrop(veq(vload(keep + at), zero), vload(x + at)));
-    unpack_as(MAP_NONE, x, &none, 0, run->out + first * run->out_row, run->out_row, run->out_class, rows, n, 0);
+    group_store(MAP_NONE, run, first, rows, x, &none);
   }
+  if (run->stream) vfence();
 }
 
 /* Bytes of scratch for the kernels of this file. */

@@ -98,8 +98,10 @@ FG_INLINE void pull_lanes(const int op, const fg_run *run) {
   T *const p = (T *)run->scratch, *const g = p + n * LANES;
   const Map none = {vset(0), vset(0), viset(0), vset(0)};
   T empty[LANES];
-  for (ptrdiff_t first = 0; first < run->rows; first += LANES) {
-    const ptrdiff_t rows = run->rows - first < LANES ? run->rows - first : LANES;
+  const ptrdiff_t head = streams_head(run);
+  for (ptrdiff_t first = 0, rows; first < run->rows; first += rows) {
+    rows = first == 0 && head ? head : LANES;
+    if (rows > run->rows - first) rows = run->rows - first;
     const char *const w = run->where ? run->where + first * run->where_row : NULL;
     pack_ahead(run->x + first * run->x_row, run->x_row, run->x_class, rows, n, p);
     pack_ahead(run->g + first * run->g_row, run->g_row, run->g_class, rows, n, g);
@@ -111,8 +113,9 @@ FG_INLINE void pull_lanes(const int op, const fg_run *run) {
       continue;
     }
     if (w) FG_NAME(mask_tile)(w, run->where_row, run->where_class, rows, n, 0, g, empty);
-    unpack_as(MAP_NONE, g, &none, 0, run->out + first * run->out_row, run->out_row, run->out_class, rows, n, 0);
+    group_store(MAP_NONE, run, first, rows, g, &none);
   }
+  if (run->stream) vfence();
 }
 
 FG_INLINE void pull_listed_lanes(const int op, const fg_run *run, const fg_lines *all) {

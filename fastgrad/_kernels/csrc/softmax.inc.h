@@ -749,7 +749,8 @@ FG_INLINE void lanes_value(const int op, const fg_run *run, ptrdiff_t first, ptr
 }
 
 /* Halves go through `wide`, flat rows of T. */
-FG_INLINE void lanes_load(const fg_run *run, ptrdiff_t first, ptrdiff_t rows, T *tile, T *empty, T *wide) {
+FG_INLINE void lanes_load(const int ahead, const fg_run *run, ptrdiff_t first, ptrdiff_t rows, T *tile, T *empty,
+                          T *wide) {
   const char *const x = run->x + first * run->x_row;
 #if !FG_DOUBLE
   if (run->half != FG_NATIVE) {
@@ -762,7 +763,7 @@ FG_INLINE void lanes_load(const fg_run *run, ptrdiff_t first, ptrdiff_t rows, T 
 #else
   (void)wide;
 #endif
-  pack(x, run->x_row, run->x_class, rows, run->classes, tile);
+  pack_as(ahead, x, run->x_row, run->x_class, rows, run->classes, tile);
   if (run->where) {
     const char *const w = run->where + first * run->where_row;
     FG_NAME(mask_tile)(w, run->where_row, run->where_class, rows, run->classes, (T)-__builtin_inf(), tile, empty);
@@ -778,7 +779,7 @@ FG_INLINE void lanes_store(const int op, const fg_run *run, ptrdiff_t first, ptr
     char *const out = run->out + first * run->out_row;
     const ptrdiff_t n = run->classes;
     const int joined = run->out_row == 2 * n;
-    unpack_as(kind, tile, map, inv_t, (char *)wide, n * (ptrdiff_t)sizeof(T), sizeof(T), rows, n, 0);
+    unpack_as(kind, 0, tile, map, inv_t, (char *)wide, n * (ptrdiff_t)sizeof(T), sizeof(T), rows, n, 0);
     FG_NAME(narrow)(run->half, wide, n, out, run->out_row, 2, joined ? 1 : rows, joined ? rows * n : n, run->stream);
     return;
   }
@@ -806,14 +807,14 @@ FG_INLINE void lanes_as(const int op, const fg_run *run) {
     rows = first == 0 && streams.head ? streams.head : most * LANES;
     if (rows > run->rows - first) rows = run->rows - first;
     const ptrdiff_t groups = (rows + LANES - 1) / LANES;
-    if (!by_group) lanes_load(run, first, rows, tile, empty, wide);
+    if (!by_group) lanes_load(0, run, first, rows, tile, empty, wide);
     for (ptrdiff_t g = 0, several; g < groups; g += several) {
       const ptrdiff_t from = first + g * LANES, left = rows - g * LANES;
       several = g + side <= groups ? side : 1;
       const ptrdiff_t together = left < several * LANES ? left : several * LANES;
       T *const mine = tile + g * n * LANES, *const mask = empty + g * LANES;
       Group group[ABREAST_MAX];
-      if (by_group) lanes_load(run, from, together, mine, mask, wide);
+      if (by_group) lanes_load(0, run, from, together, mine, mask, wide);
       Lines ahead = {(const char *)mine, 0};
       ptrdiff_t place_step = 0;
       if (by_group) {

@@ -33,6 +33,11 @@ FG_INLINE void pack_scalar(const char *p, ptrdiff_t row, ptrdiff_t cls, ptrdiff_
   }
 }
 
+/* Of rows that lie one after another, what as many bytes hold as the classes up to c + 4 of a group take. */
+FG_INLINE void prefetch_blocks(const char *group, ptrdiff_t c) {
+  FG_UNROLL (k, 4, 1) FG_PREFETCH(group + (c + k) * (ptrdiff_t)sizeof(V));
+}
+
 FG_INLINE void pack_as(const int ahead, const char *p, ptrdiff_t row, ptrdiff_t cls, ptrdiff_t rows, ptrdiff_t classes,
                        T *tile) {
   const ptrdiff_t full = rows / LANES, groups = (rows + LANES - 1) / LANES;
@@ -44,6 +49,7 @@ FG_INLINE void pack_as(const int ahead, const char *p, ptrdiff_t row, ptrdiff_t 
         V v[4];
         vgather4(starts_apart(p + g * LANES * row, row), b, v);
         for (int k = 0; k < 4; k++) vstore(to + (b + k) * LANES, v[k]);
+        if (ahead) prefetch_blocks(p + (g + full) * LANES * row, c);
       }
     }
     pack_scalar(p, row, cls, full * LANES, rows, classes, tile);
@@ -67,8 +73,8 @@ FG_INLINE void pack(const char *p, ptrdiff_t row, ptrdiff_t cls, ptrdiff_t rows,
   pack_as(0, p, row, cls, rows, classes, tile);
 }
 
-/* The same, and as many rows after these prefetched where neighbouring ones are contiguous: the hardware follows fewer
- * streams. */
+/* The same, and as many rows after these prefetched: the hardware follows fewer streams, and sees nothing between two
+ * groups. */
 FG_INLINE void pack_ahead(const char *p, ptrdiff_t row, ptrdiff_t cls, ptrdiff_t rows, ptrdiff_t classes, T *tile) {
   pack_as(1, p, row, cls, rows, classes, tile);
 }
@@ -159,8 +165,8 @@ FG_INLINE void unpack_scalar(const int kind, const T *tile, const Map *map, V fa
     }
 }
 
-FG_INLINE void unpack_as(const int kind, const T *tile, const Map *map, T factor_, char *p, ptrdiff_t row,
-                         ptrdiff_t cls, ptrdiff_t rows, ptrdiff_t classes, int stream) {
+FG_INLINE void unpack_as(const int kind, const int ahead, const T *tile, const Map *map, T factor_, char *p,
+                         ptrdiff_t row, ptrdiff_t cls, ptrdiff_t rows, ptrdiff_t classes, int stream) {
   const ptrdiff_t groups = (rows + LANES - 1) / LANES, full = rows / LANES;
   const V factor = vset(factor_);
   if (cls == (ptrdiff_t)sizeof(T) && classes >= 4) {
@@ -172,6 +178,7 @@ FG_INLINE void unpack_as(const int kind, const T *tile, const Map *map, T factor
         V v[4];
         for (int k = 0; k < 4; k++) v[k] = map_class(kind, from, b + k, &m, factor);
         vscatter4(starts_apart(p + g * LANES * row, row), b, v);
+        if (ahead) prefetch_blocks(p + (g + full) * LANES * row, c);
       }
     }
     unpack_scalar(kind, tile, map, factor, p, row, cls, full * LANES, rows, classes);
@@ -183,8 +190,10 @@ FG_INLINE void unpack_as(const int kind, const T *tile, const Map *map, T factor
         for (ptrdiff_t g = 0; g < full; g++)
           vstream(to + g * LANES, map_class(kind, tile + g * classes * LANES, c, map + g, factor));
       else
-        for (ptrdiff_t g = 0; g < full; g++)
+        for (ptrdiff_t g = 0; g < full; g++) {
           vstore(to + g * LANES, map_class(kind, tile + g * classes * LANES, c, map + g, factor));
+          if (ahead) FG_PREFETCH(to + (full + g) * LANES);
+        }
       if (full < groups)
         vstore_n(to + full * LANES, map_class(kind, tile + full * classes * LANES, c, map + full, factor),
                  rows - full * LANES);
@@ -210,14 +219,18 @@ FG_INLINE ptrdiff_t edges_size(ptrdiff_t classes) {
   return size > TILE_L2 ? 0 : size;
 }
 
+FG_INLINE int rows_stream(const fg_run *run) { return run->stream && run->out_row == (ptrdiff_t)sizeof(T); }
+
+FG_INLINE ptrdiff_t streams_head(const fg_run *run) {
+  if (!rows_stream(run) || run->out_class % 64) return 0;
+  return (ptrdiff_t)(-(uintptr_t)run->out & 63) / (ptrdiff_t)sizeof(T);
+}
+
 /* `room` is for edges_size, and 64 bytes to align them. */
 FG_INLINE Streams streams_start(const fg_run *run, void *room) {
-  Streams s = {0, NULL};
   const ptrdiff_t n = run->classes;
-  if (!run->stream || run->out_row != (ptrdiff_t)sizeof(T)) return s;
-  if (run->out_class % 64 == 0) {
-    s.head = (ptrdiff_t)(-(uintptr_t)run->out & 63) / (ptrdiff_t)sizeof(T);
-  } else if (edges_size(n)) {
+  Streams s = {streams_head(run), NULL};
+  if (rows_stream(run) && run->out_class % 64 && edges_size(n)) {
     s.edges = (Edge *)(((uintptr_t)room + 63) & ~(uintptr_t)63);
     for (ptrdiff_t c = 0; c < n; c++) s.edges[c].bytes = 0;
   }
@@ -245,7 +258,14 @@ FG_INLINE void tile_store(const int kind, const fg_run *run, ptrdiff_t first, pt
   if (edges)
     tile_stream(kind, run, out, rows, tile, map, vset(factor), edges);
   else
-    unpack_as(kind, tile, map, factor, out, run->out_row, run->out_class, rows, run->classes, run->stream);
+    unpack_as(kind, 0, tile, map, factor, out, run->out_row, run->out_class, rows, run->classes, run->stream);
+}
+
+/* A finished group to its place; where the next one goes is prefetched. */
+FG_INLINE void group_store(const int kind, const fg_run *run, ptrdiff_t first, ptrdiff_t rows, const T *tile,
+                           const Map *map) {
+  unpack_as(kind, 1, tile, map, 1, run->out + first * run->out_row, run->out_row, run->out_class, rows, run->classes,
+            run->stream);
 }
 
 /* ---- lists of lines -------------------------------------------------------------------------------- */
