@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -39,7 +40,13 @@ class Terminal:
         self.screen = pyte.Screen(COLUMNS, 300)
         self.stream = pyte.Stream(self.screen)
         self.child = pexpect.spawn(
-            command[0], command[1:], env=environment, dimensions=(300, COLUMNS), encoding="utf-8"
+            command[0],
+            command[1:],
+            env=environment,
+            dimensions=(300, COLUMNS),
+            encoding="utf-8",
+            # Whoever starts the tests in the background has them ignore it, and so their children.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def until(self, text, timeout=60):
