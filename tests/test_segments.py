@@ -82,6 +82,39 @@ def test_order_of_many_segments(rng, segments, items, ignored):
     assert np.array_equal(again.offsets, s.offsets)  # made without the order
 
 
+@pytest.mark.parametrize("ignored", [None, 3])
+@pytest.mark.parametrize("shape", [(400_000,), (3, 150_000), (500, 800)], ids=str)
+@pytest.mark.parametrize("segments", [10, 5_000, 60_000])
+def test_threads_sort_as_one_does(rng, segments, shape, ignored, on_threads):
+    """Pieces of an item, of some items, whole items; counters that a piece is worth or not."""
+    ids = rng.integers(0, segments, shape)
+    codes = ids.reshape(-1, shape[-1]) + segments * np.arange(ids.size // shape[-1])[:, None]
+    kept = np.flatnonzero(ids.ravel() != ignored)
+    order = kept[np.argsort(codes.ravel()[kept], kind="stable")]
+    counts = np.bincount(codes.ravel()[kept], minlength=codes.shape[0] * segments)
+    for threads in (2, 3, 6):
+        with on_threads(threads):
+            s = fg.Segments.from_ids(ids, segments, ignore_index=ignored)
+            later = _segments._plan(ids, segments, ignored)  # counts when it is asked
+            assert np.array_equal(s.order, order)
+            assert np.array_equal(np.diff(s.offsets), counts)
+            assert np.array_equal(np.diff(later.offsets), counts)
+            assert fg.Segments.from_ids(ids, ignore_index=ignored).num_segments == segments
+
+
+@pytest.mark.parametrize("at", [0, 199_999, 200_000, 399_999])
+@pytest.mark.parametrize("segments", [100, 60_000])
+def test_threads_name_the_first_id_out_of_range(segments, at, on_threads):
+    one, many = np.zeros((2, 400_000), np.int64)
+    one[at] = many[at:] = segments
+    low = np.where(one == 0, 0, -7)
+    for threads in (2, 5):
+        for ids, number in ((one, segments), (many, segments), (low, segments), (low, None)):
+            wrong = rf"ids\[{at}\] is {ids[at]}\."
+            with on_threads(threads), pytest.raises(IndexError, match=wrong):
+                fg.Segments.from_ids(ids, number)
+
+
 @pytest.mark.parametrize("ids", [[5, 5, 5], [], [0], [50_000]], ids=str)
 def test_order_of_few_rows_of_many_segments(ids):
     s = fg.Segments.from_ids(np.array(ids, int), 50_001)

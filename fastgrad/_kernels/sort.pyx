@@ -3,19 +3,25 @@
 """Sorting of rows by segment.
 
 Ids are (B, N), C-contiguous, of any integer dtype; they are widened to int64 block by block, -1
-where ignored.  About every SLAB rows the caller's thread looks at signals, so that Ctrl-C ends a
-long call.
+where ignored.  Threads take pieces of the items: they count what each holds of every segment, and
+then know where its rows go.  About every SLAB rows the caller's thread looks at signals, so that
+Ctrl-C ends a long call.
 """
+from cython.parallel cimport prange
 # The heap that tracemalloc sees: profile_loss counts scratch.
-from cpython.mem cimport PyMem_RawFree as free, PyMem_RawMalloc as malloc
+from cpython.mem cimport (
+    PyMem_RawCalloc as calloc,
+    PyMem_RawFree as free,
+    PyMem_RawMalloc as malloc,
+)
 from libc.string cimport memcpy, memset
 
 cimport numpy as cnp
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint64_t
 
 from fastgrad._kernels.isa cimport active
-from fastgrad._kernels.rows cimport UNSIGNED, integer_type, widen
-from fastgrad._kernels.watch cimport SLAB, Watch, ends, raised, watching
+from fastgrad._kernels.rows cimport UNSIGNED, integer_type, threads_for, widen
+from fastgrad._kernels.watch cimport Watch, ends, fg_thread, raised, watching
 
 
 cdef extern from "platform.h" nogil:
@@ -73,51 +79,101 @@ cdef const int64_t *codes(
     return chunk
 
 
+# How the rows of B items are shared out among threads: every item in `cuts` pieces.
+cdef struct Shares:
+    Py_ssize_t items, rows, cuts, units
+    Py_ssize_t apart  # counters of a piece, and then a line that no other thread writes to
+    int threads
+
+
+cdef Shares _shares(Py_ssize_t items, Py_ssize_t rows, Py_ssize_t segments):
+    """Every piece gets counters of all segments, which it must be worth."""
+    cdef Shares s
+    s.items = items
+    s.rows = rows
+    s.threads = threads_for(items * rows)
+    s.cuts = max(1, (s.threads if items == 1 else 4 * s.threads // max(items, 1)))
+    s.cuts = max(1, min(s.cuts, rows // (4 * segments + 1)))
+    s.units = items * s.cuts
+    s.apart = segments + LINE // 8
+    return s
+
+
+cdef Py_ssize_t _first(const Shares *s, Py_ssize_t unit) noexcept nogil:
+    """Flat position of the first row of a piece; of the one after the last, the number of rows."""
+    return unit // s.cuts * s.rows + s.rows * (unit % s.cuts) // s.cuts
+
+
+cdef int64_t NO_LIMIT = 0x7fffffffffffffff
+
+
+cdef struct Scanned:
+    Py_ssize_t bad
+    int64_t most
+
+
+cdef Scanned _scan(
+    const Ids *a, Py_ssize_t i, Py_ssize_t end, int64_t limit, Watch *watch
+) noexcept nogil:
+    # The id that is ignored becomes -1 elsewhere, and so must not be mistaken for a wrong one here.
+    cdef int64_t chunk[CHUNK]
+    cdef const int64_t *at
+    cdef Py_ssize_t k, n
+    cdef Scanned s
+    s.bad = -1
+    s.most = -1
+    while i < end:
+        n = min(<Py_ssize_t>CHUNK, end - i)
+        if a.ignoring:
+            widen(a.data + i * a.size, a.size, n, a.type, chunk)
+            for k in range(n):
+                if chunk[k] == a.ignore:
+                    continue
+                if <uint64_t>chunk[k] >= <uint64_t>limit:
+                    s.bad = i + k
+                    return s
+                if chunk[k] > s.most:
+                    s.most = chunk[k]
+        else:
+            at = codes(a, i, n, chunk)
+            if active().f64.count_outside(at, n, limit):
+                k = 0
+                while <uint64_t>at[k] < <uint64_t>limit:
+                    k += 1
+                s.bad = i + k
+                return s
+            for k in range(n if limit == NO_LIMIT else 0):
+                s.most = max(s.most, at[k])
+        i += n
+        if ends(watch, n):
+            break
+    return s
+
+
 def scan(cnp.ndarray ids, ignore_index, const int64_t[::1] classes):
     """(flat position of the first id outside [0, classes of its item) or -1, largest id or -1).
 
     Ids that are ignored do not count.  Without `classes` any id from 0 on will do.
     """
     cdef Ids a = ids_of(ids, ignore_index)
-    cdef int64_t chunk[CHUNK]
-    cdef const int64_t *at
-    cdef Py_ssize_t items = cnp.PyArray_DIM(ids, 0), rows = cnp.PyArray_DIM(ids, 1), b, i, k, n
-    cdef Py_ssize_t bad = -1
-    cdef int64_t most = -1, limit
+    cdef Shares s = _shares(cnp.PyArray_DIM(ids, 0), cnp.PyArray_DIM(ids, 1), 0)
+    cdef Py_ssize_t unit, bad = -1
+    cdef int64_t most = -1
+    cdef const int64_t *limit = &classes[0] if s.units and classes is not None else NULL
     cdef Watch watch = watching()
-    # The id that is ignored becomes -1, and so must not be mistaken for one that is wrong.
-    with nogil:
-        for b in range(items):
-            limit = classes[b] if classes is not None else 0x7fffffffffffffff
-            i = 0
-            while i < rows and bad < 0:
-                n = CHUNK if rows - i > CHUNK else rows - i
-                if a.ignoring:
-                    widen(a.data + (b * rows + i) * a.size, a.size, n, a.type, chunk)
-                    for k in range(n):
-                        if chunk[k] == a.ignore:
-                            continue
-                        if <uint64_t>chunk[k] >= <uint64_t>limit:
-                            bad = b * rows + i + k
-                            break
-                        if chunk[k] > most:
-                            most = chunk[k]
-                else:
-                    at = codes(&a, b * rows + i, n, chunk)
-                    if active().f64.count_outside(at, n, limit):
-                        k = 0
-                        while <uint64_t>at[k] < <uint64_t>limit:
-                            k += 1
-                        bad = b * rows + i + k
-                    elif classes is None:
-                        for k in range(n):
-                            if at[k] > most:
-                                most = at[k]
-                i += n
-                if i % SLAB == 0 and ends(&watch, SLAB + 1):
-                    break
-            if bad >= 0 or watch.ended:
-                break
+    cdef Scanned *found = <Scanned *>malloc(max(s.units, 1) * sizeof(Scanned))
+    if found == NULL:
+        raise MemoryError("no room for what threads find out about ids")
+    for unit in prange(s.units, num_threads=s.threads, schedule="static", nogil=True):
+        found[unit] = _scan(
+            &a, _first(&s, unit), _first(&s, unit + 1),
+            NO_LIMIT if limit == NULL else limit[unit // s.cuts], &watch,
+        )
+    for unit in range(s.units):
+        if bad < 0:
+            bad = found[unit].bad
+        most = max(most, found[unit].most)
+    free(found)
     raised(&watch)
     return bad, most
 
@@ -172,6 +228,60 @@ ctypedef fused narrow:
     int64_t
 
 
+cdef int64_t *_counters(const Shares *s) except NULL:
+    """Zeros for every piece."""
+    cdef int64_t *counts = <int64_t *>calloc(s.units * s.apart, 8)
+    if counts == NULL:
+        raise MemoryError("no room for the counters of the segments")
+    return counts
+
+
+cdef int64_t *_counters_in(Shares *s, int64_t[:, ::1] counts) except NULL:
+    """The same, which are those of the items if each is one piece."""
+    if s.cuts > 1:
+        return _counters(s)
+    s.apart = counts.shape[1]
+    return &counts[0, 0]
+
+
+cdef void _add_up(
+    const Shares *s, int64_t *of_pieces, Py_ssize_t segments, int64_t *counts
+) noexcept nogil:
+    """Counts of the items from those of their pieces, which are the same memory if each is one."""
+    cdef Py_ssize_t unit, k
+    if s.cuts == 1:
+        return
+    for unit in range(s.units):
+        for k in range(segments):
+            counts[unit // s.cuts * segments + k] += of_pieces[unit * s.apart + k]
+    free(of_pieces)
+
+
+cdef bint _pack(
+    const Ids *a, Py_ssize_t i, Py_ssize_t end, int64_t limit, int64_t *counts,
+    Py_ssize_t segments, narrow *to, Watch *watch,
+) noexcept nogil:
+    cdef int64_t chunk[CHUNK]
+    cdef const int64_t *at
+    cdef Py_ssize_t k, n
+    cdef Tally tally
+    if counts != NULL:
+        tally_start(&tally, counts, segments)
+    while i < end and not ends(watch, CHUNK):
+        n = min(<Py_ssize_t>CHUNK, end - i)
+        at = codes(a, i, n, chunk)
+        if limit >= 0 and active().f64.count_outside(at, n, limit):
+            return False
+        for k in range(n):
+            to[i + k] = <narrow>at[k]
+        if counts != NULL:
+            tally_add(&tally, at, n, a.ignoring)
+        i += n
+    if counts != NULL:
+        tally_end(&tally)
+    return True
+
+
 def pack(
     cnp.ndarray ids, ignore_index, const int64_t[::1] classes, int64_t[:, ::1] counts,
     narrow[:, ::1] out,
@@ -183,75 +293,69 @@ def pack(
     too.
     """
     cdef Ids a = ids_of(ids, ignore_index)
-    cdef int64_t chunk[CHUNK]
-    cdef const int64_t *at
-    cdef Py_ssize_t items = cnp.PyArray_DIM(ids, 0), rows = cnp.PyArray_DIM(ids, 1), b, i, k, n
-    cdef bint good = True, checks = classes is not None, counting = counts is not None
+    cdef Py_ssize_t segments = counts.shape[1] if counts is not None else 0, unit
+    cdef Shares s = _shares(cnp.PyArray_DIM(ids, 0), cnp.PyArray_DIM(ids, 1), segments)
+    cdef const int64_t *limit = NULL
+    cdef int64_t *found = NULL
+    cdef int bad = 0
     cdef narrow *to
-    cdef Tally tally
     cdef Watch watch = watching()
-    if items == 0 or rows == 0:
+    if s.items == 0 or s.rows == 0:
         return True
-    if counting and counts.shape[1] == 0:
-        counting = False
+    if classes is not None:
+        limit = &classes[0]
+    if segments:
+        found = _counters_in(&s, counts)
     to = &out[0, 0]
-    with nogil:
-        for b in range(items):
-            if counting:
-                tally_start(&tally, &counts[b, 0], counts.shape[1])
-            i = 0
-            while i < rows and good:
-                n = CHUNK if rows - i > CHUNK else rows - i
-                at = codes(&a, b * rows + i, n, chunk)
-                if checks and active().f64.count_outside(at, n, classes[b]):
-                    good = False
-                    break
-                for k in range(n):
-                    to[b * rows + i + k] = <narrow>at[k]
-                if counting:
-                    tally_add(&tally, at, n, a.ignoring)
-                i += n
-                if i % SLAB == 0 and ends(&watch, SLAB + 1):
-                    break
-            if watch.ended or not good:
-                break
-            if counting:
-                tally_end(&tally)
+    for unit in prange(s.units, num_threads=s.threads, schedule="static", nogil=True):
+        bad += not _pack(
+            &a, _first(&s, unit), _first(&s, unit + 1),
+            -1 if limit == NULL else limit[unit // s.cuts],
+            NULL if found == NULL else found + unit * s.apart, segments, to, &watch,
+        )
+    if segments:
+        _add_up(&s, found, segments, &counts[0, 0])
     raised(&watch)
-    return good
+    return bad == 0
 
 
 cdef void _count(
-    const Ids *ids, Py_ssize_t begin, Py_ssize_t rows, Py_ssize_t segments, int64_t *counts,
+    const Ids *ids, Py_ssize_t i, Py_ssize_t end, Py_ssize_t segments, int64_t *counts,
     Watch *watch,
 ) noexcept nogil:
-    """Rows of every segment of an item, into `counts`, which holds zeros; ids are in range."""
+    """Rows of every segment in a piece, into `counts`, which holds zeros; ids are in range."""
     cdef int64_t chunk[CHUNK]
     cdef Tally tally
-    cdef Py_ssize_t i = 0, n
+    cdef Py_ssize_t n
     tally_start(&tally, counts, segments)
-    while i < rows:
-        n = CHUNK if rows - i > CHUNK else rows - i
-        tally_add(&tally, codes(ids, begin + i, n, chunk), n, ids.ignoring)
+    while i < end and not ends(watch, CHUNK):
+        n = min(<Py_ssize_t>CHUNK, end - i)
+        tally_add(&tally, codes(ids, i, n, chunk), n, ids.ignoring)
         i += n
-        if i % SLAB == 0 and ends(watch, SLAB + 1):
-            return
     tally_end(&tally)
+
+
+cdef void _count_pieces(
+    const Ids *a, const Shares *s, Py_ssize_t segments, int64_t *counts, Watch *watch
+) noexcept:
+    """Rows of every segment in every piece, into `counts`, which holds zeros."""
+    cdef Py_ssize_t unit
+    for unit in prange(s.units, num_threads=s.threads, schedule="static", nogil=True):
+        _count(a, _first(s, unit), _first(s, unit + 1), segments, counts + unit * s.apart, watch)
 
 
 def count(cnp.ndarray ids, ignore_index, int64_t[:, ::1] counts):
     """Rows of every segment, into `counts` (B, K), which holds zeros; ids are in range."""
     cdef Ids a = ids_of(ids, ignore_index)
-    cdef Py_ssize_t items = cnp.PyArray_DIM(ids, 0), rows = cnp.PyArray_DIM(ids, 1), b
     cdef Py_ssize_t segments = counts.shape[1]
+    cdef Shares s = _shares(cnp.PyArray_DIM(ids, 0), cnp.PyArray_DIM(ids, 1), segments)
+    cdef int64_t *found
     cdef Watch watch = watching()
-    if rows == 0 or segments == 0:
+    if s.rows == 0 or segments == 0:
         return
-    with nogil:
-        for b in range(items):
-            _count(&a, b * rows, rows, segments, &counts[b, 0], &watch)
-            if watch.ended:
-                break
+    found = _counters_in(&s, counts)
+    _count_pieces(&a, &s, segments, found, &watch)
+    _add_up(&s, found, segments, &counts[0, 0])
     raised(&watch)
 
 
@@ -282,7 +386,7 @@ def ascends(cnp.ndarray ids, ignore_index, int64_t[::1] offsets):
                     if not a.ignoring or at[k] >= 0:
                         begins[at[k] + 1] = i + k + 1
             i += n
-            if i % SLAB == 0 and ends(&watch, SLAB + 1):
+            if ends(&watch, n):
                 break
         if begins != NULL and not falls:
             for k in range(1, offsets.shape[0]):
@@ -305,145 +409,201 @@ def sort(cnp.ndarray ids, ignore_index, int64_t[::1] offsets, int64_t[::1] order
     cdef Ids a = ids_of(ids, ignore_index)
     cdef Py_ssize_t items = cnp.PyArray_DIM(ids, 0), rows = cnp.PyArray_DIM(ids, 1), b
     cdef Py_ssize_t segments = (offsets.shape[0] - 1) // max(items, 1)
-    cdef int64_t *to
     cdef Watch watch = watching()
-    cdef bint full = False
     offsets[:] = 0
     if order.shape[0] == 0 or segments == 0:
         return 0
-    to = &order[0]
-    with nogil:
-        for b in range(items):
-            full = _sort_in_steps(
-                &a, b * rows, rows, segments, &offsets[b * segments], to, &watch
-            )
-            if full or watch.ended:
-                break
-    if full:
-        raise MemoryError("no room for the rows of some segments")
-    raised(&watch)
+    for b in range(items):
+        _sort_in_steps(&a, b * rows, rows, segments, &offsets[b * segments], &order[0], &watch)
+        raised(&watch)
     return int(offsets[items * segments])
 
 
 def place(cnp.ndarray ids, ignore_index, const int64_t[::1] offsets, int64_t[::1] order):
     """The rest of such a sort, where the offsets are known."""
     cdef Ids a = ids_of(ids, ignore_index)
-    cdef Py_ssize_t items = cnp.PyArray_DIM(ids, 0), rows = cnp.PyArray_DIM(ids, 1), b
-    cdef Py_ssize_t segments = (offsets.shape[0] - 1) // max(items, 1)
-    cdef int64_t *cursor
+    cdef Py_ssize_t items = cnp.PyArray_DIM(ids, 0)
+    cdef Py_ssize_t segments = (offsets.shape[0] - 1) // max(items, 1), unit
+    cdef Shares s = _shares(items, cnp.PyArray_DIM(ids, 1), segments)
+    cdef int64_t *next
     cdef int64_t *to
     cdef Watch watch = watching()
     if order.shape[0] == 0 or segments == 0:
         return
     to = &order[0]
-    cursor = <int64_t *>malloc(8 * segments)
-    if cursor == NULL:
+    # What a piece holds of a segment follows what the pieces before it do.  Where items are whole
+    # each thread has counters, else each piece.
+    next = <int64_t *>calloc((s.threads if s.cuts == 1 else s.units) * s.apart, 8)
+    if next == NULL:
         raise MemoryError("no room for the counters of the segments")
-    with nogil:
-        for b in range(items):
-            memcpy(cursor, &offsets[b * segments], 8 * segments)
-            _place(&a, b * rows, rows, segments, cursor, to, &watch)
-            if watch.ended:
-                break
-    free(cursor)
+    if s.cuts > 1:
+        _count_pieces(&a, &s, segments, next, &watch)
+        _begin_pieces(&s, &offsets[0], segments, next)
+    if not watch.ended:
+        for unit in prange(s.units, num_threads=s.threads, schedule="static", nogil=True):
+            _place(&a, &s, unit, segments, &offsets[0], next, to, &watch)
+    free(next)
     raised(&watch)
 
 
-cdef void _place(
-    const Ids *ids, Py_ssize_t begin, Py_ssize_t rows, Py_ssize_t segments, int64_t *next,
-    int64_t *order, Watch *watch,
+cdef void _begin_pieces(
+    const Shares *s, const int64_t *offsets, Py_ssize_t segments, int64_t *counts
 ) noexcept nogil:
-    """The position of each row to where its segment goes on, which `next` says."""
+    """Where the rows of every segment and piece go, from how many there are."""
+    cdef Py_ssize_t b, k, c
+    cdef int64_t here, rows
+    for b in range(s.items):
+        for k in range(segments):
+            here = offsets[b * segments + k]
+            for c in range(b * s.cuts, (b + 1) * s.cuts):
+                rows = counts[c * s.apart + k]
+                counts[c * s.apart + k] = here
+                here += rows
+
+
+cdef void _place(
+    const Ids *ids, const Shares *s, Py_ssize_t unit, Py_ssize_t segments, const int64_t *offsets,
+    int64_t *table, int64_t *order, Watch *watch,
+) noexcept nogil:
+    """The position of each row of a piece to where its segment goes on, which `next` says."""
     cdef int64_t chunk[CHUNK]
     cdef const int64_t *at
-    cdef Py_ssize_t i = 0, k, n, place
+    cdef Py_ssize_t i = _first(s, unit), end = _first(s, unit + 1), k, n, place
     cdef bint few = segments <= STREAMS
-    while i < rows:
-        n = CHUNK if rows - i > CHUNK else rows - i
-        at = codes(ids, begin + i, n, chunk)
+    cdef int64_t *next = table + (fg_thread() if s.cuts == 1 else unit) * s.apart
+    if s.cuts == 1:
+        memcpy(next, offsets + unit * segments, 8 * segments)
+    while i < end and not ends(watch, CHUNK):
+        n = min(<Py_ssize_t>CHUNK, end - i)
+        at = codes(ids, i, n, chunk)
         for k in range(n):
             if not few and k + AHEAD < n and at[k + AHEAD] >= 0:
                 FG_PREFETCH_WRITE(order + next[at[k + AHEAD]])
             if at[k] >= 0:
                 place = next[at[k]]
                 next[at[k]] = place + 1
-                order[place] = begin + i + k
+                order[place] = i + k
                 if few:
                     FG_PREFETCH_WRITE(order + place + LINE // 8)
         i += n
-        if i % SLAB == 0 and ends(watch, SLAB + 1):
-            return
 
 
-cdef bint _sort_in_steps(
+# ---- in two steps: into buckets of neighbouring segments, then each bucket -------------------
+
+
+cdef void _count_buckets(
+    const Ids *ids, Py_ssize_t i, Py_ssize_t end, int shift, int64_t *counts, Watch *watch
+) noexcept nogil:
+    cdef int64_t chunk[CHUNK]
+    cdef const int64_t *at
+    cdef Py_ssize_t k, n
+    while i < end and not ends(watch, CHUNK):
+        n = min(<Py_ssize_t>CHUNK, end - i)
+        at = codes(ids, i, n, chunk)
+        for k in range(n):
+            if at[k] >= 0:
+                counts[at[k] >> shift] += 1
+        i += n
+
+
+cdef void _fill_buckets(
+    const Ids *ids, Py_ssize_t i, Py_ssize_t end, int shift, int64_t *next, int64_t *order,
+    Watch *watch,
+) noexcept nogil:
+    """Positions of rows, and above them in the same word what is left of their ids."""
+    cdef int64_t chunk[CHUNK]
+    cdef const int64_t *at
+    cdef Py_ssize_t k, n
+    cdef int64_t place, low = (<int64_t>1 << shift) - 1
+    while i < end and not ends(watch, CHUNK):
+        n = min(<Py_ssize_t>CHUNK, end - i)
+        at = codes(ids, i, n, chunk)
+        for k in range(n):
+            if at[k] >= 0:
+                place = next[at[k] >> shift]
+                next[at[k] >> shift] = place + 1
+                order[place] = (at[k] & low) << PLACE_BITS | (i + k)
+        i += n
+
+
+cdef void _sort_bucket(
+    int64_t place, Py_ssize_t n, Py_ssize_t segments, int64_t *offsets, int64_t *order,
+    int64_t *scratch, Watch *watch,
+) noexcept nogil:
+    """The n rows of a bucket from `place` on, and where its segments begin."""
+    cdef int64_t *next = scratch + n
+    cdef Py_ssize_t i, k
+    cdef int64_t entry, here = place
+    if ends(watch, n):
+        return
+    memset(next, 0, 8 * segments)
+    for i in range(n):
+        entry = scratch[i] = order[place + i]
+        next[entry >> PLACE_BITS] += 1
+    for i in range(segments):
+        entry = next[i]
+        next[i] = offsets[i] = here
+        here += entry
+    for i in range(n):
+        entry = scratch[i]
+        k = entry >> PLACE_BITS
+        order[next[k]] = entry & ((<int64_t>1 << PLACE_BITS) - 1)
+        next[k] += 1
+
+
+cdef int _sort_in_steps(
     const Ids *ids, Py_ssize_t begin, Py_ssize_t rows, Py_ssize_t segments, int64_t *offsets,
     int64_t *order, Watch *watch,
-) noexcept nogil:
-    """Sort an item, from offsets[0] on: first into buckets of neighbouring segments, then each of
-    these, whose counters and rows stay in cache.  True without memory."""
-    cdef int64_t chunk[CHUNK]
-    cdef int64_t heads[(1 << BUCKETS_BITS) + 1]
-    cdef const int64_t *at
-    cdef int64_t *scratch
-    cdef int64_t *next
+) except -1:
+    """Sort an item, from offsets[0] on.  Counters and rows of a bucket stay in cache."""
     cdef int shift = 0
-    cdef Py_ssize_t buckets, low, i, k, n, h, here, most = 0, first, last
-    cdef int64_t base = offsets[0], entry, place
+    cdef Py_ssize_t buckets, low, h, unit, most = 0, room
+    cdef int64_t before
+    cdef int64_t *heads
+    cdef int64_t *ends_at
+    cdef int64_t *scratch
+    cdef Shares s
     while (segments - 1) >> shift >= 1 << BUCKETS_BITS or shift < 8:
         shift += 1
     buckets = ((segments - 1) >> shift) + 1
     low = <Py_ssize_t>1 << shift
-    memset(heads, 0, sizeof(heads))
-    for k in range(2):  # count, then place
-        i = 0
-        while i < rows:
-            n = CHUNK if rows - i > CHUNK else rows - i
-            at = codes(ids, begin + i, n, chunk)
-            if k == 0:
-                for h in range(n):
-                    if at[h] >= 0:
-                        heads[at[h] >> shift] += 1
-            else:
-                for h in range(n):
-                    if at[h] >= 0:
-                        place = heads[at[h] >> shift]
-                        heads[at[h] >> shift] = place + 1
-                        order[place] = (at[h] & (low - 1)) << PLACE_BITS | (begin + i + h)
-            i += n
-            if i % SLAB == 0 and ends(watch, SLAB + 1):
-                return False
-        if k == 0:
-            place = base
-            for h in range(buckets):
-                most = max(most, <Py_ssize_t>heads[h])
-                entry = heads[h]
-                heads[h] = place
-                place += entry
-    scratch = <int64_t *>malloc(8 * (most + low))
-    if scratch == NULL:
-        return True
-    next = scratch + most
-    place = base
+    s = _shares(1, rows, buckets)
+    heads = _counters(&s)
+    for unit in prange(s.units, num_threads=s.threads, schedule="static", nogil=True):
+        _count_buckets(
+            ids, begin + _first(&s, unit), begin + _first(&s, unit + 1), shift,
+            heads + unit * s.apart, watch,
+        )
+    before = offsets[0]
     for h in range(buckets):
-        n = heads[h] - place
-        first = h << shift
-        last = min(first + low, segments)
-        here = last - first
-        memset(next, 0, 8 * here)
-        for i in range(n):
-            entry = scratch[i] = order[place + i]
-            next[entry >> PLACE_BITS] += 1
-        for i in range(here):
-            entry = next[i]
-            next[i] = offsets[first + i] = place
-            place += entry
-        for i in range(n):
-            entry = scratch[i]
-            k = entry >> PLACE_BITS
-            order[next[k]] = entry & ((<int64_t>1 << PLACE_BITS) - 1)
-            next[k] += 1
-        if ends(watch, n):
-            break
-    offsets[segments] = place
+        room = 0
+        for unit in range(s.units):
+            room += heads[unit * s.apart + h]
+            heads[unit * s.apart + h], before = before, before + heads[unit * s.apart + h]
+        most = max(most, room)
+    room = most + low
+    scratch = <int64_t *>malloc(8 * s.threads * room)
+    if scratch == NULL:
+        free(heads)
+        raise MemoryError("no room for the rows of some segments")
+    if not watch.ended:
+        for unit in prange(s.units, num_threads=s.threads, schedule="static", nogil=True):
+            _fill_buckets(
+                ids, begin + _first(&s, unit), begin + _first(&s, unit + 1), shift,
+                heads + unit * s.apart, order, watch,
+            )
+    if not watch.ended:
+        ends_at = heads + (s.units - 1) * s.apart  # the last piece filled them up
+        before = offsets[0]
+        for h in prange(
+            buckets, num_threads=s.threads, schedule="dynamic", chunksize=8, nogil=True
+        ):
+            _sort_bucket(
+                ends_at[h - 1] if h else before, ends_at[h] - (ends_at[h - 1] if h else before),
+                min(low, segments - (h << shift)), offsets + (h << shift), order,
+                scratch + fg_thread() * room, watch,
+            )
+        offsets[segments] = ends_at[buckets - 1]
     free(scratch)
-    return False
+    free(heads)
+    return 0

@@ -9,8 +9,8 @@
 /* n bytes; returns what `read` makes of them, else 0.  `read` has no `to`. */
 typedef uint8_t (*fg_pass)(uint8_t *to, const uint8_t *from, ptrdiff_t n);
 typedef struct {
-  fg_pass copy;   /* ordinary stores, which read the lines that they write */
-  fg_pass stream; /* stores past the caches where the instruction set has them, else ordinary ones */
+  fg_pass copy;         /* ordinary stores, which read the lines that they write */
+  fg_pass stream;       /* stores past the caches where the instruction set has them, else ordinary ones */
   fg_pass stream_pages; /* the same, several pages in turns */
   fg_pass read;
 } fg_passes;
