@@ -10,12 +10,13 @@
  * Accumulators of a segment are `pitch` doubles: one for every column, and for double as many tails behind.
  * A row of weight 0 is left out, whatever it holds.
  *
- * Prefetches (measured, benchmarks/NOTES.md): rows as they come want one of the rows, fg_ahead, and none of the table;
- * rows by their positions want one into L2 only, far ahead.
+ * Prefetches (measured, benchmarks/NOTES.md): rows as they come want one of the rows, fg_ahead, and of the table only
+ * where a row is a vector or two; rows by their positions want one into L2 only, far ahead.
  */
 #define STEP (FG_DOUBLE ? LANES : LANES / 2) /* columns of an accumulator of one vector */
 #define GATHERED (FG_DOUBLE ? 4 : 8)         /* such accumulators that gather keeps */
-#define ROWS_AHEAD 32                        /* rows by their positions between a prefetch and its use */
+#define TABLE_AHEAD 16                       /* rows between a prefetch and its use: of accumulators, */
+#define ROWS_AHEAD 32                        /* and of rows by their positions */
 
 #if FG_DOUBLE
 typedef V2 Acc;
@@ -112,6 +113,7 @@ FG_INLINE void add_as(const fg_segments *run, const int weighs, const int shape,
     double *const a = run->table + code * pitch;
     if (shape != ONE_COLUMN)
       for (ptrdiff_t b = 0; b < bytes; b += 64) FG_PREFETCH(x + ahead + b);
+    if (fixed && i + TABLE_AHEAD < run->rows) FG_PREFETCH(run->table + run->code[i + TABLE_AHEAD] * pitch);
     if (code < 0 || (weighs && w == 0)) continue;
     const T *const row = (const T *)x;
     ptrdiff_t c = 0;
