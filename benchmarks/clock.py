@@ -64,6 +64,7 @@ def _loops(call: Callable[[], Any], clock: Callable[[], float]) -> int:
 
 def _seconds(call: Callable[[], Any], n: int, clock: Callable[[], float]) -> float:
     _wait_for_idle_threads()
+    call()  # or it would find the caches as another left them, on a core that was idle
     start = clock()
     for _ in range(n):
         call()
