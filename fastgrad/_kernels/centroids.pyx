@@ -35,6 +35,7 @@ cnp.import_array()
 cdef enum:
     REDUCE = 4096                  # values of a block of a sum
     ELEMENTS_PER_THREAD = 1 << 15  # less does not pay a second thread
+    NEXT_BYTES = 1 << 18           # of an item that stays in L2 beside the one before
 
 cdef struct Operand:
     fg_rows rows     # those of the first item
@@ -63,6 +64,7 @@ cdef const fg_precision *_precision(cnp.ndarray x) noexcept:
 cdef Operand _operand(cnp.ndarray a) noexcept:
     cdef Operand o
     o.rows.data = <char *>cnp.PyArray_DATA(a)
+    o.rows.next = NULL
     o.rows.row = cnp.PyArray_STRIDE(a, 1)
     o.rows.kind = kind_of(a)
     o.item = cnp.PyArray_STRIDE(a, 0)
@@ -76,6 +78,7 @@ cdef Job _job(
     cdef Job job
     cdef Operand nothing
     nothing.rows.data = NULL
+    nothing.rows.next = NULL
     nothing.rows.row = nothing.item = 0
     nothing.rows.kind = FG_NATIVE
     job.precision = _precision(x)
@@ -103,19 +106,29 @@ cdef int _kernel_ends(void *watch, Py_ssize_t elements) noexcept nogil:
     return ends(<Watch *>watch, elements)
 
 
+cdef fg_rows _rows_of(
+    const Operand *a, Py_ssize_t item, Py_ssize_t rows, bint follows, Py_ssize_t begin
+) noexcept nogil:
+    """The rows of an item; what comes next are those from `begin` on of the one that `follows`."""
+    cdef fg_rows r = a.rows
+    if r.data != NULL:
+        r.data += item * a.item
+        if follows and 0 < r.row <= NEXT_BYTES // max(rows, 1):
+            r.next = r.data + a.item + begin * r.row
+    return r
+
+
 cdef void _stretch(
     const Job *job, Py_ssize_t begin, Py_ssize_t end, void *scratch, Watch *watch
 ) noexcept nogil:
     """Segments [begin, end)."""
     cdef fg_segment s = job.options
-    cdef Py_ssize_t k, item
+    cdef Py_ssize_t k, item, done
+    cdef bint follows
     s.ends = _kernel_ends
     s.watch = watch
     s.features = job.features
     s.weight = job.weight
-    s.x = job.x.rows
-    s.v = job.v.rows
-    s.out = job.out.rows
     s.scratch = scratch
     for k in range(begin, end):
         item = k // job.per_item
@@ -124,11 +137,11 @@ cdef void _stretch(
         s.count = job.offsets[k + 1] - job.offsets[k]
         s.order = job.order + job.offsets[k]
         s.first = item * job.rows
-        s.x.data = job.x.rows.data + item * job.x.item
-        if job.v.rows.data != NULL:
-            s.v.data = job.v.rows.data + item * job.v.item
-        if job.out.rows.data != NULL:
-            s.out.data = job.out.rows.data + item * job.out.item
+        follows = (item + 1) * job.per_item < end
+        done = job.offsets[k] - job.offsets[item * job.per_item]
+        s.x = _rows_of(&job.x, item, job.rows, follows, done)
+        s.v = _rows_of(&job.v, item, job.rows, follows, done)
+        s.out = _rows_of(&job.out, item, job.rows, follows, done)
         if job.scale != NULL:
             s.scale = job.scale[item]
         if job.squares != NULL:

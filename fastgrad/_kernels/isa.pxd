@@ -119,6 +119,7 @@ cdef extern from "fastgrad.h" nogil:
         char *data
         Py_ssize_t row
         int kind
+        const char *next
     ctypedef struct fg_segment:
         Py_ssize_t count, features
         const int64_t *order

@@ -172,6 +172,17 @@ FG_INLINE void prefetch_rows(const fg_rows *a, const fg_segment *s, const Member
     for (ptrdiff_t b = 0; b < bytes; b += 64) FG_PREFETCH(place(a, s, m, r) + b);
 }
 
+/* Of what comes next as much as k rows from the i-th on are: in order, where those of a segment lie anywhere. */
+FG_INLINE void prefetch_next(const fg_rows *a, ptrdiff_t i, const int k, const int write) {
+  if (a->next == NULL) return;
+  for (const char *p = a->next + i * a->row, *const end = p + k * a->row; p < end; p += 64) {
+    if (write)
+      FG_PREFETCH_WRITE(p);
+    else
+      FG_PREFETCH_L2(p);
+  }
+}
+
 /* One column vector of `n` columns from j on in each of the verbs below; full ones first, so that n is a constant. */
 #define EACH_COLUMN(d, verb)                                \
   do {                                                      \
@@ -209,6 +220,7 @@ FG_INLINE void sum_rows(const fg_rows *x, const fg_segment *s, const Members *m,
   for (; i + TOGETHER <= m->n; i += TOGETHER) {
     if (ends(s, m, i)) return;
     if (x->kind == FG_NATIVE) prefetch_rows(x, s, m, i + TOGETHER);
+    prefetch_next(x, i, TOGETHER, 0);
     rows_at(x, s, m, i, TOGETHER, m->line, row);
     EACH_COLUMN(m->d, SUM4);
   }
@@ -444,6 +456,7 @@ FG_INLINE void hinge_segment(fg_segment *s, const int second) {
   ptrdiff_t i = 0;
   for (; i + TOGETHER <= m.n; i += TOGETHER) {
     if (ends(s, &m, i)) return;
+    prefetch_next(&s->out, i, TOGETHER, 1);
     hinge_rows(s, &m, i, TOGETHER, second, value);
   }
   for (; i < m.n; i++) hinge_rows(s, &m, i, 1, second, value);

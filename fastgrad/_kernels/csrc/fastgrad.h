@@ -143,6 +143,7 @@ typedef struct {
   char *data;
   ptrdiff_t row;
   int kind;
+  const char *next; /* as many rows that will be wanted after these, prefetched meanwhile; or NULL */
 } fg_rows;
 
 /* One segment, for kernels that go over its rows more than once (centroids.inc.h). */
