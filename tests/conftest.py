@@ -430,6 +430,8 @@ def elementwise_op(request: pytest.FixtureRequest) -> Op:
 STREAMED = (
     "softmax",
     "log_softmax",
+    "softmax.vjp",
+    "log_softmax.jvp",
     "cross_entropy.grad",
     "sigmoid",
     "binary_cross_entropy.grad",

@@ -138,14 +138,24 @@ def repeated(a, times, layout="C"):
     return np.asarray(np.tile(a, (times, *[1] * (a.ndim - 1))), order=layout)
 
 
+def some_rows(classes, dtype, aligned):
+    """As many as 1 MiB holds: an odd number, or one with which columns begin like cache lines."""
+    rows = (1 << 20) // (classes * np.dtype(dtype).itemsize)
+    return max(rows & ~15, 16) if aligned else rows | 1
+
+
 @pytest.mark.parametrize(
-    ("classes", "layout"), [(10, "C"), (10, "F"), (57, "C"), (57, "F"), (250, "C"), (40009, "C")]
+    ("classes", "layout", "aligned"),
+    [
+        *((classes, "C", False) for classes in (10, 57, 250, 40009)),
+        *((classes, "F", aligned) for classes in (10, 57) for aligned in (False, True)),
+    ],
 )
 def test_results_streamed_past_the_caches_are_the_same(
-    isa, dtype, streamed_op, rng, classes, layout
+    isa, dtype, streamed_op, rng, classes, layout, aligned
 ):
     item = np.dtype(dtype).itemsize
-    rows = (1 << 20) // (classes * item) | 1
+    rows = some_rows(classes, dtype, aligned)
     times = -(-(9 << 20) // (rows * classes * item))
     small = np.asarray(rng.normal(0, 3, (rows, classes)), dtype, order=layout)
     inputs = streamed_op.inputs(rng, small, -1)
@@ -158,10 +168,11 @@ def test_results_streamed_past_the_caches_are_the_same(
 
 @layouts
 @pytest.mark.parametrize("shift", [1, 7])
-@pytest.mark.parametrize("classes", [57, 1999])
-def test_streaming_to_odd_addresses(isa, dtype, rng, classes, shift, layout):
+@pytest.mark.parametrize("classes", [57, 1999, 30_000])
+@pytest.mark.parametrize("aligned", [False, True])
+def test_streaming_to_odd_addresses(isa, dtype, rng, classes, shift, layout, aligned):
     """Streamed stores want whole aligned lines; a row's end waits for the next to fill its line."""
-    rows = (1 << 20) // (classes * np.dtype(dtype).itemsize) | 1
+    rows = some_rows(classes, dtype, aligned)
     small = np.asarray(rng.normal(0, 3, (rows, classes)), dtype, order=layout)
     x = repeated(small, 10, layout)
     memory = np.full(x.size + 2 * shift, 9, dtype)
@@ -330,7 +341,10 @@ def test_rows_with_options_do_not_depend_on_their_neighbours(
         assert bits(out) == bits(whole)
 
 
-STREAMED_MASSES = [(1999, 0, "C"), (250, 0, "C"), (250, 1, "C"), (1999, 7, "C"), (10, 0, "F")]
+STREAMED_MASSES = [
+    *((1999, 0, "C"), (250, 0, "C"), (250, 1, "C"), (1999, 7, "C")),
+    *((10, 0, "F"), (10, 7, "F"), (57, 3, "F")),
+]
 
 
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
@@ -339,7 +353,7 @@ def test_options_streamed_past_the_caches_give_the_same(isa, mass, soft, classes
     """At odd addresses too, and nothing is written beside the result."""
     dtype = np.float32
     case = mass.Case(soft, weight=True, sample=True, smoothing=0.1, z_loss=0.01)
-    small_rows = (1 << 20) // (classes * 4) | 1
+    small_rows = some_rows(classes, dtype, aligned=layout == "F")
     z, t, v, kw = case.draw(np.random.default_rng(classes), (small_rows, classes), dtype)
     x, u = repeated(z, 10, layout), repeated(v, 10, layout)
     target = repeated(t, 10, layout)

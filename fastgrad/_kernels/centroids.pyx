@@ -40,6 +40,7 @@ cdef enum:
 cdef struct Operand:
     fg_rows rows     # those of the first item
     Py_ssize_t item  # bytes from one item to the next
+    Py_ssize_t bytes  # of a row
 
 cdef struct Job:
     fg_segment_kernel kernel
@@ -68,6 +69,7 @@ cdef Operand _operand(cnp.ndarray a) noexcept:
     o.rows.row = cnp.PyArray_STRIDE(a, 1)
     o.rows.kind = kind_of(a)
     o.item = cnp.PyArray_STRIDE(a, 0)
+    o.bytes = cnp.PyArray_DIM(a, 2) * cnp.PyArray_ITEMSIZE(a)
     return o
 
 
@@ -79,7 +81,7 @@ cdef Job _job(
     cdef Operand nothing
     nothing.rows.data = NULL
     nothing.rows.next = NULL
-    nothing.rows.row = nothing.item = 0
+    nothing.rows.row = nothing.item = nothing.bytes = 0
     nothing.rows.kind = FG_NATIVE
     job.precision = _precision(x)
     job.segments = offsets.shape[0] - 1
@@ -113,7 +115,8 @@ cdef fg_rows _rows_of(
     cdef fg_rows r = a.rows
     if r.data != NULL:
         r.data += item * a.item
-        if follows and 0 < r.row <= NEXT_BYTES // max(rows, 1):
+        # Between rows that lie apart there is nothing worth a prefetch.
+        if follows and a.bytes <= r.row < 2 * a.bytes and r.row * rows <= NEXT_BYTES:
             r.next = r.data + a.item + begin * r.row
     return r
 

@@ -92,9 +92,12 @@ cdef Shares _shares(Py_ssize_t items, Py_ssize_t rows, Py_ssize_t segments):
     s.items = items
     s.rows = rows
     s.threads = threads_for(items * rows)
-    s.cuts = max(1, (s.threads if items == 1 else 4 * s.threads // max(items, 1)))
-    s.cuts = max(1, min(s.cuts, rows // (4 * segments + 1)))
+    s.cuts = 1
+    if items and items % s.threads:  # else the items themselves are shared out evenly
+        s.cuts = s.threads if items == 1 else max(1, 4 * s.threads // items)
+        s.cuts = max(1, min(s.cuts, rows // (4 * segments + 1)))
     s.units = items * s.cuts
+    s.threads = <int>max(1, min(<Py_ssize_t>s.threads, s.units))
     s.apart = segments + LINE // 8
     return s
 
@@ -138,7 +141,7 @@ cdef Scanned _scan(
             at = codes(a, i, n, chunk)
             if active().f64.count_outside(at, n, limit):
                 k = 0
-                while <uint64_t>at[k] < <uint64_t>limit:
+                while k < n - 1 and <uint64_t>at[k] < <uint64_t>limit:
                     k += 1
                 s.bad = i + k
                 return s
@@ -178,7 +181,6 @@ def scan(cnp.ndarray ids, ignore_index, const int64_t[::1] classes):
     return bad, most
 
 
-# The rows of every segment, counted.  A small table has copies, so that neighbours of one segment
 cdef void tally_start(Tally *t, int64_t *counts, Py_ssize_t segments) noexcept nogil:
     cdef Py_ssize_t k
     t.counts = counts
@@ -270,6 +272,9 @@ cdef bint _pack(
     while i < end and not ends(watch, CHUNK):
         n = min(<Py_ssize_t>CHUNK, end - i)
         at = codes(a, i, n, chunk)
+        if at != chunk:  # ids may change meanwhile; what is counted must be what was checked
+            memcpy(chunk, at, 8 * n)
+            at = chunk
         if limit >= 0 and active().f64.count_outside(at, n, limit):
             return False
         for k in range(n):
@@ -414,7 +419,9 @@ def sort(cnp.ndarray ids, ignore_index, int64_t[::1] offsets, int64_t[::1] order
     if order.shape[0] == 0 or segments == 0:
         return 0
     for b in range(items):
-        _sort_in_steps(&a, b * rows, rows, segments, &offsets[b * segments], &order[0], &watch)
+        _sort_in_steps(
+            &a, b * rows, rows, segments, items == 1, &offsets[b * segments], &order[0], &watch
+        )
         raised(&watch)
     return int(offsets[items * segments])
 
@@ -465,7 +472,7 @@ cdef void _place(
     const Ids *ids, const Shares *s, Py_ssize_t unit, Py_ssize_t segments, const int64_t *offsets,
     int64_t *table, int64_t *order, Watch *watch,
 ) noexcept nogil:
-    """The position of each row of a piece to where its segment goes on, which `next` says."""
+    """The position of each row of a piece to where its segment goes on."""
     cdef int64_t chunk[CHUNK]
     cdef const int64_t *at
     cdef Py_ssize_t i = _first(s, unit), end = _first(s, unit + 1), k, n, place
@@ -552,10 +559,13 @@ cdef void _sort_bucket(
 
 
 cdef int _sort_in_steps(
-    const Ids *ids, Py_ssize_t begin, Py_ssize_t rows, Py_ssize_t segments, int64_t *offsets,
-    int64_t *order, Watch *watch,
+    const Ids *ids, Py_ssize_t begin, Py_ssize_t rows, Py_ssize_t segments, bint share,
+    int64_t *offsets, int64_t *order, Watch *watch,
 ) except -1:
-    """Sort an item, from offsets[0] on.  Counters and rows of a bucket stay in cache."""
+    """Sort an item, from offsets[0] on.  Counters and rows of a bucket stay in cache.
+
+    Threads `share` in one item alone: of many, each would wait for them three times.
+    """
     cdef int shift = 0
     cdef Py_ssize_t buckets, low, h, unit, most = 0, room
     cdef int64_t before
@@ -567,7 +577,8 @@ cdef int _sort_in_steps(
         shift += 1
     buckets = ((segments - 1) >> shift) + 1
     low = <Py_ssize_t>1 << shift
-    s = _shares(1, rows, buckets)
+    s = _shares(1, rows if share else 0, buckets)
+    s.rows = rows
     heads = _counters(&s)
     for unit in prange(s.units, num_threads=s.threads, schedule="static", nogil=True):
         _count_buckets(
@@ -582,6 +593,8 @@ cdef int _sort_in_steps(
             heads[unit * s.apart + h], before = before, before + heads[unit * s.apart + h]
         most = max(most, room)
     room = most + low
+    # Where most rows lie in one bucket, further threads would only take memory.
+    s.threads = <int>max(1, min(<Py_ssize_t>s.threads, rows // max(most, 1)))
     scratch = <int64_t *>malloc(8 * s.threads * room)
     if scratch == NULL:
         free(heads)

@@ -374,7 +374,7 @@ FG_INLINE void margin_lanes(const int op, const int every, const int squared, co
   T *const tile = (T *)run->scratch, *const v = tile + n * LANES;
   T empty[GROUPS_MAX * LANES];
   Map map[GROUPS_MAX];
-  const Streams streams = by_group ? (Streams){0, NULL} : streams_start(run, tile + most * n * LANES);
+  const Streams streams = by_group ? (Streams){0, NULL} : streams_start(run, most, tile + most * n * LANES);
   memset(map, 0, sizeof map);
   for (ptrdiff_t first = 0, rows; first < run->rows; first += rows) {
     rows = first == 0 && streams.head ? streams.head : most * LANES;

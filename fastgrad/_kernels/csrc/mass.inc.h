@@ -334,7 +334,7 @@ FG_INLINE void mass_lanes(const int op, const int soft, const fg_run *run) {
   T empty[LANES];
   for (ptrdiff_t c = 0; c < n; c++) w[c] = run->weight ? *at(run->weight, c * run->weight_class) : 1;
 
-  const ptrdiff_t head = streams_head(run);
+  const ptrdiff_t head = group_head(run);
   for (ptrdiff_t first = 0, rows; first < run->rows; first += rows) {
     rows = first == 0 && head ? head : LANES;
     if (rows > run->rows - first) rows = run->rows - first;

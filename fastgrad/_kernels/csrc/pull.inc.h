@@ -98,7 +98,7 @@ FG_INLINE void pull_lanes(const int op, const fg_run *run) {
   T *const p = (T *)run->scratch, *const g = p + n * LANES;
   const Map none = {vset(0), vset(0), viset(0), vset(0)};
   T empty[LANES];
-  const ptrdiff_t head = streams_head(run);
+  const ptrdiff_t head = group_head(run);
   for (ptrdiff_t first = 0, rows; first < run->rows; first += rows) {
     rows = first == 0 && head ? head : LANES;
     if (rows > run->rows - first) rows = run->rows - first;

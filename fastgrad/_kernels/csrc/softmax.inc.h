@@ -802,7 +802,7 @@ FG_INLINE void lanes_as(const int op, const fg_run *run) {
    * neighbouring rows are contiguous, memory wants several groups of one class at a time instead. */
   const int by_group = run->half != FG_NATIVE || (run->x_class == (ptrdiff_t)sizeof(T) &&
                                                   (!has_out(op) || run->out_class == (ptrdiff_t)sizeof(T)));
-  const Streams streams = by_group ? (Streams){0, NULL} : streams_start(run, wide);
+  const Streams streams = by_group ? (Streams){0, NULL} : streams_start(run, most, wide);
   for (ptrdiff_t first = 0, rows; first < run->rows; first += rows) {
     rows = first == 0 && streams.head ? streams.head : most * LANES;
     if (rows > run->rows - first) rows = run->rows - first;

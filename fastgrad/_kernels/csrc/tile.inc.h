@@ -209,7 +209,7 @@ FG_INLINE void unpack_as(const int kind, const int ahead, const T *tile, const M
  * If all classes begin alike within one, a first, short tile sees to that; else what a piece shares of a line waits for
  * the next tile.  Waiting costs 7 to 14 %. */
 typedef struct {
-  ptrdiff_t head; /* rows of the short tile, or 0 */
+  ptrdiff_t head; /* rows of the short tile, which it must hold, or 0 */
   Edge *edges;    /* one for every class, or NULL */
 } Streams;
 
@@ -226,10 +226,10 @@ FG_INLINE ptrdiff_t streams_head(const fg_run *run) {
   return (ptrdiff_t)(-(uintptr_t)run->out & 63) / (ptrdiff_t)sizeof(T);
 }
 
-/* `room` is for edges_size, and 64 bytes to align them. */
-FG_INLINE Streams streams_start(const fg_run *run, void *room) {
-  const ptrdiff_t n = run->classes;
-  Streams s = {streams_head(run), NULL};
+/* Tiles hold `most` groups; `room` is for edges_size, and 64 bytes to align them. */
+FG_INLINE Streams streams_start(const fg_run *run, ptrdiff_t most, void *room) {
+  const ptrdiff_t n = run->classes, head = streams_head(run);
+  Streams s = {head <= most * LANES ? head : 0, NULL}; /* groups of few lanes, so many classes that one fills a tile */
   if (rows_stream(run) && run->out_class % 64 && edges_size(n)) {
     s.edges = (Edge *)(((uintptr_t)room + 63) & ~(uintptr_t)63);
     for (ptrdiff_t c = 0; c < n; c++) s.edges[c].bytes = 0;
@@ -261,11 +261,17 @@ FG_INLINE void tile_store(const int kind, const fg_run *run, ptrdiff_t first, pt
     unpack_as(kind, 0, tile, map, factor, out, run->out_row, run->out_class, rows, run->classes, run->stream);
 }
 
+/* Kernels that know one group at a time stream it where it is a whole line of every class; a part of one would wait in
+ * a buffer for the next group, and there are ten or twelve of those. */
+#define GROUP_STREAMS ((int)sizeof(V) == 64)
+
+FG_INLINE ptrdiff_t group_head(const fg_run *run) { return GROUP_STREAMS ? streams_head(run) : 0; }
+
 /* A finished group to its place; where the next one goes is prefetched. */
 FG_INLINE void group_store(const int kind, const fg_run *run, ptrdiff_t first, ptrdiff_t rows, const T *tile,
                            const Map *map) {
   unpack_as(kind, 1, tile, map, 1, run->out + first * run->out_row, run->out_row, run->out_class, rows, run->classes,
-            run->stream);
+            GROUP_STREAMS && run->stream);
 }
 
 /* ---- lists of lines -------------------------------------------------------------------------------- */
