@@ -86,20 +86,26 @@ cdef struct Shares:
     int threads
 
 
-cdef Shares _shares(Py_ssize_t items, Py_ssize_t rows, Py_ssize_t segments):
+cdef Shares _shares(Py_ssize_t items, Py_ssize_t rows, Py_ssize_t segments, int threads):
     """Every piece gets counters of all segments, which it must be worth."""
     cdef Shares s
     s.items = items
     s.rows = rows
-    s.threads = threads_for(items * rows)
+    s.threads = threads
     s.cuts = 1
-    if items and items % s.threads:  # else the items themselves are shared out evenly
-        s.cuts = s.threads if items == 1 else max(1, 4 * s.threads // items)
+    if items and items % threads:  # else the items themselves are shared out evenly
+        s.cuts = threads if items == 1 else max(1, 4 * threads // items)
         s.cuts = max(1, min(s.cuts, rows // (4 * segments + 1)))
     s.units = items * s.cuts
-    s.threads = <int>max(1, min(<Py_ssize_t>s.threads, s.units))
+    s.threads = <int>max(1, min(<Py_ssize_t>threads, s.units))
     s.apart = segments + LINE // 8
     return s
+
+
+cdef Shares _shares_of(cnp.ndarray ids, Py_ssize_t segments):
+    """Of (B, N) ids, among as many threads as their number is worth."""
+    cdef Py_ssize_t items = cnp.PyArray_DIM(ids, 0), rows = cnp.PyArray_DIM(ids, 1)
+    return _shares(items, rows, segments, threads_for(items * rows))
 
 
 cdef Py_ssize_t _first(const Shares *s, Py_ssize_t unit) noexcept nogil:
@@ -159,7 +165,7 @@ def scan(cnp.ndarray ids, ignore_index, const int64_t[::1] classes):
     Ids that are ignored do not count.  Without `classes` any id from 0 on will do.
     """
     cdef Ids a = ids_of(ids, ignore_index)
-    cdef Shares s = _shares(cnp.PyArray_DIM(ids, 0), cnp.PyArray_DIM(ids, 1), 0)
+    cdef Shares s = _shares_of(ids, 0)
     cdef Py_ssize_t unit, bad = -1
     cdef int64_t most = -1
     cdef const int64_t *limit = &classes[0] if s.units and classes is not None else NULL
@@ -231,15 +237,15 @@ ctypedef fused narrow:
 
 
 cdef int64_t *_counters(const Shares *s) except NULL:
-    """Zeros for every piece."""
-    cdef int64_t *counts = <int64_t *>calloc(s.units * s.apart, 8)
+    """Zeros for every piece; for every thread where items are whole."""
+    cdef int64_t *counts = <int64_t *>calloc((s.threads if s.cuts == 1 else s.units) * s.apart, 8)
     if counts == NULL:
         raise MemoryError("no room for the counters of the segments")
     return counts
 
 
 cdef int64_t *_counters_in(Shares *s, int64_t[:, ::1] counts) except NULL:
-    """The same, which are those of the items if each is one piece."""
+    """Zeros for every piece, which are `counts` if each is an item."""
     if s.cuts > 1:
         return _counters(s)
     s.apart = counts.shape[1]
@@ -299,7 +305,7 @@ def pack(
     """
     cdef Ids a = ids_of(ids, ignore_index)
     cdef Py_ssize_t segments = counts.shape[1] if counts is not None else 0, unit
-    cdef Shares s = _shares(cnp.PyArray_DIM(ids, 0), cnp.PyArray_DIM(ids, 1), segments)
+    cdef Shares s = _shares_of(ids, segments)
     cdef const int64_t *limit = NULL
     cdef int64_t *found = NULL
     cdef int bad = 0
@@ -353,7 +359,7 @@ def count(cnp.ndarray ids, ignore_index, int64_t[:, ::1] counts):
     """Rows of every segment, into `counts` (B, K), which holds zeros; ids are in range."""
     cdef Ids a = ids_of(ids, ignore_index)
     cdef Py_ssize_t segments = counts.shape[1]
-    cdef Shares s = _shares(cnp.PyArray_DIM(ids, 0), cnp.PyArray_DIM(ids, 1), segments)
+    cdef Shares s = _shares_of(ids, segments)
     cdef int64_t *found
     cdef Watch watch = watching()
     if s.rows == 0 or segments == 0:
@@ -414,13 +420,15 @@ def sort(cnp.ndarray ids, ignore_index, int64_t[::1] offsets, int64_t[::1] order
     cdef Ids a = ids_of(ids, ignore_index)
     cdef Py_ssize_t items = cnp.PyArray_DIM(ids, 0), rows = cnp.PyArray_DIM(ids, 1), b
     cdef Py_ssize_t segments = (offsets.shape[0] - 1) // max(items, 1)
+    # Of many items each would wait for its threads three times.
+    cdef int threads = threads_for(rows) if items == 1 else 1
     cdef Watch watch = watching()
     offsets[:] = 0
     if order.shape[0] == 0 or segments == 0:
         return 0
     for b in range(items):
         _sort_in_steps(
-            &a, b * rows, rows, segments, items == 1, &offsets[b * segments], &order[0], &watch
+            &a, b * rows, rows, segments, threads, &offsets[b * segments], &order[0], &watch
         )
         raised(&watch)
     return int(offsets[items * segments])
@@ -431,19 +439,15 @@ def place(cnp.ndarray ids, ignore_index, const int64_t[::1] offsets, int64_t[::1
     cdef Ids a = ids_of(ids, ignore_index)
     cdef Py_ssize_t items = cnp.PyArray_DIM(ids, 0)
     cdef Py_ssize_t segments = (offsets.shape[0] - 1) // max(items, 1), unit
-    cdef Shares s = _shares(items, cnp.PyArray_DIM(ids, 1), segments)
+    cdef Shares s = _shares_of(ids, segments)
     cdef int64_t *next
     cdef int64_t *to
     cdef Watch watch = watching()
     if order.shape[0] == 0 or segments == 0:
         return
     to = &order[0]
-    # What a piece holds of a segment follows what the pieces before it do.  Where items are whole
-    # each thread has counters, else each piece.
-    next = <int64_t *>calloc((s.threads if s.cuts == 1 else s.units) * s.apart, 8)
-    if next == NULL:
-        raise MemoryError("no room for the counters of the segments")
-    if s.cuts > 1:
+    next = _counters(&s)
+    if s.cuts > 1:  # what a piece holds of a segment follows what the pieces before it do
         _count_pieces(&a, &s, segments, next, &watch)
         _begin_pieces(&s, &offsets[0], segments, next)
     if not watch.ended:
@@ -559,13 +563,10 @@ cdef void _sort_bucket(
 
 
 cdef int _sort_in_steps(
-    const Ids *ids, Py_ssize_t begin, Py_ssize_t rows, Py_ssize_t segments, bint share,
+    const Ids *ids, Py_ssize_t begin, Py_ssize_t rows, Py_ssize_t segments, int threads,
     int64_t *offsets, int64_t *order, Watch *watch,
 ) except -1:
-    """Sort an item, from offsets[0] on.  Counters and rows of a bucket stay in cache.
-
-    Threads `share` in one item alone: of many, each would wait for them three times.
-    """
+    """Sort an item, from offsets[0] on.  Counters and rows of a bucket stay in cache."""
     cdef int shift = 0
     cdef Py_ssize_t buckets, low, h, unit, most = 0, room
     cdef int64_t before
@@ -577,8 +578,7 @@ cdef int _sort_in_steps(
         shift += 1
     buckets = ((segments - 1) >> shift) + 1
     low = <Py_ssize_t>1 << shift
-    s = _shares(1, rows if share else 0, buckets)
-    s.rows = rows
+    s = _shares(1, rows, buckets, threads)
     heads = _counters(&s)
     for unit in prange(s.units, num_threads=s.threads, schedule="static", nogil=True):
         _count_buckets(
