@@ -81,6 +81,53 @@ def test_rows_do_not_depend_on_their_neighbours(isa, dtype, op, rng, classes, la
         assert bits(part) == bits(whole[begin:end]), (begin, end)
 
 
+def bits_of_numbers(a):
+    """A NaN's sign is nobody's promise."""
+    a = np.array(a)
+    a[np.isnan(a)] = np.nan
+    return bits(a)
+
+
+def special_rows(x):
+    """Some rows with what makes a kernel leave its usual way."""
+    x[5::41, 0] = np.nan
+    x[6::41, -1] = np.inf
+    x[7::41] = -np.inf
+    x[8::41] += 20_000
+    x[9::41, x.shape[1] // 2] = 90
+    return x
+
+
+@pytest.mark.parametrize(
+    ("rows", "classes"), [(650, 1), (650, 3), (650, 4), (650, 21), (300, 90), (230, 250)]
+)
+def test_rows_of_many_tiles_have_the_bits_of_few(isa, dtype, op, rng, rows, classes):
+    """Three whole tiles are under way at once; calls of 20 rows have not as many."""
+    x = np.asfortranarray(special_rows(rng.normal(0, 3, (rows, classes))), dtype)
+    inputs = op.inputs(rng, x, -1)
+    whole = op.run(x, -1, *inputs)
+    for begin in range(0, rows, 20):
+        few = slice(begin, begin + 20)
+        part = op.run(x[few], -1, *(a[few] for a in inputs))
+        assert bits_of_numbers(part) == bits_of_numbers(whole[few]), begin
+
+
+@pytest.mark.parametrize("classes", [3, 21, 250])
+def test_ignored_targets_in_many_tiles(isa, dtype, rng, classes):
+    x = np.asfortranarray(special_rows(rng.normal(0, 3, (650, classes))), dtype)
+    y = rng.integers(-1, classes, 650)
+    options = {"ignore_index": -1, "reduction": "none"}
+    values, grads = fg.cross_entropy.value_and_grad(x, y, **options)
+    assert bits_of_numbers(fg.cross_entropy(x, y, **options)) == bits_of_numbers(values)
+    for begin in range(0, 650, 20):
+        few = slice(begin, begin + 20)
+        value, grad = fg.cross_entropy.value_and_grad(x[few], y[few], **options)
+        assert bits_of_numbers(value) == bits_of_numbers(values[few])
+        assert bits_of_numbers(grad) == bits_of_numbers(grads[few])
+    assert (values[y < 0] == 0).all()
+    assert (grads[y < 0] == 0).all()
+
+
 @layouts
 @pytest.mark.parametrize("classes", [10, 60, 250])
 def test_rows_do_not_depend_on_their_order(isa, dtype, op, rng, classes, layout):

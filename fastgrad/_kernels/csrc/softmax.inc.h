@@ -610,34 +610,63 @@ typedef struct {
   ptrdiff_t step;
 } Lines;
 
+FG_INLINE VI lanes_target(const int op, const fg_run *run, ptrdiff_t first, ptrdiff_t rows) {
+  if (!has_target(op)) return viset(-1);
+  const int64_t *const target = run->target + first;
+  if (rows >= LANES) return viload_wide(target);
+  int64_t t[LANES];
+  for (ptrdiff_t l = 0; l < LANES; l++) t[l] = target[l < rows ? l : 0];
+  return viload_wide(t);
+}
+
+/* `gone` are the rows that are wholly masked. */
+FG_INLINE void state_start(const int op, V max, V x_left, VI left, M gone, Base base, State *s) {
+  s->gone = has_target(op) ? vieq(left, viset(-1)) : gone;
+  s->top = max;
+  s->finite = vlt(vabs(max), vset((T)__builtin_inf()));
+  s->max = vsel(s->finite, max, vset(0));
+  s->x_left = has_target(op) ? x_left : s->max;
+  s->frame = frame_of(s->max, base);
+}
+
+/* Pass 2 of `several` vectors of a tile: of class c[k] of a group each, or of one group's classes. */
+FG_INLINE void lanes_terms(const int op, const int several, const int one, T *const *at, const VI *c,
+                           const Frame *frame, const VI *left, const V *peak, Sum *sum, V *ties, Base base) {
+  const V low = vset((T)-__builtin_inf());
+  V d[ABREAST_MAX];
+  Term e[ABREAST_MAX];
+  const Frame *frames[ABREAST_MAX];
+  FG_UNROLL (k, several, 1) {
+    const int u = one ? 0 : k;
+    frames[k] = frame + u;
+    d[k] = vload(at[k]) - frame[u].shift;
+    if (has_target(op)) d[k] = vsel(vieq(left[u], c[k]), low, d[k]);
+    if (leaves_largest(op)) {
+      const M largest = veq(d[k], peak[u]);
+      ties[u] = vsel(largest, ties[u] + vset(1), ties[u]);
+      d[k] = vsel(largest, low, d[k]);
+    }
+  }
+  exp_terms(several, d, frames, base, e);
+  FG_UNROLL (k, several, 1) {
+    const V term = sum_add(sum + (one ? 0 : k), wants_low_words(op), e[k]);
+    if (keeps_terms(op)) vstore(at[k], term);
+  }
+}
+
 /* Passes 1 and 2 of `several` neighbouring groups in step: a short row is a chain of latencies, and several
  * chains side by side take little longer than one.  `ahead` and `place`, as large as the tile, are prefetched. */
 FG_INLINE void lanes_exp(const int op, const int several, const fg_run *run, ptrdiff_t first, ptrdiff_t rows, T *tile,
                          const T *empty, Lines ahead, Lines place, Base base, Group *group) {
   const ptrdiff_t n = run->classes, stride = n * LANES;
-  const V low = vset((T)-__builtin_inf());
   V max[ABREAST_MAX], x_left[ABREAST_MAX], peak[ABREAST_MAX], ties[ABREAST_MAX];
   VI left[ABREAST_MAX];
   Frame frame[ABREAST_MAX];
-  const Frame *const frames[ABREAST_MAX] = {frame, frame + 1, frame + 2, frame + 3};
   Sum sum[ABREAST_MAX];
   for (int u = 0; u < several; u++) {
-    max[u] = low;
+    max[u] = vset((T)-__builtin_inf());
     x_left[u] = vset(0);
-    left[u] = viset(-1);
-    group[u].state.gone = empty ? veq(vload(empty + u * LANES), vset(1)) : vtruth(0);
-    if (has_target(op)) {
-      const int64_t *const target = run->target + first + u * LANES;
-      const ptrdiff_t here = rows - u * LANES;
-      if (here >= LANES) {
-        left[u] = viload_wide(target);
-      } else {
-        int64_t t[LANES];
-        for (ptrdiff_t l = 0; l < LANES; l++) t[l] = target[l < here ? l : 0];
-        left[u] = viload_wide(t);
-      }
-      group[u].state.gone = vieq(left[u], viset(-1));
-    }
+    left[u] = lanes_target(op, run, first + u * LANES, rows - u * LANES);
   }
   VI class = viset(0);
   for (ptrdiff_t c = 0; c < n; c++, class += viset(1))
@@ -648,11 +677,8 @@ FG_INLINE void lanes_exp(const int op, const int several, const fg_run *run, ptr
     }
   for (int u = 0; u < several; u++) {
     State *const s = &group[u].state;
-    s->top = max[u];
-    s->finite = vlt(vabs(max[u]), vset((T)__builtin_inf()));
-    s->max = vsel(s->finite, max[u], vset(0));
-    s->x_left = has_target(op) ? x_left[u] : s->max;
-    s->frame = frame[u] = frame_of(s->max, base);
+    state_start(op, max[u], x_left[u], left[u], empty ? veq(vload(empty + u * LANES), vset(1)) : vtruth(0), base, s);
+    frame[u] = s->frame;
     peak[u] = s->max - s->frame.shift;
     ties[u] = vset(0);
     sum[u] = sum_start();
@@ -661,21 +687,14 @@ FG_INLINE void lanes_exp(const int op, const int several, const fg_run *run, ptr
   for (ptrdiff_t c = 0; c < n;) {
     const ptrdiff_t end = c + SUM_FEW < n ? c + SUM_FEW : n;
     for (; c < end; c++, class += viset(1)) {
-      V d[ABREAST_MAX];
-      Term e[ABREAST_MAX];
+      T *at[ABREAST_MAX];
+      VI classes[ABREAST_MAX];
       FG_UNROLL (u, several, 1) {
-        d[u] = vload(tile + u * stride + c * LANES) - frame[u].shift;
-        if (has_target(op)) d[u] = vsel(vieq(left[u], class), low, d[u]);
-        if (leaves_largest(op)) {
-          const M largest = veq(d[u], peak[u]);
-          ties[u] = vsel(largest, ties[u] + vset(1), ties[u]);
-          d[u] = vsel(largest, low, d[u]);
-        }
+        at[u] = tile + u * stride + c * LANES;
+        classes[u] = class;
       }
-      exp_terms(several, d, frames, base, e);
+      lanes_terms(op, several, 0, at, classes, frame, left, peak, sum, ties, base);
       FG_UNROLL (u, several, 1) {
-        const V term = sum_add(&sum[u], wants_low_words(op), e[u]);
-        if (keeps_terms(op)) vstore(tile + u * stride + c * LANES, term);
         FG_PREFETCH(ahead.first + c * ahead.step + u * (ptrdiff_t)sizeof(V));
         FG_PREFETCH(place.first + c * place.step + u * (ptrdiff_t)sizeof(V));
       }
@@ -770,9 +789,13 @@ FG_INLINE void lanes_load(const int ahead, const fg_run *run, ptrdiff_t first, p
   }
 }
 
+FG_INLINE int lanes_kind(const int op) {
+  return op == LOG_SOFTMAX ? MAP_LOG : op == XENT_GRAD ? MAP_TARGET : MAP_SCALE2;
+}
+
 FG_INLINE void lanes_store(const int op, const fg_run *run, ptrdiff_t first, ptrdiff_t rows, const T *tile,
                            const Map *map, T *wide, Edge *edges) {
-  const int kind = op == LOG_SOFTMAX ? MAP_LOG : op == XENT_GRAD ? MAP_TARGET : MAP_SCALE2;
+  const int kind = lanes_kind(op);
   const T inv_t = (T)run->inv_temperature;
 #if !FG_DOUBLE
   if (run->half != FG_NATIVE) {
@@ -789,12 +812,191 @@ FG_INLINE void lanes_store(const int op, const fg_run *run, ptrdiff_t first, ptr
   tile_store(kind, run, first, rows, tile, map, inv_t, edges);
 }
 
+/* What becomes of a group that went through pass 2. */
+FG_INLINE void lanes_end(const int op, const fg_run *run, ptrdiff_t first, ptrdiff_t rows, T *tile, V2 scale, Base base,
+                         V inv_t, Group *group, Map *map) {
+  const ptrdiff_t n = run->classes;
+  State *const s = &group->state;
+  s->rest = lanes_rest(op, s, group_sum(group, n), base);
+  if (has_value(op) && run->value) lanes_value(op, run, first, rows, s, lanes_nan(op, s, tile, n), base, inv_t);
+  if (has_out(op)) *map = lanes_map(op, run, first, rows, group, tile, scale, base);
+}
+
+/* ---- three tiles at once -------------------------------------------------------------------------------
+ *
+ * Where neighbouring rows are contiguous, a tile is a piece of every class, and packing and storing it is waiting for
+ * memory.  So three whole tiles are under way: while one is exponentiated, the next is packed and the one before it
+ * stored, FLOW vectors of each in turn. */
+#define FLOW 4
+
+typedef struct {
+  T *data;
+  ptrdiff_t first; /* row */
+  V max[GROUPS_MAX];
+  Map map[GROUPS_MAX];
+} Tile;
+
+/* Groups of such a tile, or 0 where three would not fit into L2. */
+FG_INLINE ptrdiff_t flow_groups(ptrdiff_t classes) {
+  const ptrdiff_t group = classes * LANES * (ptrdiff_t)sizeof(T), g = TILE_L1 / group / FLOW * FLOW;
+  if (FLOW * group > TILE_L2) return 0;
+  return g < FLOW ? FLOW : g > GROUPS_MAX ? GROUPS_MAX : g;
+}
+
+/* Groups that all tiles of a run hold at most. */
+FG_INLINE ptrdiff_t lanes_groups(ptrdiff_t classes) {
+  const ptrdiff_t one = tile_groups(classes, 1), three = 3 * flow_groups(classes);
+  return one > three ? one : three;
+}
+
+FG_INLINE int flows(const int op, const fg_run *run) {
+  const ptrdiff_t size = sizeof(T);
+  return run->half == FG_NATIVE && !run->where && run->x_row == size && run->x_class != size &&
+         (!has_out(op) || (run->out_row == size && run->out_class != size));
+}
+
+FG_INLINE V target_logits(const int64_t *target, const T *tile) {
+  T x[LANES];
+  for (int l = 0; l < LANES; l++) x[l] = tile[(target[l] < 0 ? 0 : target[l]) * LANES + l];
+  return vload(x);
+}
+
+/* What the turns of a run have in common. */
+typedef struct {
+  const fg_run *run;
+  ptrdiff_t groups, ahead; /* of a tile; rows from what is read or stored to what is prefetched, or 0 */
+  int stream;
+  Edge *edges;
+  V2 scale;
+  Base base;
+  V inv_t;
+} Flow;
+
+/* Class c of FLOW groups from `h` on: of `after` to its tile, of `before` to its place; either may be NULL. */
+FG_INLINE void flow_move(const int op, const Flow *flow, ptrdiff_t c, ptrdiff_t h, const Tile *before, Tile *after) {
+  const fg_run *const run = flow->run;
+  const ptrdiff_t n = run->classes, size = sizeof(T);
+  if (after) {
+    const T *const from = at(run->x, (after->first + h * LANES) * size + c * run->x_class);
+    T *const to = after->data + (h * n + c) * LANES;
+    FG_UNROLL (u, FLOW, 1) {
+      const V x = vload(from + u * LANES);
+      after->max[h + u] = vmax(x, after->max[h + u]);
+      vstore(to + u * n * LANES, x);
+      if (flow->ahead) FG_PREFETCH(from + flow->ahead + u * LANES);
+    }
+  }
+  if (!has_out(op) || !before) return;
+  const int kind = lanes_kind(op);
+  char *const out = run->out + before->first * size;
+  if (flow->edges) {
+    if (h == 0)
+      class_stream(kind, run, out, c, flow->groups * LANES, before->data, before->map, flow->inv_t, flow->edges);
+    return;
+  }
+  T *const to = (T *)(out + c * run->out_class) + h * LANES;
+  FG_UNROLL (u, FLOW, 1) {
+    const V y = map_class(kind, before->data + (h + u) * n * LANES, c, before->map + h + u, flow->inv_t);
+    if (flow->stream) {
+      vstream(to + u * LANES, y);
+    } else {
+      vstore(to + u * LANES, y);
+      if (flow->ahead) FG_PREFETCH(to + flow->ahead + u * LANES);
+    }
+  }
+}
+
+/* Pass 2 of `tile`, whose maxima are known, and meanwhile pass 1 of `after` and pass 3 of `before`. */
+FG_INLINE void flow_turn(const int op, const Flow *flow, const Tile *before, Tile *tile, Tile *after) {
+  const fg_run *const run = flow->run;
+  const Base base = flow->base;
+  const ptrdiff_t groups = flow->groups;
+  const ptrdiff_t n = run->classes;
+  ptrdiff_t moved = 0, h = 0;
+  for (ptrdiff_t g = 0; after && g < groups; g++) after->max[g] = vset((T)-__builtin_inf());
+  for (ptrdiff_t g = 0; g < groups; g++) {
+    const ptrdiff_t first = tile->first + g * LANES;
+    T *const mine = tile->data + g * n * LANES;
+    const VI left = lanes_target(op, run, first, LANES);
+    Group group;
+    state_start(op, tile->max[g], has_target(op) ? target_logits(run->target + first, mine) : vset(0), left, vtruth(0),
+                base, &group.state);
+    const Frame frame = group.state.frame;
+    const V peak = group.state.max - frame.shift;
+    V ties = vset(0);
+    Sum sum = sum_start();
+    for (ptrdiff_t c = 0; c < n; c += FLOW) {
+      T *places[FLOW];
+      VI classes[FLOW];
+      FG_UNROLL (k, FLOW, 1) {
+        places[k] = mine + (c + k) * LANES;
+        classes[k] = viset((I)(c + k));
+      }
+      if (c + FLOW <= n) {
+        FG_UNROLL (k, FLOW, ABREAST)
+          lanes_terms(op, ABREAST, 1, places + k, classes + k, &frame, &left, &peak, &sum, &ties, base);
+      } else {
+        for (ptrdiff_t k = c; k < n; k++) {
+          T *const place = mine + k * LANES;
+          const VI class = viset((I)k);
+          lanes_terms(op, 1, 1, &place, &class, &frame, &left, &peak, &sum, &ties, base);
+        }
+      }
+      if (moved < n) {
+        flow_move(op, flow, moved, h, before, after);
+        h = h + FLOW < groups ? h + FLOW : 0;
+        moved += h == 0;
+      }
+      if (n > SUM_FEW && (c + FLOW) % SUM_FEW == 0) sum_flush(&sum);
+      FG_BARRIER; /* GCC would load the next vectors here already, and run out of registers */
+    }
+    group.state.ties = ties;
+    group.sum = sum;
+    group.left = left;
+    lanes_end(op, run, first, LANES, mine, flow->scale, base, flow->inv_t, &group, tile->map + g);
+  }
+}
+
+/* Whether every piece of a class begins with a vector from row `first` on. */
+FG_INLINE int flow_aligned(const fg_run *run, ptrdiff_t first) {
+  const uintptr_t out = (uintptr_t)run->out + (uintptr_t)first * sizeof(T);
+  return (out | (uintptr_t)run->out_class) % sizeof(V) == 0;
+}
+
+/* As many whole tiles as there are from row `first` on; returns the first row that is left. */
+FG_INLINE ptrdiff_t flow_as(const int op, const fg_run *run, ptrdiff_t first, Edge *edges, V2 scale, Base base,
+                            V inv_t) {
+  const ptrdiff_t n = run->classes, groups = flow_groups(n), rows = groups * LANES;
+  const ptrdiff_t tiles = rows ? (run->rows - first) / rows : 0, bytes = rows * n * (ptrdiff_t)sizeof(T);
+  if (tiles < 3 || (edges && 3 * bytes + edges_size(n) > TILE_L2)) return first;
+  const ptrdiff_t ahead = bytes <= TILE_L1 ? rows : 0; /* what is more would be gone before its turn */
+  const Flow flow = {run, groups, ahead, run->stream && flow_aligned(run, first), edges, scale, base, inv_t};
+  Tile tile[3];
+  for (int k = 0; k < 3; k++) tile[k].data = (T *)run->scratch + k * rows * n;
+  tile[0].first = first;
+  pack(run->x + first * run->x_row, run->x_row, run->x_class, rows, n, tile[0].data);
+  for (ptrdiff_t g = 0; g < groups; g++) {
+    V max = vset((T)-__builtin_inf());
+    for (ptrdiff_t c = 0; c < n; c++) max = vmax(vload(tile[0].data + (g * n + c) * LANES), max);
+    tile[0].max[g] = max;
+  }
+  for (ptrdiff_t t = 0; t < tiles; t++) {
+    Tile *const after = tile + (t + 1) % 3;
+    after->first = first + (t + 1) * rows;
+    flow_turn(op, &flow, t ? tile + (t + 2) % 3 : NULL, tile + t % 3, t + 1 < tiles ? after : NULL);
+  }
+  const Tile *const last = tile + (tiles - 1) % 3;
+  if (has_out(op))
+    tile_store(lanes_kind(op), run, last->first, rows, last->data, last->map, (T)run->inv_temperature, edges);
+  return first + tiles * rows;
+}
+
 FG_INLINE void lanes_as(const int op, const fg_run *run) {
   const ptrdiff_t n = run->classes, most = tile_groups(n, run->stream);
   const Base base = base_of(run);
   const V2 scale = scale_of(run);
   const V inv_t = vset((T)run->inv_temperature);
-  T *const tile = (T *)run->scratch, *const wide = tile + most * n * LANES;
+  T *const tile = (T *)run->scratch, *const wide = tile + lanes_groups(n) * n * LANES;
   T empty[GROUPS_MAX * LANES];
   Map map[GROUPS_MAX];
   const int side = op == SOFTMAX ? SIDE : 2;
@@ -804,6 +1006,10 @@ FG_INLINE void lanes_as(const int op, const fg_run *run) {
                                                   (!has_out(op) || run->out_class == (ptrdiff_t)sizeof(T)));
   const Streams streams = by_group ? (Streams){0, NULL} : streams_start(run, most, wide);
   for (ptrdiff_t first = 0, rows; first < run->rows; first += rows) {
+    if (first == streams.head && flows(op, run)) {
+      first = flow_as(op, run, first, streams.edges, scale, base, inv_t);
+      if (first == run->rows) break;
+    }
     rows = first == 0 && streams.head ? streams.head : most * LANES;
     if (rows > run->rows - first) rows = run->rows - first;
     const ptrdiff_t groups = (rows + LANES - 1) / LANES;
@@ -832,12 +1038,7 @@ FG_INLINE void lanes_as(const int op, const fg_run *run) {
         lanes_exp(op, 1, run, from, left, mine, run->where ? mask : NULL, ahead, place, base, group);
       for (int u = 0; u < several; u++) {
         const ptrdiff_t here = left - u * LANES < LANES ? left - u * LANES : LANES;
-        State *const s = &group[u].state;
-        s->rest = lanes_rest(op, s, group_sum(&group[u], n), base);
-        if (has_value(op) && run->value)
-          lanes_value(op, run, from + u * LANES, here, s, lanes_nan(op, s, mine + u * n * LANES, n), base, inv_t);
-        if (has_out(op))
-          map[g + u] = lanes_map(op, run, from + u * LANES, here, &group[u], mine + u * n * LANES, scale, base);
+        lanes_end(op, run, from + u * LANES, here, mine + u * n * LANES, scale, base, inv_t, group + u, map + g + u);
       }
       if (has_out(op) && by_group) lanes_store(op, run, from, together, mine, map + g, wide, NULL);
     }

@@ -241,22 +241,20 @@ FG_INLINE void streams_end(Streams s, ptrdiff_t classes) {
   for (ptrdiff_t c = 0; s.edges && c < classes; c++) edge_flush(s.edges + c);
 }
 
-FG_INLINE void tile_stream(const int kind, const fg_run *run, char *out, ptrdiff_t rows, const T *tile, const Map *map,
-                           V factor, Edge *edges) {
+FG_INLINE void class_stream(const int kind, const fg_run *run, char *out, ptrdiff_t c, ptrdiff_t rows, const T *tile,
+                            const Map *map, V factor, Edge *edges) {
   const ptrdiff_t n = run->classes, groups = (rows + LANES - 1) / LANES;
   T line[GROUPS_MAX * LANES];
-  for (ptrdiff_t c = 0; c < n; c++) {
-    for (ptrdiff_t g = 0; g < groups; g++)
-      vstore(line + g * LANES, map_class(kind, tile + g * n * LANES, c, map + g, factor));
-    row_stream(edges + c, (T *)(out + c * run->out_class), line, rows);
-  }
+  for (ptrdiff_t g = 0; g < groups; g++)
+    vstore(line + g * LANES, map_class(kind, tile + g * n * LANES, c, map + g, factor));
+  row_stream(edges + c, (T *)(out + c * run->out_class), line, rows);
 }
 
 FG_INLINE void tile_store(const int kind, const fg_run *run, ptrdiff_t first, ptrdiff_t rows, const T *tile,
                           const Map *map, T factor, Edge *edges) {
   char *const out = run->out + first * run->out_row;
   if (edges)
-    tile_stream(kind, run, out, rows, tile, map, vset(factor), edges);
+    for (ptrdiff_t c = 0; c < run->classes; c++) class_stream(kind, run, out, c, rows, tile, map, vset(factor), edges);
   else
     unpack_as(kind, 0, tile, map, factor, out, run->out_row, run->out_class, rows, run->classes, run->stream);
 }
