@@ -629,8 +629,9 @@ FG_INLINE void state_start(const int op, V max, V x_left, VI left, M gone, Base 
   s->frame = frame_of(s->max, base);
 }
 
-/* Pass 2 of `several` vectors of a tile: of class c[k] of a group each, or of one group's classes. */
-FG_INLINE void lanes_terms(const int op, const int several, const int one, T *const *at, const VI *c,
+/* Pass 2 of `several` vectors of a tile: of class c[k] of a group each, or of one group's classes.  `omits` if the
+ * targets are still in the tile. */
+FG_INLINE void lanes_terms(const int op, const int several, const int one, const int omits, T *const *at, const VI *c,
                            const Frame *frame, const VI *left, const V *peak, Sum *sum, V *ties, Base base) {
   const V low = vset((T)-__builtin_inf());
   V d[ABREAST_MAX];
@@ -640,7 +641,7 @@ FG_INLINE void lanes_terms(const int op, const int several, const int one, T *co
     const int u = one ? 0 : k;
     frames[k] = frame + u;
     d[k] = vload(at[k]) - frame[u].shift;
-    if (has_target(op)) d[k] = vsel(vieq(left[u], c[k]), low, d[k]);
+    if (omits) d[k] = vsel(vieq(left[u], c[k]), low, d[k]);
     if (leaves_largest(op)) {
       const M largest = veq(d[k], peak[u]);
       ties[u] = vsel(largest, ties[u] + vset(1), ties[u]);
@@ -693,7 +694,7 @@ FG_INLINE void lanes_exp(const int op, const int several, const fg_run *run, ptr
         at[u] = tile + u * stride + c * LANES;
         classes[u] = class;
       }
-      lanes_terms(op, several, 0, at, classes, frame, left, peak, sum, ties, base);
+      lanes_terms(op, several, 0, has_target(op), at, classes, frame, left, peak, sum, ties, base);
       FG_UNROLL (u, several, 1) {
         FG_PREFETCH(ahead.first + c * ahead.step + u * (ptrdiff_t)sizeof(V));
         FG_PREFETCH(place.first + c * place.step + u * (ptrdiff_t)sizeof(V));
@@ -832,7 +833,7 @@ FG_INLINE void lanes_end(const int op, const fg_run *run, ptrdiff_t first, ptrdi
 typedef struct {
   T *data;
   ptrdiff_t first; /* row */
-  V max[GROUPS_MAX];
+  V max[GROUPS_MAX], x_left[GROUPS_MAX];
   Map map[GROUPS_MAX];
 } Tile;
 
@@ -855,11 +856,34 @@ FG_INLINE int flows(const int op, const fg_run *run) {
          (!has_out(op) || (run->out_row == size && run->out_class != size));
 }
 
-FG_INLINE V target_logits(const int64_t *target, const T *tile) {
-  T x[LANES];
-  for (int l = 0; l < LANES; l++) x[l] = tile[(target[l] < 0 ? 0 : target[l]) * LANES + l];
+/* Of few classes the target is looked for in every vector; of more it is taken out of the tile before pass 2, and what
+ * stands for it in the gradient put there afterwards.  A line of which a part was just stored is slow to load: with 10
+ * classes that costs a tenth, with 1,000 it gains a fifth. */
+#define FLOW_FEW 32
+
+FG_INLINE void target_places(const int64_t *target, T *tile, T *none, T **place) {
+  for (int l = 0; l < LANES; l++) place[l] = target[l] < 0 ? none : tile + target[l] * LANES + l;
+}
+
+/* The logits of the targets, -inf in their place if they are taken. */
+FG_INLINE V targets_of(const int take, const int64_t *target, T *tile) {
+  T x[LANES], none = 0, *place[LANES];
+  target_places(target, tile, &none, place);
+  for (int l = 0; l < LANES; l++) {
+    x[l] = *place[l];
+    if (take) *place[l] = (T)-__builtin_inf();
+  }
   return vload(x);
 }
+
+FG_INLINE void targets_patch(const int64_t *target, T *tile, V patch) {
+  T p[LANES], none, *place[LANES];
+  vstore(p, patch);
+  target_places(target, tile, &none, place);
+  for (int l = 0; l < LANES; l++) *place[l] = p[l];
+}
+
+FG_INLINE int flow_kind(const int op, const int few) { return lanes_kind(op == XENT_GRAD && !few ? SOFTMAX : op); }
 
 /* What the turns of a run have in common. */
 typedef struct {
@@ -873,7 +897,8 @@ typedef struct {
 } Flow;
 
 /* Class c of FLOW groups from `h` on: of `after` to its tile, of `before` to its place; either may be NULL. */
-FG_INLINE void flow_move(const int op, const Flow *flow, ptrdiff_t c, ptrdiff_t h, const Tile *before, Tile *after) {
+FG_INLINE void flow_move(const int op, const int few, const Flow *flow, ptrdiff_t c, ptrdiff_t h, const Tile *before,
+                         Tile *after) {
   const fg_run *const run = flow->run;
   const ptrdiff_t n = run->classes, size = sizeof(T);
   if (after) {
@@ -887,7 +912,7 @@ FG_INLINE void flow_move(const int op, const Flow *flow, ptrdiff_t c, ptrdiff_t 
     }
   }
   if (!has_out(op) || !before) return;
-  const int kind = lanes_kind(op);
+  const int kind = flow_kind(op, few);
   char *const out = run->out + before->first * size;
   if (flow->edges) {
     if (h == 0)
@@ -907,20 +932,22 @@ FG_INLINE void flow_move(const int op, const Flow *flow, ptrdiff_t c, ptrdiff_t 
 }
 
 /* Pass 2 of `tile`, whose maxima are known, and meanwhile pass 1 of `after` and pass 3 of `before`. */
-FG_INLINE void flow_turn(const int op, const Flow *flow, const Tile *before, Tile *tile, Tile *after) {
+FG_INLINE void flow_turn(const int op, const int few, const Flow *flow, const Tile *before, Tile *tile, Tile *after) {
   const fg_run *const run = flow->run;
   const Base base = flow->base;
   const ptrdiff_t groups = flow->groups;
+  const int omits = has_target(op) && few;
   const ptrdiff_t n = run->classes;
   ptrdiff_t moved = 0, h = 0;
+  for (ptrdiff_t g = 0; has_target(op) && g < groups; g++)
+    tile->x_left[g] = targets_of(!few, run->target + tile->first + g * LANES, tile->data + g * n * LANES);
   for (ptrdiff_t g = 0; after && g < groups; g++) after->max[g] = vset((T)-__builtin_inf());
   for (ptrdiff_t g = 0; g < groups; g++) {
     const ptrdiff_t first = tile->first + g * LANES;
     T *const mine = tile->data + g * n * LANES;
     const VI left = lanes_target(op, run, first, LANES);
     Group group;
-    state_start(op, tile->max[g], has_target(op) ? target_logits(run->target + first, mine) : vset(0), left, vtruth(0),
-                base, &group.state);
+    state_start(op, tile->max[g], has_target(op) ? tile->x_left[g] : vset(0), left, vtruth(0), base, &group.state);
     const Frame frame = group.state.frame;
     const V peak = group.state.max - frame.shift;
     V ties = vset(0);
@@ -934,16 +961,16 @@ FG_INLINE void flow_turn(const int op, const Flow *flow, const Tile *before, Til
       }
       if (c + FLOW <= n) {
         FG_UNROLL (k, FLOW, ABREAST)
-          lanes_terms(op, ABREAST, 1, places + k, classes + k, &frame, &left, &peak, &sum, &ties, base);
+          lanes_terms(op, ABREAST, 1, omits, places + k, classes + k, &frame, &left, &peak, &sum, &ties, base);
       } else {
         for (ptrdiff_t k = c; k < n; k++) {
           T *const place = mine + k * LANES;
           const VI class = viset((I)k);
-          lanes_terms(op, 1, 1, &place, &class, &frame, &left, &peak, &sum, &ties, base);
+          lanes_terms(op, 1, 1, omits, &place, &class, &frame, &left, &peak, &sum, &ties, base);
         }
       }
       if (moved < n) {
-        flow_move(op, flow, moved, h, before, after);
+        flow_move(op, few, flow, moved, h, before, after);
         h = h + FLOW < groups ? h + FLOW : 0;
         moved += h == 0;
       }
@@ -954,6 +981,7 @@ FG_INLINE void flow_turn(const int op, const Flow *flow, const Tile *before, Til
     group.sum = sum;
     group.left = left;
     lanes_end(op, run, first, LANES, mine, flow->scale, base, flow->inv_t, &group, tile->map + g);
+    if (op == XENT_GRAD && !few) targets_patch(run->target + first, mine, tile->map[g].patch);
   }
 }
 
@@ -964,8 +992,8 @@ FG_INLINE int flow_aligned(const fg_run *run, ptrdiff_t first) {
 }
 
 /* As many whole tiles as there are from row `first` on; returns the first row that is left. */
-FG_INLINE ptrdiff_t flow_as(const int op, const fg_run *run, ptrdiff_t first, Edge *edges, V2 scale, Base base,
-                            V inv_t) {
+FG_INLINE ptrdiff_t flow_as(const int op, const int few, const fg_run *run, ptrdiff_t first, Edge *edges, V2 scale,
+                            Base base, V inv_t) {
   const ptrdiff_t n = run->classes, groups = flow_groups(n), rows = groups * LANES;
   const ptrdiff_t tiles = rows ? (run->rows - first) / rows : 0, bytes = rows * n * (ptrdiff_t)sizeof(T);
   if (tiles < 3 || (edges && 3 * bytes + edges_size(n) > TILE_L2)) return first;
@@ -983,11 +1011,11 @@ FG_INLINE ptrdiff_t flow_as(const int op, const fg_run *run, ptrdiff_t first, Ed
   for (ptrdiff_t t = 0; t < tiles; t++) {
     Tile *const after = tile + (t + 1) % 3;
     after->first = first + (t + 1) * rows;
-    flow_turn(op, &flow, t ? tile + (t + 2) % 3 : NULL, tile + t % 3, t + 1 < tiles ? after : NULL);
+    flow_turn(op, few, &flow, t ? tile + (t + 2) % 3 : NULL, tile + t % 3, t + 1 < tiles ? after : NULL);
   }
   const Tile *const last = tile + (tiles - 1) % 3;
   if (has_out(op))
-    tile_store(lanes_kind(op), run, last->first, rows, last->data, last->map, (T)run->inv_temperature, edges);
+    tile_store(flow_kind(op, few), run, last->first, rows, last->data, last->map, (T)run->inv_temperature, edges);
   return first + tiles * rows;
 }
 
@@ -1007,7 +1035,10 @@ FG_INLINE void lanes_as(const int op, const fg_run *run) {
   const Streams streams = by_group ? (Streams){0, NULL} : streams_start(run, most, wide);
   for (ptrdiff_t first = 0, rows; first < run->rows; first += rows) {
     if (first == streams.head && flows(op, run)) {
-      first = flow_as(op, run, first, streams.edges, scale, base, inv_t);
+      if (has_target(op) && n <= FLOW_FEW)
+        first = flow_as(op, 1, run, first, streams.edges, scale, base, inv_t);
+      else
+        first = flow_as(op, 0, run, first, streams.edges, scale, base, inv_t);
       if (first == run->rows) break;
     }
     rows = first == 0 && streams.head ? streams.head : most * LANES;
