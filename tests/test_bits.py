@@ -99,7 +99,7 @@ def special_rows(x):
 
 
 @pytest.mark.parametrize(
-    ("rows", "classes"), [(650, 1), (650, 3), (650, 4), (650, 21), (300, 90), (230, 250)]
+    ("rows", "classes"), [(650, 2), (650, 3), (650, 4), (650, 21), (300, 90), (230, 250)]
 )
 def test_rows_of_many_tiles_have_the_bits_of_few(isa, dtype, op, rng, rows, classes):
     """Three whole tiles are under way at once; calls of 20 rows have not as many."""
@@ -110,6 +110,24 @@ def test_rows_of_many_tiles_have_the_bits_of_few(isa, dtype, op, rng, rows, clas
         few = slice(begin, begin + 20)
         part = op.run(x[few], -1, *(a[few] for a in inputs))
         assert bits_of_numbers(part) == bits_of_numbers(whole[few]), begin
+
+
+@pytest.mark.parametrize("classes", [3, 40, 250, 2048, 2049])
+@pytest.mark.parametrize("shift", [0, 1])
+def test_many_tiles_between_odd_addresses_and_in_place(isa, dtype, rng, classes, shift):
+    rows = 650 if classes < 100 else 230
+    x = special_rows(rng.normal(0, 3, (rows, classes))).astype(dtype)
+    memory = np.full((classes, rows + 2 * shift), 9, dtype)
+    inside = memory[:, shift : shift + rows].T
+    inside[:] = x
+    wanted = np.concatenate([fg.softmax(inside[i : i + 20]) for i in range(0, rows, 20)])
+    out = np.full_like(memory, 9)
+    fg.softmax(inside, out=out[:, shift : shift + rows].T)
+    fg.softmax(inside, out=inside)
+    for result in (out, memory):
+        assert bits_of_numbers(result[:, shift : shift + rows].T) == bits_of_numbers(wanted)
+        assert (result[:, :shift] == 9).all()
+        assert (result[:, shift + rows :] == 9).all()
 
 
 @pytest.mark.parametrize("classes", [3, 21, 250])

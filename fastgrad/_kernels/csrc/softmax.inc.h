@@ -16,7 +16,7 @@
  * Memory: a `rows` kernel keeps the terms of a row in scratch, so that x is read once from memory and
  * `out` is written once.  Three rows are under way: while row i is exponentiated, row i - 1 is scaled and stored and
  * the maximum of row i + 1 (i + 2 where rows are short) is taken, a few vectors of each in turn.  Arithmetic, loads and
- * stores then overlap, and no row waits for the latency of its own sum or maximum.  The `lanes` kernels keep a tile.
+ * stores then overlap, and no row waits for the latency of its own sum or maximum.  The `lanes` kernels keep a tile, or three.
  *
  * Rows without a finite maximum: NaN, but logsumexp is the maximum unless a NaN is present.
  */
@@ -833,11 +833,11 @@ FG_INLINE void lanes_end(const int op, const fg_run *run, ptrdiff_t first, ptrdi
 typedef struct {
   T *data;
   ptrdiff_t first; /* row */
-  V max[GROUPS_MAX], x_left[GROUPS_MAX];
+  V max[GROUPS_MAX];
   Map map[GROUPS_MAX];
 } Tile;
 
-/* Groups of such a tile, or 0 where three would not fit into L2. */
+/* Groups of such a tile, or 0 where one of FLOW would fill L2. */
 FG_INLINE ptrdiff_t flow_groups(ptrdiff_t classes) {
   const ptrdiff_t group = classes * LANES * (ptrdiff_t)sizeof(T), g = TILE_L1 / group / FLOW * FLOW;
   if (FLOW * group > TILE_L2) return 0;
@@ -857,18 +857,19 @@ FG_INLINE int flows(const int op, const fg_run *run) {
 }
 
 /* Of few classes the target is looked for in every vector; of more it is taken out of the tile before pass 2, and what
- * stands for it in the gradient put there afterwards.  A line of which a part was just stored is slow to load: with 10
- * classes that costs a tenth, with 1,000 it gains a fifth. */
+ * stands for it in the gradient put there afterwards.  A line of which a part was just stored is slow to load, so of 10
+ * classes the latter would take a tenth longer; of 1,000 it takes a fifth less. */
 #define FLOW_FEW 32
 
-FG_INLINE void target_places(const int64_t *target, T *tile, T *none, T **place) {
-  for (int l = 0; l < LANES; l++) place[l] = target[l] < 0 ? none : tile + target[l] * LANES + l;
+/* Where the targets stand in a tile; `ignored` for rows that have none. */
+FG_INLINE void target_places(const int64_t *target, T *tile, T *ignored, T **place) {
+  for (int l = 0; l < LANES; l++) place[l] = target[l] < 0 ? ignored : tile + target[l] * LANES + l;
 }
 
 /* The logits of the targets, -inf in their place if they are taken. */
 FG_INLINE V targets_of(const int take, const int64_t *target, T *tile) {
-  T x[LANES], none = 0, *place[LANES];
-  target_places(target, tile, &none, place);
+  T x[LANES], ignored = 0, *place[LANES];
+  target_places(target, tile, &ignored, place);
   for (int l = 0; l < LANES; l++) {
     x[l] = *place[l];
     if (take) *place[l] = (T)-__builtin_inf();
@@ -877,9 +878,9 @@ FG_INLINE V targets_of(const int take, const int64_t *target, T *tile) {
 }
 
 FG_INLINE void targets_patch(const int64_t *target, T *tile, V patch) {
-  T p[LANES], none, *place[LANES];
+  T p[LANES], ignored, *place[LANES];
   vstore(p, patch);
-  target_places(target, tile, &none, place);
+  target_places(target, tile, &ignored, place);
   for (int l = 0; l < LANES; l++) *place[l] = p[l];
 }
 
@@ -896,7 +897,8 @@ typedef struct {
   V inv_t;
 } Flow;
 
-/* Class c of FLOW groups from `h` on: of `after` to its tile, of `before` to its place; either may be NULL. */
+/* Class c of FLOW groups from `h` on: of `after` to its tile, of `before` to its place, there of all groups at once where
+ * classes have edges; either may be NULL. */
 FG_INLINE void flow_move(const int op, const int few, const Flow *flow, ptrdiff_t c, ptrdiff_t h, const Tile *before,
                          Tile *after) {
   const fg_run *const run = flow->run;
@@ -939,15 +941,16 @@ FG_INLINE void flow_turn(const int op, const int few, const Flow *flow, const Ti
   const int omits = has_target(op) && few;
   const ptrdiff_t n = run->classes;
   ptrdiff_t moved = 0, h = 0;
+  V x_left[GROUPS_MAX]; /* of all groups at once, so that what is stored has arrived before its line is loaded */
   for (ptrdiff_t g = 0; has_target(op) && g < groups; g++)
-    tile->x_left[g] = targets_of(!few, run->target + tile->first + g * LANES, tile->data + g * n * LANES);
+    x_left[g] = targets_of(!few, run->target + tile->first + g * LANES, tile->data + g * n * LANES);
   for (ptrdiff_t g = 0; after && g < groups; g++) after->max[g] = vset((T)-__builtin_inf());
   for (ptrdiff_t g = 0; g < groups; g++) {
     const ptrdiff_t first = tile->first + g * LANES;
     T *const mine = tile->data + g * n * LANES;
     const VI left = lanes_target(op, run, first, LANES);
     Group group;
-    state_start(op, tile->max[g], has_target(op) ? tile->x_left[g] : vset(0), left, vtruth(0), base, &group.state);
+    state_start(op, tile->max[g], has_target(op) ? x_left[g] : vset(0), left, vtruth(0), base, &group.state);
     const Frame frame = group.state.frame;
     const V peak = group.state.max - frame.shift;
     V ties = vset(0);
@@ -991,12 +994,13 @@ FG_INLINE int flow_aligned(const fg_run *run, ptrdiff_t first) {
   return (out | (uintptr_t)run->out_class) % sizeof(V) == 0;
 }
 
-/* As many whole tiles as there are from row `first` on; returns the first row that is left. */
+/* As many whole tiles as there are from row `first` on, if there are three; returns the first row that is left. */
 FG_INLINE ptrdiff_t flow_as(const int op, const int few, const fg_run *run, ptrdiff_t first, Edge *edges, V2 scale,
                             Base base, V inv_t) {
   const ptrdiff_t n = run->classes, groups = flow_groups(n), rows = groups * LANES;
   const ptrdiff_t tiles = rows ? (run->rows - first) / rows : 0, bytes = rows * n * (ptrdiff_t)sizeof(T);
-  if (tiles < 3 || (edges && 3 * bytes + edges_size(n) > TILE_L2)) return first;
+  if (tiles < 3) return first;
+  if (edges && (rows * (ptrdiff_t)sizeof(T) < 128 || 3 * bytes + edges_size(n) > TILE_L2)) return first;
   const ptrdiff_t ahead = bytes <= TILE_L1 ? rows : 0; /* what is more would be gone before its turn */
   const Flow flow = {run, groups, ahead, run->stream && flow_aligned(run, first), edges, scale, base, inv_t};
   Tile tile[3];
@@ -1034,7 +1038,7 @@ FG_INLINE void lanes_as(const int op, const fg_run *run) {
                                                   (!has_out(op) || run->out_class == (ptrdiff_t)sizeof(T)));
   const Streams streams = by_group ? (Streams){0, NULL} : streams_start(run, most, wide);
   for (ptrdiff_t first = 0, rows; first < run->rows; first += rows) {
-    if (first == streams.head && flows(op, run)) {
+    if (first == streams.head && flows(op, run)) { /* what is left of the rows goes on below */
       if (has_target(op) && n <= FLOW_FEW)
         first = flow_as(op, 1, run, first, streams.edges, scale, base, inv_t);
       else
