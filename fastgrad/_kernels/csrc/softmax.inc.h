@@ -16,7 +16,8 @@
  * Memory: a `rows` kernel keeps the terms of a row in scratch, so that x is read once from memory and
  * `out` is written once.  Three rows are under way: while row i is exponentiated, row i - 1 is scaled and stored and
  * the maximum of row i + 1 (i + 2 where rows are short) is taken, a few vectors of each in turn.  Arithmetic, loads and
- * stores then overlap, and no row waits for the latency of its own sum or maximum.  The `lanes` kernels keep a tile, or three.
+ * stores then overlap, and no row waits for the latency of its own sum or maximum.  The `lanes` kernels keep a tile, or
+ * three of them, under way in the same manner.
  *
  * Rows without a finite maximum: NaN, but logsumexp is the maximum unless a NaN is present.
  */
@@ -813,13 +814,13 @@ FG_INLINE void lanes_store(const int op, const fg_run *run, ptrdiff_t first, ptr
   tile_store(kind, run, first, rows, tile, map, inv_t, edges);
 }
 
-/* What becomes of a group that went through pass 2. */
-FG_INLINE void lanes_end(const int op, const fg_run *run, ptrdiff_t first, ptrdiff_t rows, T *tile, V2 scale, Base base,
-                         V inv_t, Group *group, Map *map) {
-  const ptrdiff_t n = run->classes;
+/* What becomes of a group that went through pass 2, and of its sum. */
+FG_INLINE void lanes_end(const int op, const fg_run *run, ptrdiff_t first, ptrdiff_t rows, T *tile, V2 sum, V2 scale,
+                         Base base, V inv_t, Group *group, Map *map) {
   State *const s = &group->state;
-  s->rest = lanes_rest(op, s, group_sum(group, n), base);
-  if (has_value(op) && run->value) lanes_value(op, run, first, rows, s, lanes_nan(op, s, tile, n), base, inv_t);
+  s->rest = lanes_rest(op, s, sum, base);
+  if (has_value(op) && run->value)
+    lanes_value(op, run, first, rows, s, lanes_nan(op, s, tile, run->classes), base, inv_t);
   if (has_out(op)) *map = lanes_map(op, run, first, rows, group, tile, scale, base);
 }
 
@@ -897,8 +898,8 @@ typedef struct {
   V inv_t;
 } Flow;
 
-/* Class c of FLOW groups from `h` on: of `after` to its tile, of `before` to its place, there of all groups at once where
- * classes have edges; either may be NULL. */
+/* Class c of FLOW groups from `h` on: of `after` to its tile, of `before` to its place, where classes have edges of all
+ * groups at once; either may be NULL. */
 FG_INLINE void flow_move(const int op, const int few, const Flow *flow, ptrdiff_t c, ptrdiff_t h, const Tile *before,
                          Tile *after) {
   const fg_run *const run = flow->run;
@@ -983,7 +984,7 @@ FG_INLINE void flow_turn(const int op, const int few, const Flow *flow, const Ti
     group.state.ties = ties;
     group.sum = sum;
     group.left = left;
-    lanes_end(op, run, first, LANES, mine, flow->scale, base, flow->inv_t, &group, tile->map + g);
+    lanes_end(op, run, first, LANES, mine, group_sum(&group, n), flow->scale, base, flow->inv_t, &group, tile->map + g);
     if (op == XENT_GRAD && !few) targets_patch(run->target + first, mine, tile->map[g].patch);
   }
 }
@@ -1000,6 +1001,7 @@ FG_INLINE ptrdiff_t flow_as(const int op, const int few, const fg_run *run, ptrd
   const ptrdiff_t n = run->classes, groups = flow_groups(n), rows = groups * LANES;
   const ptrdiff_t tiles = rows ? (run->rows - first) / rows : 0, bytes = rows * n * (ptrdiff_t)sizeof(T);
   if (tiles < 3) return first;
+  /* With edges a piece is at least two lines, as row_stream wants it. */
   if (edges && (rows * (ptrdiff_t)sizeof(T) < 128 || 3 * bytes + edges_size(n) > TILE_L2)) return first;
   const ptrdiff_t ahead = bytes <= TILE_L1 ? rows : 0; /* what is more would be gone before its turn */
   const Flow flow = {run, groups, ahead, run->stream && flow_aligned(run, first), edges, scale, base, inv_t};
@@ -1073,7 +1075,8 @@ FG_INLINE void lanes_as(const int op, const fg_run *run) {
         lanes_exp(op, 1, run, from, left, mine, run->where ? mask : NULL, ahead, place, base, group);
       for (int u = 0; u < several; u++) {
         const ptrdiff_t here = left - u * LANES < LANES ? left - u * LANES : LANES;
-        lanes_end(op, run, from + u * LANES, here, mine + u * n * LANES, scale, base, inv_t, group + u, map + g + u);
+        lanes_end(op, run, from + u * LANES, here, mine + u * n * LANES, group_sum(group + u, n), scale, base, inv_t,
+                  group + u, map + g + u);
       }
       if (has_out(op) && by_group) lanes_store(op, run, from, together, mine, map + g, wide, NULL);
     }
@@ -1096,7 +1099,6 @@ SOFTMAX_KERNEL(cross_entropy_grad, XENT_GRAD)
 /* ---- the same for rows at any addresses, of any lengths ------------------------------------------------ */
 
 FG_INLINE void listed_lanes_as(const int op, const fg_run *given, const fg_lines *all) {
-  const int kind = op == LOG_SOFTMAX ? MAP_LOG : MAP_SCALE2;
   const int side = op == SOFTMAX ? SIDE : 2;
   fg_run run = *given;
   const Base base = base_of(&run);
@@ -1123,14 +1125,10 @@ FG_INLINE void listed_lanes_as(const int op, const fg_run *given, const fg_lines
     for (int u = 0; u < several; u++) {
       const ptrdiff_t from = first + u * LANES, here = left - u * LANES < LANES ? left - u * LANES : LANES;
       T *const mine = tile + u * n * LANES;
-      State *const s = &group[u].state;
+      Map map;
       /* Not group_sum: `n` is the longest line's, and the bits of one must not depend on it. */
-      s->rest = lanes_rest(op, s, sum_value(group[u].sum), base);
-      if (has_value(op)) lanes_value(op, &run, from, here, s, lanes_nan(op, s, mine, n), base, inv_t);
-      if (has_out(op)) {
-        const Map map = lanes_map(op, &run, from, here, &group[u], mine, scale, base);
-        lot_store(kind, &lot, u, here, mine, &map, inv_t);
-      }
+      lanes_end(op, &run, from, here, mine, sum_value(group[u].sum), scale, base, inv_t, group + u, &map);
+      if (has_out(op)) lot_store(lanes_kind(op), &lot, u, here, mine, &map, inv_t);
     }
   }
 }
