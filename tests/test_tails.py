@@ -65,6 +65,25 @@ def test_every_number_of_rows_stays_inside_its_memory(isa, dtype, op, guard, rng
         op.check(actual, x, -1, inputs, f"N={rows}")
 
 
+@pytest.mark.parametrize("gap", [0, 3])
+def test_groups_of_rows_of_every_length_stay_inside_their_memory(
+    isa, dtype, elementwise_op, guard, rng, gap
+):
+    """Of a vector's lanes of rows and more, a few classes at a time are transposed."""
+    rows, most = 2 * LANES[dtype] + 1, 2 * 16 + 5
+    memory, other, result = (guard(rows * (most + gap) * 8) for _ in range(3))
+    for n in range(1, most + 1):
+        x = memory.place(np.asarray(rng.normal(0, 3, (rows, n + gap)), dtype))[:, gap:]
+        inputs = elementwise_op.inputs(rng, x, -1)
+        inputs = tuple(
+            other.place(np.pad(a, [(0, 0)] * (a.ndim - 1) + [(gap, 0)]))[..., gap:] for a in inputs
+        )
+        whole = result.place(np.full((rows, n + gap), 7, dtype))
+        elementwise_op.run(x, -1, *inputs, out=whole[:, gap:])
+        elementwise_op.check(whole[:, gap:], x, -1, inputs, f"C={n}")
+        assert (whole[:, :gap] == 7).all()
+
+
 @pytest.mark.parametrize("classes", [3, 40, 60, 100, 200, 300])
 def test_strided_out_leaves_the_gaps_alone(isa, dtype, elementwise_op, rng, classes):
     x = rng.normal(0, 3, (7, classes)).astype(dtype)

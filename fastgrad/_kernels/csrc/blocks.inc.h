@@ -152,7 +152,8 @@ FG_INLINE void block_terms(const int op, const int half, const Rows *all, ptrdif
   }
   s->ties = vload(ties.lane);
   s->x_left = vload(x_left.lane);
-  s->rest = lanes_rest(op, s, fold_sum(sum), all->base);
+  known_terms(op, 1, &s, all->base);
+  s->rest = lanes_rest(op, s, fold_sum(sum));
 }
 
 FG_INLINE V block_nan(const int op, const int half, const Block *b) {
@@ -167,7 +168,8 @@ FG_INLINE V block_nan(const int op, const int half, const Block *b) {
 FG_INLINE void block_map(const int op, const int half, const Rows *all, const Block *b) {
   const fg_run *const run = all->run;
   const int kind = op == LOG_SOFTMAX ? MAP_LOG : MAP_SCALE2;
-  const Map map = finish_map(op, &b->state, lanes_factor(op, run, b->first, b->rows, all->scale), all->base);
+  const Map map =
+      finish_map(op, &b->state, b->state.known.left, lanes_factor(op, run, b->first, b->rows, all->scale), all->base);
   const Each each_a = each_of(map.a), each_b = each_of(map.b), patch = each_of(map.patch);
   const Each shift = each_of(b->state.frame.shift);
   if (op == XENT_GRAD)

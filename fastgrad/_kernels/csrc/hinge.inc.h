@@ -380,7 +380,7 @@ FG_INLINE void margin_lanes(const int op, const int every, const int squared, co
     rows = first == 0 && streams.head ? streams.head : most * LANES;
     if (rows > run->rows - first) rows = run->rows - first;
     lanes_load(1, run, first, rows, tile, empty, NULL);
-    if (op == MARGIN_HVP) pack_ahead(run->v + first * run->v_row, run->v_row, run->v_class, rows, n, v);
+    if (op == MARGIN_HVP) pack(1, run->v + first * run->v_row, run->v_row, run->v_class, rows, n, v);
     for (ptrdiff_t g = 0; g * LANES < rows; g++) {
       const ptrdiff_t left = rows - g * LANES;
       margin_group(op, every, squared, run, first + g * LANES, left < LANES ? left : LANES, tile + g * n * LANES, v,

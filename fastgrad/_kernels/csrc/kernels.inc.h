@@ -34,7 +34,7 @@ FG_KERNEL ptrdiff_t FG_NAME(scratch_bytes)(ptrdiff_t classes, int style, int ker
   if (style == FG_ROWS) return (3 * padded(classes) + 128 / size) * size; /* two lines of terms, one packed */
   const ptrdiff_t groups = kernel <= FG_CROSS_ENTROPY_GRAD ? lanes_groups(classes) : tile_groups(classes, 1);
   const ptrdiff_t tiles = (groups < 2 ? 2 : groups) * classes * LANES; /* the pull_* kernels need two of one group */
-  const ptrdiff_t wide = classes <= FG_LANES_MAX_CONTIGUOUS ? (SIDE * LANES * classes + LANES) * size : 0;
+  const ptrdiff_t wide = classes <= FG_LANES_MAX_CONTIGUOUS ? (LOADED * LANES * classes + LANES) * size : 0;
   const ptrdiff_t edges = edges_size(classes) + 64;
   return tiles * size + (wide > edges ? wide : edges);
 }

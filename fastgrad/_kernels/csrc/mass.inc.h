@@ -62,7 +62,7 @@ FG_INLINE V2 mass_lse(const State *s, V2 log, V inv_t) {
 }
 
 FG_INLINE V mass_value(const Masses *m, const fg_run *run, Base base, V inv_t) {
-  const V2 log = log_rest(&m->state, base), a = two_sum(m->others.h, m->held);
+  const V2 log = log_rest(&m->state, term_left(&m->state, base)), a = two_sum(m->others.h, m->held);
   const V total = a.h + (a.l + m->others.l);
   const V2 lse = mass_lse(&m->state, log, inv_t);
   const V square = (lse.h + lse.l) * (lse.h + lse.l);
@@ -78,7 +78,7 @@ FG_INLINE MassMap mass_map(const int op, const Masses *m, const fg_run *run, V2 
   const V2 left = term_left(&m->state, base), sum = add2(m->state.rest, left);
   V ridge = vset(0); /* 2 z lse */
   if (run->z_loss != 0) {
-    const V2 lse = mass_lse(&m->state, log_rest(&m->state, base), inv_t);
+    const V2 lse = mass_lse(&m->state, log_rest(&m->state, term_left(&m->state, base)), inv_t);
     ridge = z2 * (lse.h + lse.l);
   }
   const V b = (m->others.h + m->held) + ridge, rest = m->state.rest.h / sum.h, p = left.h / sum.h;
@@ -349,9 +349,9 @@ FG_INLINE void mass_lanes(const int op, const int soft, const fg_run *run) {
       target = viload_wide(lane);
       s->gone = vieq(target, viset(-1));
     }
-    pack_ahead(run->x + first * run->x_row, run->x_row, run->x_class, rows, n, x);
-    if (soft) pack_ahead(run->g + first * run->g_row, run->g_row, run->g_class, rows, n, t);
-    if (op == MASS_HVP) pack_ahead(run->v + first * run->v_row, run->v_row, run->v_class, rows, n, v);
+    pack(1, run->x + first * run->x_row, run->x_row, run->x_class, rows, n, x);
+    if (soft) pack(1, run->g + first * run->g_row, run->g_row, run->g_class, rows, n, t);
+    if (op == MASS_HVP) pack(1, run->v + first * run->v_row, run->v_row, run->v_class, rows, n, v);
     V spread = vset((T)(run->smoothing / (double)n));
     if (drop) {
       for (ptrdiff_t c = 0; c < n; c++) vstore(keep + c * LANES, one);

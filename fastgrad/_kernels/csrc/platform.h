@@ -54,6 +54,8 @@
 #define FG_UNROLL(k, n, step) _Pragma("GCC unroll 8") for (int k = 0; k < (n); k += (step))
 /* No load or store is moved across. */
 #define FG_BARRIER __asm__ volatile("" ::: "memory")
+/* The compiler forgets where a pointer comes from, and computes what hangs on it where it is wanted. */
+#define FG_OPAQUE(p) __asm__("" : "+r"(p))
 #define FG_PREFETCH(p) __builtin_prefetch((p), 0, 3)
 #define FG_PREFETCH_L2(p) __builtin_prefetch((p), 0, 2)
 #define FG_PREFETCH_WRITE(p) __builtin_prefetch((p), 1, 3)

@@ -12,12 +12,23 @@ typedef int32_t I;
 #endif
 #define FG_NAME(kernel) FG_JOIN2(kernel, FG_SUFFIX) /* softmax_rows -> softmax_rows_f32_avx2 */
 
-/* Where rows of contiguous elements start: listed, or `step` bytes apart. */
+/* Where rows begin, or their class c: listed, or `step` bytes apart. */
 typedef struct {
   char *const *listed; /* or NULL */
   char *first;
-  ptrdiff_t step;
+  ptrdiff_t step, c;
 } Starts;
-FG_INLINE T *start_of(Starts rows, int k) { return (T *)(rows.listed ? rows.listed[k] : rows.first + k * rows.step); }
-FG_INLINE Starts starts_listed(const void *listed) { return (Starts){(char *const *)listed, NULL, 0}; }
-FG_INLINE Starts starts_apart(const void *first, ptrdiff_t step) { return (Starts){NULL, (char *)first, step}; }
+FG_INLINE T *start_of(Starts rows, int k) {
+  return (T *)(rows.listed ? rows.listed[k] : rows.first + k * rows.step) + rows.c;
+}
+FG_INLINE Starts starts_listed(const void *listed, ptrdiff_t c) { return (Starts){(char *const *)listed, NULL, 0, c}; }
+FG_INLINE Starts starts_apart(const void *first, ptrdiff_t step, ptrdiff_t c) {
+  return (Starts){NULL, (char *)first, step, c};
+}
+/* The same from class c on.  Where that is cannot be computed beforehand, or GCC keeps a pointer to every row. */
+FG_INLINE Starts starts_from(Starts rows, ptrdiff_t c) {
+  if (rows.listed) return starts_listed(rows.listed, rows.c + c);
+  char *first = rows.first + c * (ptrdiff_t)sizeof(T);
+  FG_OPAQUE(first);
+  return starts_apart(first, rows.step, rows.c);
+}

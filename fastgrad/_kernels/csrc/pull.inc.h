@@ -103,8 +103,8 @@ FG_INLINE void pull_lanes(const int op, const fg_run *run) {
     rows = first == 0 && head ? head : LANES;
     if (rows > run->rows - first) rows = run->rows - first;
     const char *const w = run->where ? run->where + first * run->where_row : NULL;
-    pack_ahead(run->x + first * run->x_row, run->x_row, run->x_class, rows, n, p);
-    pack_ahead(run->g + first * run->g_row, run->g_row, run->g_class, rows, n, g);
+    pack(1, run->x + first * run->x_row, run->x_row, run->x_class, rows, n, p);
+    pack(1, run->g + first * run->g_row, run->g_row, run->g_class, rows, n, g);
     if (w) FG_NAME(mask_tile)(w, run->where_row, run->where_class, rows, n, 0, g, empty);
     V value;
     pull_group(op, n, p, g, alpha, &value);

@@ -41,6 +41,12 @@ FG_INLINE V2 scale_of(const fg_run *run) {
   return (V2){vset(h), vset(h - h == 0 ? (T)(run->scale - (double)h) : 0)};
 }
 
+/* Terms that do not depend on the sum; who computes them before it lets nobody wait for them. */
+typedef struct {
+  Term largest;
+  V2 left; /* the term left out */
+} Known;
+
 /* Rows between pass 2 and pass 3; every field has one lane per row, or one row broadcast. */
 typedef struct {
   V2 rest;        /* sum of the terms but the one left out */
@@ -49,28 +55,47 @@ typedef struct {
   V ties;         /* lanes and blocks: how many terms are the largest, where that one is left out */
   M finite, gone; /* is the maximum finite; is the row ignored or wholly masked */
   Frame frame;
+  Known known; /* lanes and blocks */
 } State;
 
 /* A sum taken without low words gets that of its largest term, the only one that can show; not if that term is all
  * there is, which then has a share of exactly 1. */
-FG_INLINE V2 add_low(V2 sum, V max, const Frame *frame, Base base) {
-  const Term e = exp_term(max - frame->shift, frame, base);
+FG_INLINE V2 add_low(V2 sum, Term e) {
   const M alone = veq(sum.h, e.hi * e.power) & veq(sum.l, vset(0));
   return (V2){sum.h, vsel(alone, vset(0), vmla(e.lo, e.power, sum.l))};
 }
 
+FG_INLINE Term term_largest(const State *s, Base base) { return exp_term(s->max - s->frame.shift, &s->frame, base); }
 FG_INLINE V2 term_left(const State *s, Base base) {
   return term2(exp_term(s->x_left - s->frame.shift, &s->frame, base));
 }
 
-/* log(S / e_left) >= 0, as log1p of what was left in the sum. */
-FG_INLINE V2 log_rest(const State *s, Base base) { return vlog1p(div2(s->rest, term_left(s, base))); }
+/* Of `several` states abreast: of two at most where they have a target. */
+FG_INLINE void known_terms(const int op, const int several, State *const *s, Base base) {
+  const int both = has_target(op), all = both ? 2 * several : several;
+  V d[ABREAST_MAX];
+  Term e[ABREAST_MAX];
+  const Frame *frame[ABREAST_MAX];
+  FG_UNROLL (k, all, 1) {
+    const State *const of = s[k % several];
+    frame[k] = &of->frame;
+    d[k] = (k < several ? of->max : of->x_left) - of->frame.shift;
+  }
+  exp_terms(all, d, frame, base, e);
+  FG_UNROLL (u, several, 1) {
+    s[u]->known = (Known){e[u], term2(e[both ? several + u : u])};
+  }
+}
 
-FG_INLINE Map finish_map(const int op, const State *s, V2 factor, Base base) {
+/* log(S / e_left) >= 0, as log1p of what was left in the sum. */
+FG_INLINE V2 log_rest(const State *s, V2 left) { return vlog1p(div2(s->rest, left)); }
+
+/* `left` is the term left out, here and below. */
+FG_INLINE Map finish_map(const int op, const State *s, V2 left, V2 factor, Base base) {
   const V nan = vset((T)__builtin_nan(""));
   Map map = {vset(0), vset(0), viset(-1), vset(0)};
   if (op == LOG_SOFTMAX) {
-    const V2 log = log_rest(s, base);
+    const V2 log = log_rest(s, left);
     map.a = vdrop(s->gone, s->max);
     map.b = vdrop(s->gone, vsel(s->finite, log.h + log.l, nan));
     return map;
@@ -78,11 +103,10 @@ FG_INLINE Map finish_map(const int op, const State *s, V2 factor, Base base) {
   V2 sum = s->rest;
   V rest = sum.h;
   if (op != SOFTMAX) {
-    const V2 left = term_left(s, base);
     const M vanished = veq(left.h, vset(0));
     sum = add2(sum, left);
     if (FG_UNLIKELY(vany(vanished))) { /* as in add_low: what all but stands alone has a share of exactly 1 */
-      const V2 top = term2(exp_term(s->max - s->frame.shift, &s->frame, base));
+      const V2 top = term2(term_largest(s, base));
       const V hi = top.h, others = vabs((sum.h - top.h) + (sum.l - top.l));
       const M alone = vanished & vlt(others, hi * vset((T)(FG_DOUBLE ? 0x1p-55 : 0x1p-26)));
       sum = (V2){vsel(alone, hi, sum.h), vdrop(alone, sum.l)};
@@ -97,17 +121,17 @@ FG_INLINE Map finish_map(const int op, const State *s, V2 factor, Base base) {
 }
 
 /* Of LOGSUMEXP only where the maximum is finite: else the caller decides, having looked for NaN. */
-FG_INLINE V finish_value(const int op, const State *s, Base base, V inv_t) {
+FG_INLINE V finish_value(const int op, const State *s, V2 left, Base base, V inv_t) {
   if (op == LOGSUMEXP) {
-    const V2 log = log_rest(s, base), v = two_sum(s->max * inv_t, log.h);
+    const V2 log = log_rest(s, left), v = two_sum(s->max * inv_t, log.h);
     return v.h + (v.l + log.l);
   }
-  V2 num = s->rest, den = term_left(s, base);
+  V2 num = s->rest, den = left;
   const V gap = s->max - s->x_left;
   const M far = vlt(vset(FAR), gap);
   V apart = vset(0);
   if (vany(far)) {
-    const V2 top = term2(exp_term(s->max - s->frame.shift, &s->frame, base));
+    const V2 top = term2(term_largest(s, base));
     const V2 others = add2(add2(num, den), (V2){-top.h, -top.l});
     num = (V2){vsel(far, vmax(vset(0), others.h), num.h), vsel(far, vset(0), num.l)};
     den = (V2){vsel(far, top.h, den.h), vsel(far, top.l, den.l)};
@@ -382,7 +406,7 @@ FG_INLINE void pending_flush(const int op, Pending *p, const fg_run *run, Base b
   s.finite = vlt(vabs(s.top), vset((T)__builtin_inf()));
   s.gone = vtruth(0);
   s.frame = (Frame){vload(p->shift), vload(p->magic), vload(p->bound)};
-  V v = finish_value(op, &s, base, inv_t);
+  V v = finish_value(op, &s, term_left(&s, base), base, inv_t);
   if (op == LOGSUMEXP) v = vsel(s.finite, v, s.top + vload(p->nan));
   T value[LANES];
   vstore(value, v);
@@ -503,7 +527,7 @@ FG_INLINE void row_end(const int op, const int half, const Rows *all, ptrdiff_t 
   const fg_run *const run = all->run;
   const ptrdiff_t n = row->n;
   s->rest = sum_lanes(sum);
-  if (row->left < 0 || s->x_left[0] < s->top[0]) s->rest = add_low(s->rest, s->max, &s->frame, all->base);
+  if (row->left < 0 || s->x_left[0] < s->top[0]) s->rest = add_low(s->rest, term_largest(s, all->base));
   if (has_value(op) && run->value) {
     const int nan = op == LOGSUMEXP && s->top[0] - s->top[0] != 0 && first_nan(half, x, n) >= 0;
     pending_add(pending, r, s, nan ? (T)__builtin_nan("") : 0);
@@ -513,7 +537,8 @@ FG_INLINE void row_end(const int op, const int half, const Rows *all, ptrdiff_t 
   V2 factor = all->scale;
   if (op != LOG_SOFTMAX && run->alpha) factor = mul2((V2){vset(*at(run->alpha, r * run->alpha_row)), vset(0)}, factor);
   char *const to = line->out;
-  *out = (Out){op == LOG_SOFTMAX ? x : row->terms, to, n, finish_map(op, s, factor, all->base), all->edge};
+  const V2 left = leaves_out(op) ? term_left(s, all->base) : s->rest;
+  *out = (Out){op == LOG_SOFTMAX ? x : row->terms, to, n, finish_map(op, s, left, factor, all->base), all->edge};
   if (op == XENT_GRAD) row->terms[row->left] = out->map.patch[0];
   if (op == LOG_SOFTMAX && x == all->packed) out->map.a = out->map.a - s->frame.shift; /* shifted in place */
   if (all->direct && all->flat) return;
@@ -601,6 +626,8 @@ typedef struct {
   VI left;
 } Group;
 
+/* Groups whose rows are transposed at once. */
+#define LOADED 4
 /* Groups in step at most; four need the 32 registers of AVX-512. */
 #define SIDE ((int)sizeof(V) == 64 ? 4 : 2)
 _Static_assert(SIDE <= ABREAST_MAX, "groups in step are exponentiated abreast");
@@ -685,6 +712,9 @@ FG_INLINE void lanes_exp(const int op, const int several, const fg_run *run, ptr
     ties[u] = vset(0);
     sum[u] = sum_start();
   }
+  State *state[ABREAST_MAX];
+  FG_UNROLL (u, several, 1) state[u] = &group[u].state;
+  known_terms(op, several, state, base);
   class = viset(0);
   for (ptrdiff_t c = 0; c < n;) {
     const ptrdiff_t end = c + SUM_FEW < n ? c + SUM_FEW : n;
@@ -714,23 +744,35 @@ FG_INLINE void lanes_exp(const int op, const int several, const fg_run *run, ptr
 FG_INLINE V2 group_sum(const Group *g, ptrdiff_t n) { return n > SUM_FEW ? sum_value(g->sum) : sum_unflushed(g->sum); }
 
 /* Where the largest term is left out, all that equal it have been: of several the others come back. */
-FG_INLINE V2 lanes_rest(const int op, const State *s, V2 rest, Base base) {
-  if (leaves_largest(op)) return add2(rest, mul2(term_left(s, base), (V2){s->ties - vset(1), vset(0)}));
-  const V2 whole = add_low(rest, s->max, &s->frame, base);
+FG_INLINE V2 lanes_rest(const int op, const State *s, V2 rest) {
+  if (leaves_largest(op)) return add2(rest, mul2(s->known.left, (V2){s->ties - vset(1), vset(0)}));
+  const V2 whole = add_low(rest, s->known.largest);
   if (op == SOFTMAX) return whole;
   return (V2){rest.h, vsel(vlt(s->x_left, s->top), whole.l, rest.l)}; /* a largest target is not in the sum */
 }
 
+/* A number of each row, `step` bytes apart, and back; rows that are not there repeat the first.  Not inlined: GCC would
+ * compute the LANES addresses beforehand, needed or not. */
+FG_KERNEL V FG_NAME(lanes_from)(const char *from, ptrdiff_t step, ptrdiff_t rows) {
+  T lane[LANES];
+  for (ptrdiff_t l = 0; l < LANES; l++) lane[l] = *at(from, l < rows ? l * step : 0);
+  return vload(lane);
+}
+FG_KERNEL void FG_NAME(lanes_to)(char *to, ptrdiff_t step, ptrdiff_t rows, V v) {
+  T lane[LANES];
+  vstore(lane, v);
+  for (ptrdiff_t l = 0; l < rows; l++) *(T *)(to + l * step) = lane[l];
+}
+
 FG_INLINE V2 lanes_factor(const int op, const fg_run *run, ptrdiff_t first, ptrdiff_t rows, V2 scale) {
-  if (op == LOG_SOFTMAX || !run->alpha) return scale;
-  T alpha[LANES];
-  for (ptrdiff_t l = 0; l < LANES; l++) alpha[l] = *at(run->alpha, (first + (l < rows ? l : 0)) * run->alpha_row);
-  return mul2((V2){vload(alpha), vset(0)}, scale);
+  if (op == LOG_SOFTMAX || FG_LIKELY(!run->alpha)) return scale;
+  const V alpha = FG_NAME(lanes_from)((const char *)run->alpha + first * run->alpha_row, run->alpha_row, rows);
+  return mul2((V2){alpha, vset(0)}, scale);
 }
 
 FG_INLINE Map lanes_map(const int op, const fg_run *run, ptrdiff_t first, ptrdiff_t rows, const Group *group, T *tile,
                         V2 scale, Base base) {
-  Map map = finish_map(op, &group->state, lanes_factor(op, run, first, rows, scale), base);
+  Map map = finish_map(op, &group->state, group->state.known.left, lanes_factor(op, run, first, rows, scale), base);
   map.target = group->left;
   if (op == XENT_GRAD && FG_UNLIKELY(vany(group->state.gone))) /* 0 * NaN is not 0 */
     for (ptrdiff_t c = 0; c < run->classes; c++)
@@ -753,20 +795,15 @@ FG_INLINE V lanes_nan(const int op, const State *s, const T *tile, ptrdiff_t n) 
 
 FG_INLINE void lanes_value(const int op, const fg_run *run, ptrdiff_t first, ptrdiff_t rows, const State *s, V nan,
                            Base base, V inv_t) {
-  V v = finish_value(op, s, base, inv_t);
-  T lane[LANES];
+  V v = finish_value(op, s, s->known.left, base, inv_t);
   if (op == LOGSUMEXP) v = vsel(s->finite, v, s->top + nan);
-  if (has_target(op) && run->beta) {
-    for (ptrdiff_t l = 0; l < LANES; l++) lane[l] = *at(run->beta, (first + (l < rows ? l : 0)) * run->beta_row);
-    v = vdrop(s->gone, v * vload(lane));
-  }
+  if (has_target(op) && FG_UNLIKELY(run->beta != NULL))
+    v = vdrop(s->gone, v * FG_NAME(lanes_from)(run->beta + first * run->beta_row, run->beta_row, rows));
   char *const value = run->value + first * run->value_row;
-  if (rows == LANES && run->value_row == (ptrdiff_t)sizeof(T)) {
+  if (FG_LIKELY(rows == LANES && run->value_row == (ptrdiff_t)sizeof(T)))
     vstore((T *)value, v);
-  } else {
-    vstore(lane, v);
-    for (ptrdiff_t l = 0; l < rows; l++) *(T *)(value + l * run->value_row) = lane[l];
-  }
+  else
+    FG_NAME(lanes_to)(value, run->value_row, rows, v);
 }
 
 /* Halves go through `wide`, flat rows of T. */
@@ -778,13 +815,13 @@ FG_INLINE void lanes_load(const int ahead, const fg_run *run, ptrdiff_t first, p
     const ptrdiff_t n = run->classes;
     const int joined = run->x_row == 2 * n;
     FG_NAME(widen)(run->half, x, run->x_row, 2, joined ? 1 : rows, joined ? rows * n : n, wide, n);
-    pack((const char *)wide, n * (ptrdiff_t)sizeof(T), sizeof(T), rows, n, tile);
+    pack(0, (const char *)wide, n * (ptrdiff_t)sizeof(T), sizeof(T), rows, n, tile);
     return;
   }
 #else
   (void)wide;
 #endif
-  pack_as(ahead, x, run->x_row, run->x_class, rows, run->classes, tile);
+  pack(ahead, x, run->x_row, run->x_class, rows, run->classes, tile);
   if (run->where) {
     const char *const w = run->where + first * run->where_row;
     FG_NAME(mask_tile)(w, run->where_row, run->where_class, rows, run->classes, (T)-__builtin_inf(), tile, empty);
@@ -804,7 +841,7 @@ FG_INLINE void lanes_store(const int op, const fg_run *run, ptrdiff_t first, ptr
     char *const out = run->out + first * run->out_row;
     const ptrdiff_t n = run->classes;
     const int joined = run->out_row == 2 * n;
-    unpack_as(kind, 0, tile, map, inv_t, (char *)wide, n * (ptrdiff_t)sizeof(T), sizeof(T), rows, n, 0);
+    unpack(kind, 0, tile, map, inv_t, (char *)wide, n * (ptrdiff_t)sizeof(T), sizeof(T), rows, n, 0);
     FG_NAME(narrow)(run->half, wide, n, out, run->out_row, 2, joined ? 1 : rows, joined ? rows * n : n, run->stream);
     return;
   }
@@ -818,7 +855,7 @@ FG_INLINE void lanes_store(const int op, const fg_run *run, ptrdiff_t first, ptr
 FG_INLINE void lanes_end(const int op, const fg_run *run, ptrdiff_t first, ptrdiff_t rows, T *tile, V2 sum, V2 scale,
                          Base base, V inv_t, Group *group, Map *map) {
   State *const s = &group->state;
-  s->rest = lanes_rest(op, s, sum, base);
+  s->rest = lanes_rest(op, s, sum);
   if (has_value(op) && run->value)
     lanes_value(op, run, first, rows, s, lanes_nan(op, s, tile, run->classes), base, inv_t);
   if (has_out(op)) *map = lanes_map(op, run, first, rows, group, tile, scale, base);
@@ -952,6 +989,8 @@ FG_INLINE void flow_turn(const int op, const int few, const Flow *flow, const Ti
     const VI left = lanes_target(op, run, first, LANES);
     Group group;
     state_start(op, tile->max[g], has_target(op) ? x_left[g] : vset(0), left, vtruth(0), base, &group.state);
+    State *const state = &group.state;
+    known_terms(op, 1, &state, base);
     const Frame frame = group.state.frame;
     const V peak = group.state.max - frame.shift;
     V ties = vset(0);
@@ -1008,7 +1047,7 @@ FG_INLINE ptrdiff_t flow_as(const int op, const int few, const fg_run *run, ptrd
   Tile tile[3];
   for (int k = 0; k < 3; k++) tile[k].data = (T *)run->scratch + k * rows * n;
   tile[0].first = first;
-  pack(run->x + first * run->x_row, run->x_row, run->x_class, rows, n, tile[0].data);
+  pack(0, run->x + first * run->x_row, run->x_row, run->x_class, rows, n, tile[0].data);
   for (ptrdiff_t g = 0; g < groups; g++) {
     V max = vset((T)-__builtin_inf());
     for (ptrdiff_t c = 0; c < n; c++) max = vmax(vload(tile[0].data + (g * n + c) * LANES), max);
@@ -1051,34 +1090,37 @@ FG_INLINE void lanes_as(const int op, const fg_run *run) {
     if (rows > run->rows - first) rows = run->rows - first;
     const ptrdiff_t groups = (rows + LANES - 1) / LANES;
     if (!by_group) lanes_load(0, run, first, rows, tile, empty, wide);
-    for (ptrdiff_t g = 0, several; g < groups; g += several) {
-      const ptrdiff_t from = first + g * LANES, left = rows - g * LANES;
-      several = g + side <= groups ? side : 1;
-      const ptrdiff_t together = left < several * LANES ? left : several * LANES;
-      T *const mine = tile + g * n * LANES, *const mask = empty + g * LANES;
-      Group group[ABREAST_MAX];
-      if (by_group) lanes_load(0, run, from, together, mine, mask, wide);
-      Lines ahead = {(const char *)mine, 0};
-      ptrdiff_t place_step = 0;
-      if (by_group) {
-        ahead = (Lines){run->x + (from + several * LANES) * run->x_row, several * (ptrdiff_t)sizeof(V)};
-        place_step = ahead.step;
-      } else if (rows * n * (ptrdiff_t)sizeof(T) <= TILE_L1) { /* what is more would be gone before its turn */
-        ahead = (Lines){run->x + (from + rows) * run->x_row, run->x_class};
-        place_step = run->out_class;
+    for (ptrdiff_t g = 0, end; g < groups; g = end) {
+      end = g + LOADED < groups ? g + LOADED : groups;
+      const ptrdiff_t begin = first + g * LANES, stop = end < groups ? first + end * LANES : first + rows;
+      if (by_group) lanes_load(0, run, begin, stop - begin, tile + g * n * LANES, empty + g * LANES, wide);
+      for (ptrdiff_t h = g, several; h < end; h += several) {
+        const ptrdiff_t from = first + h * LANES, left = rows - h * LANES;
+        several = h + side <= end ? side : 1;
+        T *const mine = tile + h * n * LANES, *const mask = run->where ? empty + h * LANES : NULL;
+        Lines ahead = {(const char *)mine, 0};
+        ptrdiff_t place_step = 0;
+        if (by_group) {
+          ahead = (Lines){run->x + (from + (end - g) * LANES) * run->x_row, several * (ptrdiff_t)sizeof(V)};
+          place_step = ahead.step;
+        } else if (rows * n * (ptrdiff_t)sizeof(T) <= TILE_L1) { /* what is more would be gone before its turn */
+          ahead = (Lines){run->x + (from + rows) * run->x_row, run->x_class};
+          place_step = run->out_class;
+        }
+        const int places = has_out(op) && !run->stream && place_step;
+        const Lines place = places ? (Lines){run->out + from * run->out_row, place_step} : ahead;
+        Group group[ABREAST_MAX];
+        if (several == side)
+          lanes_exp(op, side, run, from, left, mine, mask, ahead, place, base, group);
+        else
+          lanes_exp(op, 1, run, from, left, mine, mask, ahead, place, base, group);
+        for (int u = 0; u < several; u++) {
+          const ptrdiff_t here = left - u * LANES < LANES ? left - u * LANES : LANES;
+          lanes_end(op, run, from + u * LANES, here, mine + u * n * LANES, group_sum(group + u, n), scale, base, inv_t,
+                    group + u, map + h + u);
+        }
       }
-      const int places = has_out(op) && !run->stream && place_step;
-      const Lines place = places ? (Lines){run->out + from * run->out_row, place_step} : ahead;
-      if (several == side)
-        lanes_exp(op, side, run, from, left, mine, run->where ? mask : NULL, ahead, place, base, group);
-      else
-        lanes_exp(op, 1, run, from, left, mine, run->where ? mask : NULL, ahead, place, base, group);
-      for (int u = 0; u < several; u++) {
-        const ptrdiff_t here = left - u * LANES < LANES ? left - u * LANES : LANES;
-        lanes_end(op, run, from + u * LANES, here, mine + u * n * LANES, group_sum(group + u, n), scale, base, inv_t,
-                  group + u, map + g + u);
-      }
-      if (has_out(op) && by_group) lanes_store(op, run, from, together, mine, map + g, wide, NULL);
+      if (has_out(op) && by_group) lanes_store(op, run, begin, stop - begin, tile + g * n * LANES, map + g, wide, NULL);
     }
     if (has_out(op) && !by_group) lanes_store(op, run, first, rows, tile, map, wide, streams.edges);
   }

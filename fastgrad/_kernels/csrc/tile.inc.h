@@ -1,9 +1,8 @@
 /* Tiles: up to GROUPS_MAX groups of LANES rows, laid out [group][class][lane].
  *
  * Whatever the strides of the array, a tile is what the `lanes` kernels compute on.  Packing picks the
- * widest access that the layout allows: transposes of four classes at a time where classes are contiguous
- * (the last four overlap the ones before, so that nothing outside a row is touched), plain vectors where
- * neighbouring rows are, single elements otherwise.  Lanes without a row repeat the last
+ * widest access that the layout allows: transposes of several classes at a time where classes are contiguous,
+ * plain vectors where neighbouring rows are, single elements otherwise.  Lanes without a row repeat the last
  * one: they compute something harmless and are never stored. */
 #define GROUPS_MAX 12
 #define TILE_L1 ((ptrdiff_t)24 << 10)
@@ -21,8 +20,6 @@ FG_INLINE ptrdiff_t tile_groups(ptrdiff_t classes, int large) {
 
 FG_INLINE const T *at(const char *p, ptrdiff_t bytes) { return (const T *)(p + bytes); }
 
-FG_INLINE ptrdiff_t block_start(ptrdiff_t c, ptrdiff_t classes) { return c + 4 <= classes ? c : classes - 4; }
-
 FG_INLINE void pack_scalar(const char *p, ptrdiff_t row, ptrdiff_t cls, ptrdiff_t from, ptrdiff_t rows,
                            ptrdiff_t classes, T *tile) {
   const ptrdiff_t all = (rows + LANES - 1) / LANES * LANES, last = rows - 1;
@@ -33,23 +30,34 @@ FG_INLINE void pack_scalar(const char *p, ptrdiff_t row, ptrdiff_t cls, ptrdiff_
   }
 }
 
-/* Of rows that lie one after another, what as many bytes hold as the classes up to c + 4 of a group take. */
-FG_INLINE void prefetch_blocks(const char *group, ptrdiff_t c) {
-  FG_UNROLL (k, 4, 1) FG_PREFETCH(group + (c + k) * (ptrdiff_t)sizeof(V));
+/* Rows shorter than a quad go through the transposes only where they can be masked. */
+#define TRANSPOSES(classes) (MASKS_ROWS || (classes) >= 4)
+
+/* Of rows that lie one after another, what as many bytes hold as classes c to c + n take in a group. */
+FG_INLINE void prefetch_classes(const char *group, ptrdiff_t c, ptrdiff_t n) {
+  for (ptrdiff_t k = 0; k < n; k++) FG_PREFETCH(group + (c + k) * (ptrdiff_t)sizeof(V));
 }
 
-FG_INLINE void pack_as(const int ahead, const char *p, ptrdiff_t row, ptrdiff_t cls, ptrdiff_t rows, ptrdiff_t classes,
-                       T *tile) {
+/* With `ahead` as many rows after these are prefetched: the hardware follows fewer streams, and sees nothing between two
+ * groups. */
+FG_INLINE void pack(const int ahead, const char *p, ptrdiff_t row, ptrdiff_t cls, ptrdiff_t rows, ptrdiff_t classes,
+                    T *tile) {
   const ptrdiff_t full = rows / LANES, groups = (rows + LANES - 1) / LANES;
-  if (cls == (ptrdiff_t)sizeof(T) && classes >= 4) {
+  if (cls == (ptrdiff_t)sizeof(T) && TRANSPOSES(classes)) {
     for (ptrdiff_t g = 0; g < full; g++) {
-      T *to = tile + g * classes * LANES;
+      const char *const from = p + g * LANES * row;
+      T *const to = tile + g * classes * LANES;
       for (ptrdiff_t c = 0; c < classes; c += 4) {
-        const ptrdiff_t b = block_start(c, classes);
         V v[4];
-        vgather4(starts_apart(p + g * LANES * row, row), b, v);
-        for (int k = 0; k < 4; k++) vstore(to + (b + k) * LANES, v[k]);
-        if (ahead) prefetch_blocks(p + (g + full) * LANES * row, c);
+        if (classes < 4) {
+          vgather4(starts_from(starts_apart(from, row, 0), 0), classes, v);
+          for (ptrdiff_t k = 0; k < classes; k++) vstore(to + k * LANES, v[k]);
+        } else {
+          const ptrdiff_t b = c + 4 <= classes ? c : classes - 4;
+          vgather4(starts_apart(from, row, b), 4, v);
+          for (int k = 0; k < 4; k++) vstore(to + (b + k) * LANES, v[k]);
+        }
+        if (ahead) prefetch_classes(from + full * LANES * row, c, 4);
       }
     }
     pack_scalar(p, row, cls, full * LANES, rows, classes, tile);
@@ -67,16 +75,6 @@ FG_INLINE void pack_as(const int ahead, const char *p, ptrdiff_t row, ptrdiff_t 
   } else {
     pack_scalar(p, row, cls, 0, rows, classes, tile);
   }
-}
-
-FG_INLINE void pack(const char *p, ptrdiff_t row, ptrdiff_t cls, ptrdiff_t rows, ptrdiff_t classes, T *tile) {
-  pack_as(0, p, row, cls, rows, classes, tile);
-}
-
-/* The same, and as many rows after these prefetched: the hardware follows fewer streams, and sees nothing between two
- * groups. */
-FG_INLINE void pack_ahead(const char *p, ptrdiff_t row, ptrdiff_t cls, ptrdiff_t rows, ptrdiff_t classes, T *tile) {
-  pack_as(1, p, row, cls, rows, classes, tile);
 }
 
 /* Masks are a byte for each element, 0 if it is dropped.  Nobody foresees one, so none of this branches on it. */
@@ -165,20 +163,57 @@ FG_INLINE void unpack_scalar(const int kind, const T *tile, const Map *map, V fa
     }
 }
 
-FG_INLINE void unpack_as(const int kind, const int ahead, const T *tile, const Map *map, T factor_, char *p,
-                         ptrdiff_t row, ptrdiff_t cls, ptrdiff_t rows, ptrdiff_t classes, int stream) {
+/* n classes from c on, which take `quads` quads. */
+FG_INLINE void unpack_quads(const int quads, const int kind, const T *tile, ptrdiff_t c, ptrdiff_t n, const Map *m,
+                            V factor, Starts rows) {
+  V v[4 * QUADS];
+  FG_UNROLL (q, quads, 1) {
+    const VI target = m->target - viset((I)c) - viset(4 * q);
+    FG_UNROLL (j, 4, 1) {
+      const int k = 4 * q + j, sure = k <= 4 * (quads - 1);
+      V x = vload(tile + (c + (sure || k < n ? k : n - 1)) * LANES);
+      if (kind == MAP_TARGET || kind == MAP_PATCH) x = vsel(vieq(target, viset(j)), m->patch, x);
+      v[k] = map_apply(kind, x, *m, factor);
+    }
+  }
+  vscatter(quads, rows, n, v);
+}
+
+/* As many classes from c on as the registers hold: the last quad is masked or, where rows cannot be, goes by itself and
+ * overlaps those before.  Returns the class that comes next. */
+FG_INLINE ptrdiff_t unpack_classes(const int kind, const T *tile, ptrdiff_t c, ptrdiff_t classes, const Map *m,
+                                   V factor, Starts rows) {
+  const ptrdiff_t left = classes - c, whole = left >= 4 * QUADS;
+  const ptrdiff_t n = whole ? 4 * QUADS : MASKS_ROWS ? left : 4, b = n <= left ? c : classes - n;
+  const Starts starts = starts_from(rows, b);
+  if (whole)
+    unpack_quads(QUADS, kind, tile, b, n, m, factor, starts);
+  else if (n <= 4)
+    unpack_quads(1, kind, tile, b, n, m, factor, starts);
+#if QUADS > 2
+  else if (n > 12)
+    unpack_quads(4, kind, tile, b, n, m, factor, starts);
+  else if (n > 8)
+    unpack_quads(3, kind, tile, b, n, m, factor, starts);
+#endif
+#if QUADS > 1
+  else
+    unpack_quads(2, kind, tile, b, n, m, factor, starts);
+#endif
+  return b + n;
+}
+
+FG_INLINE void unpack_as(const int kind, int ahead, const T *tile, const Map *map, V factor, char *p, ptrdiff_t row,
+                         ptrdiff_t cls, ptrdiff_t rows, ptrdiff_t classes, int stream) {
   const ptrdiff_t groups = (rows + LANES - 1) / LANES, full = rows / LANES;
-  const V factor = vset(factor_);
-  if (cls == (ptrdiff_t)sizeof(T) && classes >= 4) {
+  if (cls == (ptrdiff_t)sizeof(T) && TRANSPOSES(classes)) {
     for (ptrdiff_t g = 0; g < full; g++) {
-      const T *from = tile + g * classes * LANES;
+      const T *const from = tile + g * classes * LANES;
+      char *const to = p + g * LANES * row;
       const Map m = map[g];
-      for (ptrdiff_t c = 0; c < classes; c += 4) {
-        const ptrdiff_t b = block_start(c, classes);
-        V v[4];
-        for (int k = 0; k < 4; k++) v[k] = map_class(kind, from, b + k, &m, factor);
-        vscatter4(starts_apart(p + g * LANES * row, row), b, v);
-        if (ahead) prefetch_blocks(p + (g + full) * LANES * row, c);
+      for (ptrdiff_t c = 0, next; c < classes; c = next) {
+        next = unpack_classes(kind, from, c, classes, &m, factor, starts_apart(to, row, 0));
+        if (ahead) prefetch_classes(to + full * LANES * row, c, next - c);
       }
     }
     unpack_scalar(kind, tile, map, factor, p, row, cls, full * LANES, rows, classes);
@@ -201,6 +236,27 @@ FG_INLINE void unpack_as(const int kind, const int ahead, const T *tile, const M
   } else {
     unpack_scalar(kind, tile, map, factor, p, row, cls, 0, rows, classes);
   }
+}
+
+/* Kernels of their own: the transposes want all registers. */
+#define UNPACK(name, kind)                                                                                          \
+  FG_KERNEL void FG_NAME(unpack_##name)(int ahead, const T *tile, const Map *map, V factor, char *p, ptrdiff_t row, \
+                                        ptrdiff_t cls, ptrdiff_t rows, ptrdiff_t classes, int stream) {             \
+    unpack_as(kind, ahead, tile, map, factor, p, row, cls, rows, classes, stream);                                  \
+  }
+UNPACK(scale, MAP_SCALE2)
+UNPACK(target, MAP_TARGET)
+UNPACK(log, MAP_LOG)
+UNPACK(patch, MAP_PATCH)
+UNPACK(none, MAP_NONE)
+
+FG_INLINE void unpack(const int kind, int ahead, const T *tile, const Map *map, T factor, char *p, ptrdiff_t row,
+                      ptrdiff_t cls, ptrdiff_t rows, ptrdiff_t classes, int stream) {
+  (kind == MAP_SCALE2   ? FG_NAME(unpack_scale)
+   : kind == MAP_TARGET ? FG_NAME(unpack_target)
+   : kind == MAP_LOG    ? FG_NAME(unpack_log)
+   : kind == MAP_PATCH  ? FG_NAME(unpack_patch)
+                        : FG_NAME(unpack_none))(ahead, tile, map, vset(factor), p, row, cls, rows, classes, stream);
 }
 
 /* ---- tiles that are streamed ------------------------------------------------------------------------ */
@@ -256,7 +312,7 @@ FG_INLINE void tile_store(const int kind, const fg_run *run, ptrdiff_t first, pt
   if (edges)
     for (ptrdiff_t c = 0; c < run->classes; c++) class_stream(kind, run, out, c, rows, tile, map, vset(factor), edges);
   else
-    unpack_as(kind, 0, tile, map, factor, out, run->out_row, run->out_class, rows, run->classes, run->stream);
+    unpack(kind, 0, tile, map, factor, out, run->out_row, run->out_class, rows, run->classes, run->stream);
 }
 
 /* Kernels that know one group at a time stream it where it is a whole line of every class; a part of one would wait in
@@ -268,8 +324,8 @@ FG_INLINE ptrdiff_t group_head(const fg_run *run) { return GROUP_STREAMS ? strea
 /* A finished group to its place; where the next one goes is prefetched. */
 FG_INLINE void group_store(const int kind, const fg_run *run, ptrdiff_t first, ptrdiff_t rows, const T *tile,
                            const Map *map) {
-  unpack_as(kind, 1, tile, map, 1, run->out + first * run->out_row, run->out_row, run->out_class, rows, run->classes,
-            GROUP_STREAMS && run->stream);
+  unpack(kind, 1, tile, map, 1, run->out + first * run->out_row, run->out_row, run->out_class, rows, run->classes,
+         GROUP_STREAMS && run->stream);
 }
 
 /* ---- lists of lines -------------------------------------------------------------------------------- */
@@ -317,13 +373,13 @@ FG_INLINE void lot_load(const Lot *lot, const char *const *lines, int u, T fill,
   const ptrdiff_t whole = least & ~(ptrdiff_t)3;
   V v[4];
   for (ptrdiff_t c = 0; c < whole; c += 4) {
-    vgather4(starts_listed(x), c, v);
+    vgather4(starts_listed(x, c), 4, v);
     for (int k = 0; k < 4; k++) vstore(tile + (c + k) * LANES, v[k]);
   }
   const int even = least == most && whole;
   for (ptrdiff_t c = even ? least : whole; c < n; c++) vstore(tile + c * LANES, vset(fill));
   if (even && whole < least) { /* overlapping the block before */
-    vgather4(starts_listed(x), least - 4, v);
+    vgather4(starts_listed(x, least - 4), 4, v);
     for (int k = 0; k < 4; k++) vstore(tile + (least - 4 + k) * LANES, v[k]);
   } else if (!even) {
     for (int l = 0; l < LANES; l++)
@@ -337,18 +393,10 @@ FG_INLINE void lot_store(const int kind, const Lot *lot, int u, ptrdiff_t lines,
   T *const *const out = (T *const *)lot->lines.out + u * LANES;
   const ptrdiff_t *const size = lot->lines.size + u * LANES;
   const ptrdiff_t least = lot->least[u], most = lot->most[u];
-  const ptrdiff_t whole = lines < LANES ? 0 : least & ~(ptrdiff_t)3;
-  V v[4];
-  for (ptrdiff_t c = 0; c < whole; c += 4) {
-    for (int k = 0; k < 4; k++) v[k] = map_class(kind, tile, c + k, m, factor);
-    vscatter4(starts_listed(out), c, v);
-  }
-  if (least == most && whole) {
-    for (int k = 0; k < 4; k++) v[k] = map_class(kind, tile, least - 4 + k, m, factor);
-    if (whole < least) vscatter4(starts_listed(out), least - 4, v);
-    return;
-  }
-  for (ptrdiff_t c = whole; c < most; c++) {
+  ptrdiff_t c = 0;
+  if (lines == LANES && TRANSPOSES(least))
+    while (c < least) c = unpack_classes(kind, tile, c, least, m, factor, starts_listed(out, 0));
+  for (; c < most; c++) {
     T lane[LANES];
     vstore(lane, map_class(kind, tile, c, m, factor));
     for (ptrdiff_t l = 0; l < lines; l++)

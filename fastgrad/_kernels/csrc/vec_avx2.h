@@ -93,6 +93,7 @@ FG_INLINE void vfold(const int step, V a, V b, V *even, V *odd) {
   }
 }
 
+#define MASKS_ROWS 0
 #if FG_DOUBLE
 FG_INLINE void transpose4(__m256d z[4]) {
   const __m256d a = _mm256_permute2f128_pd(z[0], z[2], 0x20), b = _mm256_permute2f128_pd(z[1], z[3], 0x20);
@@ -102,17 +103,20 @@ FG_INLINE void transpose4(__m256d z[4]) {
   z[2] = _mm256_unpacklo_pd(c, d);
   z[3] = _mm256_unpackhi_pd(c, d);
 }
-FG_INLINE void vgather4(Starts rows, ptrdiff_t c, V v[4]) {
+#define QUADS 1
+FG_INLINE void vgather4(Starts rows, ptrdiff_t n, V v[4]) {
   __m256d z[4];
-  for (int k = 0; k < 4; k++) z[k] = _mm256_loadu_pd(start_of(rows, k) + c);
+  (void)n;
+  for (int k = 0; k < 4; k++) z[k] = _mm256_loadu_pd(start_of(rows, k));
   transpose4(z);
   for (int k = 0; k < 4; k++) v[k] = (V)z[k];
 }
-FG_INLINE void vscatter4(Starts rows, ptrdiff_t c, const V v[4]) {
+FG_INLINE void vscatter(const int quads, Starts rows, ptrdiff_t n, const V *v) {
   __m256d z[4];
+  (void)quads, (void)n;
   for (int k = 0; k < 4; k++) z[k] = (__m256d)v[k];
   transpose4(z);
-  for (int k = 0; k < 4; k++) _mm256_storeu_pd(start_of(rows, k) + c, z[k]);
+  for (int k = 0; k < 4; k++) _mm256_storeu_pd(start_of(rows, k), z[k]);
 }
 #else
 FG_INLINE void transpose4(__m256 z[4]) { /* 4 x 4 in each half */
@@ -125,20 +129,33 @@ FG_INLINE void transpose4(__m256 z[4]) { /* 4 x 4 in each half */
   z[2] = _mm256_castpd_ps(_mm256_unpacklo_pd(b, d));
   z[3] = _mm256_castpd_ps(_mm256_unpackhi_pd(b, d));
 }
-FG_INLINE void vgather4(Starts rows, ptrdiff_t c, V v[4]) {
+#define QUADS 2
+FG_INLINE void vgather4(Starts rows, ptrdiff_t n, V v[4]) {
   __m256 z[4];
+  (void)n;
   for (int k = 0; k < 4; k++)
-    z[k] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(start_of(rows, k) + c)),
-                                _mm_loadu_ps(start_of(rows, k + 4) + c), 1);
+    z[k] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(start_of(rows, k))),
+                                _mm_loadu_ps(start_of(rows, k + 4)), 1);
   transpose4(z);
   for (int k = 0; k < 4; k++) v[k] = (V)z[k];
 }
-FG_INLINE void vscatter4(Starts rows, ptrdiff_t c, const V v[4]) {
-  __m256 z[4];
-  for (int k = 0; k < 4; k++) z[k] = (__m256)v[k];
-  transpose4(z);
-  for (int k = 0; k < 4; k++) _mm_storeu_ps(start_of(rows, k) + c, _mm256_castps256_ps128(z[k]));
-  for (int k = 0; k < 4; k++) _mm_storeu_ps(start_of(rows, k + 4) + c, _mm256_extractf128_ps(z[k], 1));
+FG_INLINE void vscatter(const int quads, Starts rows, ptrdiff_t n, const V *v) {
+  (void)n;
+  __m256 z[QUADS][4];
+  FG_UNROLL (b, quads, 1) {
+    FG_UNROLL (k, 4, 1) z[b][k] = (__m256)v[4 * b + k];
+    transpose4(z[b]);
+  }
+  FG_UNROLL (k, 4, 1) {
+    T *const low = start_of(rows, k), *const high = start_of(rows, k + 4);
+    if (quads == 1) {
+      _mm_storeu_ps(low, _mm256_castps256_ps128(z[0][k]));
+      _mm_storeu_ps(high, _mm256_extractf128_ps(z[0][k], 1));
+    } else {
+      _mm256_storeu_ps(low, _mm256_permute2f128_ps(z[0][k], z[1][k], 0x20));
+      _mm256_storeu_ps(high, _mm256_permute2f128_ps(z[0][k], z[1][k], 0x31));
+    }
+  }
 }
 #endif
 

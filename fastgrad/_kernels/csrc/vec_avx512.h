@@ -82,6 +82,7 @@ FG_INLINE void vfold(const int step, V a, V b, V *even, V *odd) {
   }
 }
 
+#define MASKS_ROWS 1
 #if FG_DOUBLE
 /* 4 x 4 in each half: the halves of the rows are swapped across, then pairs. */
 FG_INLINE void transpose4(__m512d z[4]) {
@@ -93,20 +94,30 @@ FG_INLINE void transpose4(__m512d z[4]) {
   z[2] = _mm512_unpacklo_pd(c, d);
   z[3] = _mm512_unpackhi_pd(c, d);
 }
-FG_INLINE void vgather4(Starts rows, ptrdiff_t c, V v[4]) {
+FG_INLINE __m256d load4(const T *p, ptrdiff_t n) {
+  return n == 4 ? _mm256_loadu_pd(p) : _mm256_maskz_loadu_pd(v_first(n), p);
+}
+FG_INLINE void vgather4(Starts rows, ptrdiff_t n, V v[4]) {
   __m512d z[4];
   for (int k = 0; k < 4; k++)
-    z[k] = _mm512_insertf64x4(_mm512_castpd256_pd512(_mm256_loadu_pd(start_of(rows, k) + c)),
-                              _mm256_loadu_pd(start_of(rows, k + 4) + c), 1);
+    z[k] = _mm512_insertf64x4(_mm512_castpd256_pd512(load4(start_of(rows, k), n)), load4(start_of(rows, k + 4), n), 1);
   transpose4(z);
   for (int k = 0; k < 4; k++) v[k] = (V)z[k];
 }
-FG_INLINE void vscatter4(Starts rows, ptrdiff_t c, const V v[4]) {
-  __m512d z[4];
-  for (int k = 0; k < 4; k++) z[k] = (__m512d)v[k];
-  transpose4(z);
-  for (int k = 0; k < 4; k++) _mm256_storeu_pd(start_of(rows, k) + c, _mm512_castpd512_pd256(z[k]));
-  for (int k = 0; k < 4; k++) _mm256_storeu_pd(start_of(rows, k + 4) + c, _mm512_extractf64x4_pd(z[k], 1));
+#define QUADS 2
+FG_INLINE void vscatter(const int quads, Starts rows, ptrdiff_t n, const V *v) { /* stores: as below */
+  const __mmask8 some = v_first(n);
+  __m512d z[QUADS][4];
+  FG_UNROLL (q, quads, 1) {
+    FG_UNROLL (k, 4, 1) z[q][k] = (__m512d)v[4 * q + k];
+    transpose4(z[q]);
+  }
+  FG_UNROLL (k, 4, 1) {
+    const __m512d other = quads == 1 ? z[0][k] : z[1][k];
+    const __m512d even = quads == 1 ? z[0][k] : _mm512_shuffle_f64x2(z[0][k], other, 0x44);
+    _mm512_mask_storeu_pd(start_of(rows, k), some, even);
+    _mm512_mask_storeu_pd(start_of(rows, k + 4), some, _mm512_shuffle_f64x2(z[0][k], other, 0xee));
+  }
 }
 #else
 FG_INLINE void transpose4(__m512 z[4]) { /* 4 x 4 in each quarter */
@@ -119,25 +130,67 @@ FG_INLINE void transpose4(__m512 z[4]) { /* 4 x 4 in each quarter */
   z[2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b, d));
   z[3] = _mm512_castpd_ps(_mm512_unpackhi_pd(b, d));
 }
-FG_INLINE void vgather4(Starts rows, ptrdiff_t c, V v[4]) {
+FG_INLINE __m128 load4(const T *p, ptrdiff_t n) {
+  return n == 4 ? _mm_loadu_ps(p) : _mm_maskz_loadu_ps((__mmask8)v_first(n), p);
+}
+FG_INLINE void vgather4(Starts rows, ptrdiff_t n, V v[4]) {
   __m512 z[4];
   for (int k = 0; k < 4; k++) {
-    z[k] = _mm512_castps128_ps512(_mm_loadu_ps(start_of(rows, k) + c));
-    z[k] = _mm512_mask_broadcast_f32x4(z[k], 0x00f0, _mm_loadu_ps(start_of(rows, k + 4) + c));
-    z[k] = _mm512_mask_broadcast_f32x4(z[k], 0x0f00, _mm_loadu_ps(start_of(rows, k + 8) + c));
-    z[k] = _mm512_mask_broadcast_f32x4(z[k], 0xf000, _mm_loadu_ps(start_of(rows, k + 12) + c));
+    z[k] = _mm512_castps128_ps512(load4(start_of(rows, k), n));
+    z[k] = _mm512_mask_broadcast_f32x4(z[k], 0x00f0, load4(start_of(rows, k + 4), n));
+    z[k] = _mm512_mask_broadcast_f32x4(z[k], 0x0f00, load4(start_of(rows, k + 8), n));
+    z[k] = _mm512_mask_broadcast_f32x4(z[k], 0xf000, load4(start_of(rows, k + 12), n));
   }
   transpose4(z);
   for (int k = 0; k < 4; k++) v[k] = (V)z[k];
 }
-FG_INLINE void vscatter4(Starts rows, ptrdiff_t c, const V v[4]) {
-  __m512 z[4];
-  for (int k = 0; k < 4; k++) z[k] = (__m512)v[k];
-  transpose4(z);
-  for (int k = 0; k < 4; k++) _mm_storeu_ps(start_of(rows, k) + c, _mm512_castps512_ps128(z[k]));
-  for (int k = 0; k < 4; k++) _mm_storeu_ps(start_of(rows, k + 4) + c, _mm512_extractf32x4_ps(z[k], 1));
-  for (int k = 0; k < 4; k++) _mm_storeu_ps(start_of(rows, k + 8) + c, _mm512_extractf32x4_ps(z[k], 2));
-  for (int k = 0; k < 4; k++) _mm_storeu_ps(start_of(rows, k + 12) + c, _mm512_extractf32x4_ps(z[k], 3));
+#define QUADS 4
+/* Quarters i of part[0] to part[quads - 1] become the beginning of row[i]. */
+FG_INLINE void quarters(const int quads, const __m512 part[4], __m512 row[4]) {
+  const __m512i low = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), high = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+  if (quads == 1) {
+    row[0] = part[0];
+    row[1] = _mm512_shuffle_f32x4(part[0], part[0], 0x01);
+    row[2] = _mm512_shuffle_f32x4(part[0], part[0], 0x02);
+    row[3] = _mm512_shuffle_f32x4(part[0], part[0], 0x03);
+  } else if (quads == 2) {
+    row[0] = (__m512)_mm512_permutex2var_pd((__m512d)part[0], low, (__m512d)part[1]);
+    row[1] = _mm512_shuffle_f32x4(row[0], row[0], 0x0e);
+    row[2] = (__m512)_mm512_permutex2var_pd((__m512d)part[0], high, (__m512d)part[1]);
+    row[3] = _mm512_shuffle_f32x4(row[2], row[2], 0x0e);
+  } else {
+    const __m512 even = _mm512_shuffle_f32x4(part[0], part[1], 0x88);
+    const __m512 odd = _mm512_shuffle_f32x4(part[0], part[1], 0xdd);
+    if (quads == 3) {
+      row[0] = _mm512_shuffle_f32x4(even, part[2], 0x08);
+      row[1] = _mm512_shuffle_f32x4(odd, part[2], 0x18);
+      row[2] = _mm512_shuffle_f32x4(even, part[2], 0x2d);
+      row[3] = _mm512_shuffle_f32x4(odd, part[2], 0x3d);
+    } else {
+      const __m512 even2 = _mm512_shuffle_f32x4(part[2], part[3], 0x88);
+      const __m512 odd2 = _mm512_shuffle_f32x4(part[2], part[3], 0xdd);
+      row[0] = _mm512_shuffle_f32x4(even, even2, 0x88);
+      row[1] = _mm512_shuffle_f32x4(odd, odd2, 0x88);
+      row[2] = _mm512_shuffle_f32x4(even, even2, 0xdd);
+      row[3] = _mm512_shuffle_f32x4(odd, odd2, 0xdd);
+    }
+  }
+}
+/* Whole vectors with a mask: GCC would make one instruction of taking out a part and storing some of it, which is the
+ * only kind that faults where the mask is 0. */
+FG_INLINE void vscatter(const int quads, Starts rows, ptrdiff_t n, const V *v) {
+  const __mmask16 some = v_first(n);
+  __m512 z[QUADS][4];
+  FG_UNROLL (q, quads, 1) {
+    FG_UNROLL (k, 4, 1) z[q][k] = (__m512)v[4 * q + k];
+    transpose4(z[q]);
+  }
+  FG_UNROLL (k, 4, 1) {
+    __m512 part[4], row[4];
+    FG_UNROLL (q, quads, 1) part[q] = z[q][k];
+    quarters(quads, part, row);
+    FG_UNROLL (i, 4, 1) _mm512_mask_storeu_ps(start_of(rows, 4 * i + k), some, row[i]);
+  }
 }
 #endif
 
