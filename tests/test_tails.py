@@ -69,8 +69,8 @@ def test_every_number_of_rows_stays_inside_its_memory(isa, dtype, op, guard, rng
 def test_groups_of_rows_of_every_length_stay_inside_their_memory(
     isa, dtype, elementwise_op, guard, rng, gap
 ):
-    """Of a vector's lanes of rows and more, a few classes at a time are transposed."""
-    rows, most = 2 * LANES[dtype] + 1, 2 * 16 + 5
+    """As many rows as a vector has lanes are transposed at once, a few classes at a time."""
+    rows, most = 6 * LANES[dtype] + 1, 2 * 16 + 5
     memory, other, result = (guard(rows * (most + gap) * 8) for _ in range(3))
     for n in range(1, most + 1):
         x = memory.place(np.asarray(rng.normal(0, 3, (rows, n + gap)), dtype))[:, gap:]

@@ -78,7 +78,7 @@ FG_INLINE MassMap mass_map(const int op, const Masses *m, const fg_run *run, V2 
   const V2 left = term_left(&m->state, base), sum = add2(m->state.rest, left);
   V ridge = vset(0); /* 2 z lse */
   if (run->z_loss != 0) {
-    const V2 lse = mass_lse(&m->state, log_rest(&m->state, term_left(&m->state, base)), inv_t);
+    const V2 lse = mass_lse(&m->state, log_rest(&m->state, left), inv_t);
     ridge = z2 * (lse.h + lse.l);
   }
   const V b = (m->others.h + m->held) + ridge, rest = m->state.rest.h / sum.h, p = left.h / sum.h;

@@ -90,7 +90,7 @@ FG_INLINE void known_terms(const int op, const int several, State *const *s, Bas
 /* log(S / e_left) >= 0, as log1p of what was left in the sum. */
 FG_INLINE V2 log_rest(const State *s, V2 left) { return vlog1p(div2(s->rest, left)); }
 
-/* `left` is the term left out, here and below. */
+/* `left` is the term left out, here and below; softmax has none and does not look. */
 FG_INLINE Map finish_map(const int op, const State *s, V2 left, V2 factor, Base base) {
   const V nan = vset((T)__builtin_nan(""));
   Map map = {vset(0), vset(0), viset(-1), vset(0)};
@@ -766,7 +766,7 @@ FG_KERNEL void FG_NAME(lanes_to)(char *to, ptrdiff_t step, ptrdiff_t rows, V v) 
 
 FG_INLINE V2 lanes_factor(const int op, const fg_run *run, ptrdiff_t first, ptrdiff_t rows, V2 scale) {
   if (op == LOG_SOFTMAX || FG_LIKELY(!run->alpha)) return scale;
-  const V alpha = FG_NAME(lanes_from)((const char *)run->alpha + first * run->alpha_row, run->alpha_row, rows);
+  const V alpha = FG_NAME(lanes_from)(run->alpha + first * run->alpha_row, run->alpha_row, rows);
   return mul2((V2){alpha, vset(0)}, scale);
 }
 

@@ -30,8 +30,8 @@ FG_INLINE void pack_scalar(const char *p, ptrdiff_t row, ptrdiff_t cls, ptrdiff_
   }
 }
 
-/* Rows shorter than a quad go through the transposes only where they can be masked. */
-#define TRANSPOSES(classes) (MASKS_ROWS || (classes) >= 4)
+/* Rows shorter than a quad go through the transposes only where they can be masked; one class is plain vectors. */
+#define TRANSPOSES(classes) ((classes) >= (MASKS_ROWS ? 2 : 4))
 
 /* Of rows that lie one after another, what as many bytes hold as classes c to c + n take in a group. */
 FG_INLINE void prefetch_classes(const char *group, ptrdiff_t c, ptrdiff_t n) {
