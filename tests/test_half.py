@@ -146,9 +146,9 @@ LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "backwards": backwards,
     "one row": lambda a: np.broadcast_to(a[:1], a.shape),
 }
-# Around the width of a vector, the changes of style (64, 144 and 256 classes), and blocks of 4096.
-SHAPES = [(7, 1), (37, 3), (70, 17), (33, 64), (35, 65), (21, 144), (19, 145), (9, 256), (9, 257)]
-SHAPES += [(3, 1000), (2, 5003)]
+# Around the width of a vector, changes of style (64, 104, 144, 256 classes), and blocks of 4096.
+SHAPES = [(7, 1), (37, 3), (70, 17), (33, 64), (35, 65), (34, 103), (33, 104), (21, 144), (19, 145)]
+SHAPES += [(9, 256), (9, 257), (3, 1000), (2, 5003)]
 
 
 def check(f: Callable[..., Any], half: np.dtype[Any], layout: Any, x: np.ndarray, *inputs: Any):

@@ -85,7 +85,6 @@ cdef extern from "fastgrad.h" nogil:
         FG_WESTON_WATKINS_HVP
         FG_WESTON_WATKINS_HESS_DIAG
         FG_KERNELS
-        FG_BLOCKS_ABOVE
         FG_BLOCKS_ABOVE_LISTED
         FG_BLOCKS_MAX_BYTES
         FG_LANES_MAX_CONTIGUOUS
@@ -147,6 +146,7 @@ cdef extern from "fastgrad.h" nogil:
     ctypedef struct fg_precision:
         fg_kernel kernel[FG_KINDS][FG_KERNELS][3]
         fg_elementwise exp2, log, log1p
+        Py_ssize_t blocks_above
         Py_ssize_t (*scratch_bytes)(Py_ssize_t, int, int) noexcept nogil
         void (*total)(const void *, Py_ssize_t, double *) noexcept nogil
         Py_ssize_t (*count_outside)(const int64_t *, Py_ssize_t, int64_t) noexcept nogil

@@ -36,7 +36,6 @@ cimport numpy as cnp
 from fastgrad._kernels.isa cimport (
     FG_BFLOAT16,
     FG_BLOCKS,
-    FG_BLOCKS_ABOVE,
     FG_BLOCKS_MAX_BYTES,
     FG_FLOAT16,
     FG_LANES,
@@ -801,7 +800,7 @@ cdef int plan_run(Plan *plan, int kernel) except -1:
     if kernel == FG_LOGSUMEXP_WEIGHTED:
         plan.style = FG_ROWS
     elif contiguous:
-        if classes <= (FG_BLOCKS_ABOVE if has_blocks else FG_LANES_MAX_CONTIGUOUS):
+        if classes <= (plan.precision.blocks_above if has_blocks else FG_LANES_MAX_CONTIGUOUS):
             plan.style = FG_LANES
         elif has_blocks and classes * plan.item <= FG_BLOCKS_MAX_BYTES:
             plan.style = FG_BLOCKS

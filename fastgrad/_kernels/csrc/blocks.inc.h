@@ -4,6 +4,8 @@
  * For rows of a few vectors, where neither the transposes of lanes nor what rows spend on each row pays.  Results are
  * never streamed (rows.pyx).
  */
+#define BLOCKS_ABOVE (MASKS_ROWS ? 103 : 63) /* classes, where lanes and blocks cross (measured) */
+
 #define BLOCK_BYTES ((ptrdiff_t)10 << 10) /* of terms: with x and `out`, of this block and the next, they fill L1 */
 
 /* Rows of a block, of which the longest is `n`. */

@@ -141,6 +141,7 @@ const fg_precision FG_JOIN2(fg, FG_SUFFIX) = {
     .exp2 = FG_NAME(exp2_each),
     .log = FG_NAME(log_each),
     .log1p = FG_NAME(log1p_each),
+    .blocks_above = BLOCKS_ABOVE,
     .scratch_bytes = FG_NAME(scratch_bytes),
     .total = FG_NAME(total),
     .count_outside = FG_NAME(count_outside),

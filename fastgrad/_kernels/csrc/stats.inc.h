@@ -117,8 +117,8 @@ FG_INLINE void stats_as(const int half, const fg_run *run) {
       s.rest = add2(others, e_y);
       s.x_left = s.max;
       sum = add2(s.rest, e_max);
-      const V2 log = log_rest(&s, term_left(&s, base)), mean = div2(gaps, sum);
-      stats.logsumexp = finish_value(LOGSUMEXP, &s, term_left(&s, base), base, inv_t)[0];
+      const V2 left = term_left(&s, base), log = log_rest(&s, left), mean = div2(gaps, sum);
+      stats.logsumexp = finish_value(LOGSUMEXP, &s, left, base, inv_t)[0];
       stats.entropy = ((log.h - mean.h) + (log.l - mean.l))[0];
       if (y >= 0) {
         s.x_left = own;

@@ -105,19 +105,11 @@ FG_INLINE void vgather4(Starts rows, ptrdiff_t n, V v[4]) {
   for (int k = 0; k < 4; k++) v[k] = (V)z[k];
 }
 #define QUADS 2
-FG_INLINE void vscatter(const int quads, Starts rows, ptrdiff_t n, const V *v) { /* stores: as below */
-  const __mmask8 some = v_first(n);
-  __m512d z[QUADS][4];
-  FG_UNROLL (q, quads, 1) {
-    FG_UNROLL (k, 4, 1) z[q][k] = (__m512d)v[4 * q + k];
-    transpose4(z[q]);
-  }
-  FG_UNROLL (k, 4, 1) {
-    const __m512d other = quads == 1 ? z[0][k] : z[1][k];
-    const __m512d even = quads == 1 ? z[0][k] : _mm512_shuffle_f64x2(z[0][k], other, 0x44);
-    _mm512_mask_storeu_pd(start_of(rows, k), some, even);
-    _mm512_mask_storeu_pd(start_of(rows, k + 4), some, _mm512_shuffle_f64x2(z[0][k], other, 0xee));
-  }
+/* Halves i of part[0] to part[quads - 1] become the beginning of row[i]. */
+FG_INLINE void whole_rows(const int quads, const __m512d part[2], __m512d row[2]) {
+  const __m512d other = quads == 1 ? part[0] : part[1];
+  row[0] = quads == 1 ? part[0] : _mm512_shuffle_f64x2(part[0], other, 0x44);
+  row[1] = _mm512_shuffle_f64x2(part[0], other, 0xee);
 }
 #else
 FG_INLINE void transpose4(__m512 z[4]) { /* 4 x 4 in each quarter */
@@ -146,7 +138,7 @@ FG_INLINE void vgather4(Starts rows, ptrdiff_t n, V v[4]) {
 }
 #define QUADS 4
 /* Quarters i of part[0] to part[quads - 1] become the beginning of row[i]. */
-FG_INLINE void quarters(const int quads, const __m512 part[4], __m512 row[4]) {
+FG_INLINE void whole_rows(const int quads, const __m512 part[4], __m512 row[4]) {
   const __m512i low = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), high = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
   if (quads == 1) {
     row[0] = part[0];
@@ -176,23 +168,23 @@ FG_INLINE void quarters(const int quads, const __m512 part[4], __m512 row[4]) {
     }
   }
 }
+#endif
 /* Whole vectors with a mask: GCC would make one instruction of taking out a part and storing some of it, which is the
  * only kind that faults where the mask is 0. */
 FG_INLINE void vscatter(const int quads, Starts rows, ptrdiff_t n, const V *v) {
-  const __mmask16 some = v_first(n);
-  __m512 z[QUADS][4];
+  const M some = v_first(n);
+  FG_VREG z[QUADS][4];
   FG_UNROLL (q, quads, 1) {
-    FG_UNROLL (k, 4, 1) z[q][k] = (__m512)v[4 * q + k];
+    FG_UNROLL (k, 4, 1) z[q][k] = (FG_VREG)v[4 * q + k];
     transpose4(z[q]);
   }
   FG_UNROLL (k, 4, 1) {
-    __m512 part[4], row[4];
+    FG_VREG part[QUADS], row[QUADS];
     FG_UNROLL (q, quads, 1) part[q] = z[q][k];
-    quarters(quads, part, row);
-    FG_UNROLL (i, 4, 1) _mm512_mask_storeu_ps(start_of(rows, 4 * i + k), some, row[i]);
+    whole_rows(quads, part, row);
+    FG_UNROLL (i, QUADS, 1) FG_PS(mask_storeu)(start_of(rows, 4 * i + k), some, row[i]);
   }
 }
-#endif
 
 #if !FG_DOUBLE
 typedef struct {
