@@ -85,7 +85,6 @@ cdef extern from "fastgrad.h" nogil:
         FG_WESTON_WATKINS_HVP
         FG_WESTON_WATKINS_HESS_DIAG
         FG_KERNELS
-        FG_BLOCKS_ABOVE_LISTED
         FG_BLOCKS_MAX_BYTES
         FG_LANES_MAX_CONTIGUOUS
         FG_LANES_MAX

@@ -20,7 +20,6 @@ from libc.stdint cimport int32_t, int64_t, uintptr_t
 
 from fastgrad._kernels.isa cimport (
     FG_BLOCKS,
-    FG_BLOCKS_ABOVE_LISTED,
     FG_BLOCKS_MAX_BYTES,
     FG_LANES,
     FG_LANES_MAX,
@@ -50,8 +49,8 @@ cdef enum:
     FEW = 16           # columns from which on those of one segment are side by side
     TILE = 1 << 14     # elements of a tile of such columns, and of lines that are packed
     SCRATCH = 1 << 20  # bytes that the lanes kernels need for rows of any number of classes
-    WINDOW = 1 << 11   # segments that are sorted by length; fewer if they have more rows than
-    WINDOW_ROWS = 1 << 15
+    WINDOW = 1 << 11   # segments that are sorted by length; fewer if they take more than
+    WINDOW_BYTES = 1 << 17
     LENGTHS = 256      # lengths of those, FG_BLOCKS_MAX_BYTES of float32
     COUNTERS = 4       # of one length: neighbours do not wait for each other
 
@@ -202,12 +201,12 @@ cdef Py_ssize_t _scratch(
     const Series *u, Py_ssize_t longest, Py_ssize_t across_max
 ) noexcept nogil:
     """Bytes for series of up to so many elements in every style that they may have."""
-    cdef Py_ssize_t lanes = min(longest, max(across_max, <Py_ssize_t>FG_BLOCKS_ABOVE_LISTED))
+    cdef Py_ssize_t lanes = min(longest, max(across_max, u.precision.blocks_above))
     cdef Py_ssize_t blocks = min(longest, FG_BLOCKS_MAX_BYTES // u.size)
     cdef Py_ssize_t bytes = u.precision.scratch_bytes(lanes, FG_LANES, u.kernel)
     if lanes > FG_LANES_MAX_CONTIGUOUS:  # fewer rows may then need more
         bytes = max(bytes, <Py_ssize_t>SCRATCH)
-    if longest > FG_BLOCKS_ABOVE_LISTED:
+    if longest > u.precision.blocks_above:
         bytes = max(bytes, u.precision.scratch_bytes(blocks, FG_BLOCKS, u.kernel))
         bytes = max(bytes, u.precision.scratch_bytes(longest, FG_ROWS, u.kernel))
     return bytes
@@ -265,7 +264,7 @@ cdef void _list(
     """Put a series of n elements on the list, which is computed first if it is of another style."""
     cdef Py_ssize_t k, at
     cdef int style = FG_ROWS
-    if n <= FG_BLOCKS_ABOVE_LISTED:
+    if n <= u.precision.blocks_above:
         style = FG_LANES
     elif n * u.size <= FG_BLOCKS_MAX_BYTES:
         style = FG_BLOCKS
@@ -377,6 +376,7 @@ cdef int _unit(
     cdef Py_ssize_t last = b * u.segments + piece(offsets, u.segments, part + 1, pieces)
     cdef Py_ssize_t across_max = FG_LANES_MAX if u.columns >= FEW else 0
     cdef Py_ssize_t sorted_max = 0 if u.columns >= FEW else FG_BLOCKS_MAX_BYTES // u.size
+    cdef Py_ssize_t window_rows = WINDOW_BYTES // u.size
     cdef Py_ssize_t longest = 0, end, count, k, s, n, c
     cdef Py_ssize_t by_length[WINDOW]
     cdef Tile t
@@ -393,7 +393,7 @@ cdef int _unit(
         while (
             end < last
             and end < begin + WINDOW
-            and u.offsets[end] < u.offsets[begin] + WINDOW_ROWS
+            and u.offsets[end] < u.offsets[begin] + window_rows
         ):
             end += 1
         t.ahead = u.offsets[end]

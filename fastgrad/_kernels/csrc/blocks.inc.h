@@ -103,6 +103,7 @@ typedef struct {
   ptrdiff_t left[LANES];
   T *terms[LANES];
   State state;
+  const char *ahead, *place; /* of listed rows, what is prefetched next */
 } Block;
 
 /* Pass 1. */
@@ -144,9 +145,14 @@ FG_INLINE void block_terms(const int op, const int half, const Rows *all, ptrdif
       d = b->terms[l];
     }
     const Exp row = {d, n, b->left[l], frame, b->terms[l]};
-    const void *const ahead = next < rows ? place_of(op, all, next).x : b->line[l].x;
-    sum[l] =
-        block_exp(op, half, &row, peak.lane[l], all->base, ahead, has_out(op) ? b->line[l].out : ahead, ties.lane + l);
+    const char *ahead = b->ahead, *place = b->place;
+    if (all->listed) {
+      b->ahead += n * (ptrdiff_t)sizeof(T), b->place += n * (ptrdiff_t)sizeof(T);
+    } else {
+      ahead = next < rows ? place_of(op, all, next).x : b->line[l].x;
+      place = has_out(op) ? b->line[l].out : ahead;
+    }
+    sum[l] = block_exp(op, half, &row, peak.lane[l], all->base, ahead, place, ties.lane + l);
   }
   for (int l = b->rows; l < LANES; l++) {
     sum[l] = (V2){vset(1), vset(0)};
@@ -194,6 +200,8 @@ FG_INLINE void blocks_as(const int op, const int half, const fg_run *run, const 
   const Rows all = rows_of(op, half, run, listed, NULL);
   const ptrdiff_t rows = listed ? listed->lines : run->rows, most = block_rows(run->classes);
   Block b;
+  b.ahead = listed ? listed->ahead : NULL;
+  b.place = listed && has_out(op) ? listed->place : b.ahead;
   for (int l = 0; l < most; l++) b.terms[l] = (T *)run->scratch + l * padded(run->classes);
   for (b.first = 0; b.first < rows; b.first += most) {
     b.rows = (int)(rows - b.first < most ? rows - b.first : most);

@@ -377,7 +377,7 @@ FG_INLINE int gather_lanes(const fg_segments *run, ptrdiff_t s, int lines) {
     }
     for (ptrdiff_t i = 0; i < n; i += 4) {
       V v[4];
-      vgather4(starts_apart(tile[0], sizeof tile[0], i), 4, v);
+      vgather4(starts_apart(tile[0], sizeof tile[0], i), 4, 0, v);
       for (int k = 0; k < 4; k++) wide_add(&sums, v[k]);
     }
   }

@@ -50,11 +50,11 @@ FG_INLINE void pack(const int ahead, const char *p, ptrdiff_t row, ptrdiff_t cls
       for (ptrdiff_t c = 0; c < classes; c += 4) {
         V v[4];
         if (classes < 4) {
-          vgather4(starts_from(starts_apart(from, row, 0), 0), classes, v);
+          vgather4(starts_from(starts_apart(from, row, 0), 0), classes, 0, v);
           for (ptrdiff_t k = 0; k < classes; k++) vstore(to + k * LANES, v[k]);
         } else {
           const ptrdiff_t b = c + 4 <= classes ? c : classes - 4;
-          vgather4(starts_apart(from, row, b), 4, v);
+          vgather4(starts_apart(from, row, b), 4, 0, v);
           for (int k = 0; k < 4; k++) vstore(to + (b + k) * LANES, v[k]);
         }
         if (ahead) prefetch_classes(from + full * LANES * row, c, 4);
@@ -373,14 +373,19 @@ FG_INLINE void lot_load(const Lot *lot, const char *const *lines, int u, T fill,
   const ptrdiff_t whole = least & ~(ptrdiff_t)3;
   V v[4];
   for (ptrdiff_t c = 0; c < whole; c += 4) {
-    vgather4(starts_listed(x, c), 4, v);
+    vgather4(starts_listed(x, c), 4, fill, v);
     for (int k = 0; k < 4; k++) vstore(tile + (c + k) * LANES, v[k]);
   }
-  const int even = least == most && whole;
-  for (ptrdiff_t c = even ? least : whole; c < n; c++) vstore(tile + c * LANES, vset(fill));
+  const int even = least == most && whole, ragged = MASKS_ROWS && !even;
+  for (ptrdiff_t c = even ? least : ragged ? most : whole; c < n; c++) vstore(tile + c * LANES, vset(fill));
   if (even && whole < least) { /* overlapping the block before */
-    vgather4(starts_listed(x, least - 4), 4, v);
+    vgather4(starts_listed(x, least - 4), 4, fill, v);
     for (int k = 0; k < 4; k++) vstore(tile + (least - 4 + k) * LANES, v[k]);
+  } else if (ragged) {
+    for (ptrdiff_t c = whole; c < most; c += 4) {
+      vgather4(starts_ragged(x, size, c), 4, fill, v);
+      for (int k = 0; k < 4 && c + k < most; k++) vstore(tile + (c + k) * LANES, v[k]);
+    }
   } else if (!even) {
     for (int l = 0; l < LANES; l++)
       for (ptrdiff_t c = whole; c < size[l]; c++) tile[c * LANES + l] = x[l][c];
@@ -393,9 +398,12 @@ FG_INLINE void lot_store(const int kind, const Lot *lot, int u, ptrdiff_t lines,
   T *const *const out = (T *const *)lot->lines.out + u * LANES;
   const ptrdiff_t *const size = lot->lines.size + u * LANES;
   const ptrdiff_t least = lot->least[u], most = lot->most[u];
+  const ptrdiff_t all_have = MASKS_ROWS && least < most ? least / (4 * QUADS) * (4 * QUADS) : least;
   ptrdiff_t c = 0;
   if (lines == LANES && TRANSPOSES(least))
-    while (c < least) c = unpack_classes(kind, tile, c, least, m, factor, starts_listed(out, 0));
+    while (c < all_have) c = unpack_classes(kind, tile, c, all_have, m, factor, starts_listed(out, 0));
+  if (lines == LANES && MASKS_ROWS)
+    while (c < most) c = unpack_classes(kind, tile, c, most, m, factor, starts_ragged(out, size, 0));
   for (; c < most; c++) {
     T lane[LANES];
     vstore(lane, map_class(kind, tile, c, m, factor));

@@ -14,8 +14,9 @@
  *   vtruth               0 or 1 as a mask of all lanes;  vany, vfirst_true: is there, and which is, a true lane;
  *                        vcount: how many are;  vkept: which of LANES bytes are not 0
  *   vexponent            the low bits of t moved into the exponent field: a power of two, or +0
- *   vgather4             the first n elements of LANES rows as a vector each, 0 behind them; n = 4 unless MASKS_ROWS
- *   vscatter             and back: n elements, n <= 4 quads, of at most QUADS quads; n = 4 quads unless MASKS_ROWS
+ *   vgather4             the first n elements of LANES rows as a vector each, `fill` behind those that there are
+ *   vscatter             and back: n elements, n <= 4 quads, of at most QUADS quads
+ *                        (unless MASKS_ROWS the rows have as many as are wanted, 4 or 4 quads)
  *   vfold                of vectors a and b, whose elements are parts of one result each: all parts of a and b in `even`
  *                        and `odd`, to be put together lane by lane.  LANES vectors become one in log2(LANES) steps
  *                        from 0 on, neighbours with each other: the result of vector k is then in lane k
@@ -176,9 +177,9 @@ FG_INLINE void vfold(const int step, V a, V b, V *even, V *odd) {
 }
 #define QUADS 1
 #define MASKS_ROWS 0
-FG_INLINE void vgather4(Starts rows, ptrdiff_t n, V v[4]) {
+FG_INLINE void vgather4(Starts rows, ptrdiff_t n, T fill, V v[4]) {
   T t[4][LANES];
-  (void)n;
+  (void)n, (void)fill;
   FG_EACH for (int k = 0; k < 4; k++) t[k][i] = start_of(rows, i)[k];
   memcpy(v, t, sizeof t);
 }

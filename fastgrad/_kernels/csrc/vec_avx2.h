@@ -104,9 +104,9 @@ FG_INLINE void transpose4(__m256d z[4]) {
   z[3] = _mm256_unpackhi_pd(c, d);
 }
 #define QUADS 1
-FG_INLINE void vgather4(Starts rows, ptrdiff_t n, V v[4]) {
+FG_INLINE void vgather4(Starts rows, ptrdiff_t n, T fill, V v[4]) {
   __m256d z[4];
-  (void)n;
+  (void)n, (void)fill;
   for (int k = 0; k < 4; k++) z[k] = _mm256_loadu_pd(start_of(rows, k));
   transpose4(z);
   for (int k = 0; k < 4; k++) v[k] = (V)z[k];
@@ -130,9 +130,9 @@ FG_INLINE void transpose4(__m256 z[4]) { /* 4 x 4 in each half */
   z[3] = _mm256_castpd_ps(_mm256_unpackhi_pd(b, d));
 }
 #define QUADS 2
-FG_INLINE void vgather4(Starts rows, ptrdiff_t n, V v[4]) {
+FG_INLINE void vgather4(Starts rows, ptrdiff_t n, T fill, V v[4]) {
   __m256 z[4];
-  (void)n;
+  (void)n, (void)fill;
   for (int k = 0; k < 4; k++)
     z[k] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(start_of(rows, k))),
                                 _mm_loadu_ps(start_of(rows, k + 4)), 1);

@@ -94,13 +94,15 @@ FG_INLINE void transpose4(__m512d z[4]) {
   z[2] = _mm512_unpacklo_pd(c, d);
   z[3] = _mm512_unpackhi_pd(c, d);
 }
-FG_INLINE __m256d load4(const T *p, ptrdiff_t n) {
-  return n == 4 ? _mm256_loadu_pd(p) : _mm256_maskz_loadu_pd(v_first(n), p);
+FG_INLINE __m256d load4(Starts rows, int k, ptrdiff_t n, T fill) {
+  const T *const p = start_of(rows, k);
+  if (n == 4 && !rows.size) return _mm256_loadu_pd(p);
+  return _mm256_mask_loadu_pd(_mm256_set1_pd(fill), v_first(rest_of(rows, k, n)), p);
 }
-FG_INLINE void vgather4(Starts rows, ptrdiff_t n, V v[4]) {
+FG_INLINE void vgather4(Starts rows, ptrdiff_t n, T fill, V v[4]) {
   __m512d z[4];
   for (int k = 0; k < 4; k++)
-    z[k] = _mm512_insertf64x4(_mm512_castpd256_pd512(load4(start_of(rows, k), n)), load4(start_of(rows, k + 4), n), 1);
+    z[k] = _mm512_insertf64x4(_mm512_castpd256_pd512(load4(rows, k, n, fill)), load4(rows, k + 4, n, fill), 1);
   transpose4(z);
   for (int k = 0; k < 4; k++) v[k] = (V)z[k];
 }
@@ -122,16 +124,18 @@ FG_INLINE void transpose4(__m512 z[4]) { /* 4 x 4 in each quarter */
   z[2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b, d));
   z[3] = _mm512_castpd_ps(_mm512_unpackhi_pd(b, d));
 }
-FG_INLINE __m128 load4(const T *p, ptrdiff_t n) {
-  return n == 4 ? _mm_loadu_ps(p) : _mm_maskz_loadu_ps((__mmask8)v_first(n), p);
+FG_INLINE __m128 load4(Starts rows, int k, ptrdiff_t n, T fill) {
+  const T *const p = start_of(rows, k);
+  if (n == 4 && !rows.size) return _mm_loadu_ps(p);
+  return _mm_mask_loadu_ps(_mm_set1_ps(fill), (__mmask8)v_first(rest_of(rows, k, n)), p);
 }
-FG_INLINE void vgather4(Starts rows, ptrdiff_t n, V v[4]) {
+FG_INLINE void vgather4(Starts rows, ptrdiff_t n, T fill, V v[4]) {
   __m512 z[4];
   for (int k = 0; k < 4; k++) {
-    z[k] = _mm512_castps128_ps512(load4(start_of(rows, k), n));
-    z[k] = _mm512_mask_broadcast_f32x4(z[k], 0x00f0, load4(start_of(rows, k + 4), n));
-    z[k] = _mm512_mask_broadcast_f32x4(z[k], 0x0f00, load4(start_of(rows, k + 8), n));
-    z[k] = _mm512_mask_broadcast_f32x4(z[k], 0xf000, load4(start_of(rows, k + 12), n));
+    z[k] = _mm512_castps128_ps512(load4(rows, k, n, fill));
+    z[k] = _mm512_mask_broadcast_f32x4(z[k], 0x00f0, load4(rows, k + 4, n, fill));
+    z[k] = _mm512_mask_broadcast_f32x4(z[k], 0x0f00, load4(rows, k + 8, n, fill));
+    z[k] = _mm512_mask_broadcast_f32x4(z[k], 0xf000, load4(rows, k + 12, n, fill));
   }
   transpose4(z);
   for (int k = 0; k < 4; k++) v[k] = (V)z[k];
@@ -172,7 +176,6 @@ FG_INLINE void whole_rows(const int quads, const __m512 part[4], __m512 row[4]) 
 /* Whole vectors with a mask: GCC would make one instruction of taking out a part and storing some of it, which is the
  * only kind that faults where the mask is 0. */
 FG_INLINE void vscatter(const int quads, Starts rows, ptrdiff_t n, const V *v) {
-  const M some = v_first(n);
   FG_VREG z[QUADS][4];
   FG_UNROLL (q, quads, 1) {
     FG_UNROLL (k, 4, 1) z[q][k] = (FG_VREG)v[4 * q + k];
@@ -182,7 +185,10 @@ FG_INLINE void vscatter(const int quads, Starts rows, ptrdiff_t n, const V *v) {
     FG_VREG part[QUADS], row[QUADS];
     FG_UNROLL (q, quads, 1) part[q] = z[q][k];
     whole_rows(quads, part, row);
-    FG_UNROLL (i, QUADS, 1) FG_PS(mask_storeu)(start_of(rows, 4 * i + k), some, row[i]);
+    FG_UNROLL (i, QUADS, 1) {
+      const int r = 4 * i + k;
+      FG_PS(mask_storeu)(start_of(rows, r), v_first(rest_of(rows, r, n)), row[i]);
+    }
   }
 }
 
