@@ -658,13 +658,12 @@ FG_INLINE void state_start(const int op, V max, V x_left, VI left, M gone, Base 
   s->frame = frame_of(s->max, base);
 }
 
-/* Pass 2 of `several` vectors of a tile: of class c[k] of a group each, or of one group's classes.  `omits` if the
- * targets are still in the tile. */
-FG_INLINE void lanes_terms(const int op, const int several, const int one, const int omits, T *const *at, const VI *c,
-                           const Frame *frame, const VI *left, const V *peak, Sum *sum, V *ties, Base base) {
+/* Pass 2 of `several` vectors of a tile, in two halves: of class c[k] of a group each, or of one group's classes.
+ * `omits` if the targets are still in the tile. */
+FG_INLINE void lanes_begin(const int op, const int several, const int one, const int omits, T *const *at, const VI *c,
+                           const Frame *frame, const VI *left, const V *peak, V *ties, Base base, Begun *b) {
   const V low = vset((T)-__builtin_inf());
   V d[ABREAST_MAX];
-  Term e[ABREAST_MAX];
   const Frame *frames[ABREAST_MAX];
   FG_UNROLL (k, several, 1) {
     const int u = one ? 0 : k;
@@ -677,11 +676,23 @@ FG_INLINE void lanes_terms(const int op, const int several, const int one, const
       d[k] = vsel(largest, low, d[k]);
     }
   }
-  exp_terms(several, d, frames, base, e);
+  exp_begin(several, d, frames, base, b);
+}
+
+FG_INLINE void lanes_finish(const int op, const int several, const int one, T *const *at, const Begun *b, Sum *sum) {
+  Term e[ABREAST_MAX];
+  exp_end(several, b, e);
   FG_UNROLL (k, several, 1) {
     const V term = sum_add(sum + (one ? 0 : k), wants_low_words(op), e[k]);
     if (keeps_terms(op)) vstore(at[k], term);
   }
+}
+
+FG_INLINE void lanes_terms(const int op, const int several, const int one, const int omits, T *const *at, const VI *c,
+                           const Frame *frame, const VI *left, const V *peak, Sum *sum, V *ties, Base base) {
+  Begun b;
+  lanes_begin(op, several, one, omits, at, c, frame, left, peak, ties, base, &b);
+  lanes_finish(op, several, one, at, &b, sum);
 }
 
 /* Passes 1 and 2 of `several` neighbouring groups in step: a short row is a chain of latencies, and several
@@ -716,17 +727,26 @@ FG_INLINE void lanes_exp(const int op, const int several, const fg_run *run, ptr
   State *state[ABREAST_MAX];
   FG_UNROLL (u, several, 1) state[u] = &group[u].state;
   known_terms(op, several, state, base);
-  class = viset(0);
+  T *next[ABREAST_MAX];
+  VI classes[ABREAST_MAX];
+  Begun begun;
+  FG_UNROLL (u, several, 1) {
+    next[u] = tile + u * stride;
+    classes[u] = viset(0);
+  }
+  lanes_begin(op, several, 0, has_target(op), next, classes, frame, left, peak, ties, base, &begun);
   for (ptrdiff_t c = 0; c < n;) {
     const ptrdiff_t end = c + SUM_FEW < n ? c + SUM_FEW : n;
-    for (; c < end; c++, class += viset(1)) {
+    for (; c < end; c++) {
+      const Begun ready = begun;
       T *at[ABREAST_MAX];
-      VI classes[ABREAST_MAX];
       FG_UNROLL (u, several, 1) {
-        at[u] = tile + u * stride + c * LANES;
-        classes[u] = class;
+        at[u] = next[u];
+        next[u] += LANES;
+        classes[u] += viset(1);
       }
-      lanes_terms(op, several, 0, has_target(op), at, classes, frame, left, peak, sum, ties, base);
+      if (c + 1 < n) lanes_begin(op, several, 0, has_target(op), next, classes, frame, left, peak, ties, base, &begun);
+      lanes_finish(op, several, 0, at, &ready, sum);
       FG_UNROLL (u, several, 1) {
         FG_PREFETCH(ahead.first + c * ahead.step + u * (ptrdiff_t)sizeof(V));
         FG_PREFETCH(place.first + c * place.step + u * (ptrdiff_t)sizeof(V));
