@@ -631,7 +631,6 @@ typedef struct {
 /* Groups in step at most; four need the 32 registers of AVX-512. */
 #define SIDE ((int)sizeof(V) == 64 ? 4 : 2)
 _Static_assert(SIDE <= ABREAST_MAX, "groups in step are exponentiated abreast");
-_Static_assert(LOADED <= 4 && FG_LANES_MAX_CONTIGUOUS * sizeof(V) <= TILE_L2 / 4, "tile_groups has room for them");
 
 /* Memory that will be wanted: `step` bytes from one class of a tile to the next, a vector for every group. */
 typedef struct {
@@ -1098,7 +1097,8 @@ FG_INLINE void lanes_as(const int op, const fg_run *run) {
    * neighbouring rows are contiguous, memory wants several groups of one class at a time instead. */
   const int by_group = run->half != FG_NATIVE || (run->x_class == (ptrdiff_t)sizeof(T) &&
                                                   (!has_out(op) || run->out_class == (ptrdiff_t)sizeof(T)));
-  const ptrdiff_t most = by_group ? LOADED : tile_groups(n, run->stream); /* no more: a part would be on its own */
+  const ptrdiff_t fit = tile_groups(n, run->stream);
+  const ptrdiff_t most = by_group && fit > LOADED ? LOADED : fit; /* no more: a part would be on its own */
   const Streams streams = by_group ? (Streams){0, NULL} : streams_start(run, most, wide);
   for (ptrdiff_t first = 0, rows; first < run->rows; first += rows) {
     if (first == streams.head && flows(op, run)) { /* what is left of the rows goes on below */
