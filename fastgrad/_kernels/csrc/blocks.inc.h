@@ -129,14 +129,13 @@ FG_INLINE void block_begin(const int op, const int half, const Rows *all, Block 
 
 /* Pass 2; `most` rows after each of these, the next block begins. */
 FG_INLINE void block_terms(const int op, const int half, const Rows *all, ptrdiff_t most, Block *b) {
-  const ptrdiff_t rows = all->listed ? all->listed->lines : all->run->rows;
   State *const s = &b->state;
   const Each shift = each_of(s->frame.shift), magic = each_of(s->frame.magic), bound = each_of(s->frame.bound);
   const Each peak = each_of(s->max - s->frame.shift);
   Each x_left = each_of(s->max), ties;
   V2 sum[LANES];
   for (int l = 0; l < b->rows; l++) {
-    const ptrdiff_t n = b->line[l].n, next = b->first + most + l;
+    const ptrdiff_t n = b->line[l].n;
     if (has_target(op) && b->left[l] >= 0) x_left.lane[l] = line_get(half, b->x[l], b->left[l]);
     const Frame frame = {vset(shift.lane[l]), vset(magic.lane[l]), vset(bound.lane[l])};
     const void *d = b->x[l];
@@ -149,7 +148,8 @@ FG_INLINE void block_terms(const int op, const int half, const Rows *all, ptrdif
     if (all->listed) {
       b->ahead += n * (ptrdiff_t)sizeof(T), b->place += n * (ptrdiff_t)sizeof(T);
     } else {
-      ahead = next < rows ? place_of(op, all, next).x : b->line[l].x;
+      const ptrdiff_t next = b->first + most + l;
+      ahead = next < all->run->rows ? place_of(op, all, next).x : b->line[l].x;
       place = has_out(op) ? b->line[l].out : ahead;
     }
     sum[l] = block_exp(op, half, &row, peak.lane[l], all->base, ahead, place, ties.lane + l);

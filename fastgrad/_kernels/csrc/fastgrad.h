@@ -176,7 +176,7 @@ typedef void (*fg_segment_kernel)(fg_segment *segment);
 typedef struct {
   fg_kernel kernel[FG_KINDS][FG_KERNELS][FG_STYLES]; /* NULL: the driver must widen, and narrow the result */
   fg_elementwise exp2, log, log1p;                   /* the building blocks, for the accuracy tests */
-  ptrdiff_t blocks_above;                            /* classes, if contiguous, or elements of a line */
+  ptrdiff_t blocks_above;                            /* see FG_BLOCKS_MAX_BYTES */
   ptrdiff_t (*scratch_bytes)(ptrdiff_t classes, int style, int kernel);
   void (*total)(const void *x, ptrdiff_t n, double sum[2]);                   /* head and tail */
   ptrdiff_t (*count_outside)(const int64_t *x, ptrdiff_t n, int64_t classes); /* of x not in [0, classes) */
@@ -214,7 +214,8 @@ typedef struct {
 /* Rows with a contiguous class axis go to the `lanes` style up to this C, then to `rows`: where the two cross
  * (measured). */
 #define FG_LANES_MAX_CONTIGUOUS 144
-/* Kernels that have the style `blocks` use it above `blocks_above` classes up to so many bytes of a row. */
+/* Kernels that have the style `blocks` use it above `blocks_above` contiguous classes, or elements of a line, up to so
+ * many bytes of them. */
 #define FG_BLOCKS_MAX_BYTES 1024
 /* Other layouts up to this one: one group of lanes is then a tile of at most 2 MiB, the size of an L2. */
 #define FG_LANES_MAX 32768
