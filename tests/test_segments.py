@@ -260,6 +260,19 @@ def test_every_length_of_a_segment(isa, dtype, rng, assert_ulps, name, columns, 
         assert alone.tobytes() == mine.tobytes(), k
 
 
+@pytest.mark.parametrize("name", ["softmax", "log_softmax", "logsumexp"])
+@pytest.mark.parametrize("longest", [49, 60, 69, 97, 120, 140])
+def test_many_columns_beside_a_longer_segment(isa, dtype, rng, name, longest):
+    """The shorter one takes more columns at once, and may need more memory for them."""
+    for length in range(longest // 2, longest, 4):
+        ids = rng.permutation(np.repeat([0, 1], [length, longest]))
+        x = rng.normal(0, 3, (ids.size, 400)).astype(dtype)
+        alone = function(name)(x[ids == 0], fg.Segments.from_lengths([length]))
+        both = function(name)(x, ids)
+        beside = both[:1] if name == "logsumexp" else both[ids == 0]
+        assert alone.tobytes() == beside.tobytes(), length
+
+
 def test_segments_longer_than_a_tile(isa, rng, assert_ulps):
     x = rng.normal(0, 3, (33_000, 17)).astype(np.float32)
     s = fg.Segments.from_ids(np.zeros(33_000, int))

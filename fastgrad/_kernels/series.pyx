@@ -23,7 +23,6 @@ from fastgrad._kernels.isa cimport (
     FG_BLOCKS_MAX_BYTES,
     FG_LANES,
     FG_LANES_MAX,
-    FG_LANES_MAX_CONTIGUOUS,
     FG_LOG_SOFTMAX,
     FG_LOGSUMEXP,
     FG_NATIVE,
@@ -48,7 +47,6 @@ cdef enum:
     LIST = 256         # series of a list
     FEW = 16           # columns from which on those of one segment are side by side
     TILE = 1 << 14     # elements of a tile of such columns, and of lines that are packed
-    SCRATCH = 1 << 20  # bytes that the lanes kernels need for rows of any number of classes
     WINDOW = 1 << 11   # segments that are sorted by length; fewer if they take more than
     WINDOW_BYTES = 1 << 17
     LENGTHS = 256      # lengths of those, FG_BLOCKS_MAX_BYTES of float32
@@ -198,22 +196,26 @@ cdef void _put_across(
 # ---- a thread's work --------------------------------------------------------------------------
 
 cdef Py_ssize_t _scratch(
-    const Series *u, Py_ssize_t longest, Py_ssize_t across_max
+    const Series *u, Py_ssize_t begin, Py_ssize_t last, Py_ssize_t longest, Py_ssize_t across_max
 ) noexcept nogil:
-    """Bytes for series of up to so many elements in every style that they may have."""
-    cdef Py_ssize_t lanes = min(longest, max(across_max, u.precision.blocks_above))
+    """Bytes for segments [begin, last), the longest of so many rows, in every style that theirs
+    may have."""
+    cdef Py_ssize_t lanes = min(longest, u.precision.blocks_above)
     cdef Py_ssize_t blocks = min(longest, FG_BLOCKS_MAX_BYTES // u.size)
-    cdef Py_ssize_t bytes = u.precision.scratch_bytes(lanes, FG_LANES, u.kernel)
-    if lanes > FG_LANES_MAX_CONTIGUOUS:  # fewer rows may then need more
-        bytes = max(bytes, <Py_ssize_t>SCRATCH)
+    cdef Py_ssize_t bytes = u.precision.scratch_bytes(lanes, FG_LANES, u.kernel), s, n
     if longest > u.precision.blocks_above:
         bytes = max(bytes, u.precision.scratch_bytes(blocks, FG_BLOCKS, u.kernel))
         bytes = max(bytes, u.precision.scratch_bytes(longest, FG_ROWS, u.kernel))
+    for s in range(begin, last if across_max > 0 else begin):
+        n = u.offsets[s + 1] - u.offsets[s]
+        if 0 < n <= across_max:  # fewer rows may need more: they take more columns at once
+            bytes = max(bytes, u.precision.scratch_bytes(n, FG_LANES, u.kernel))
     return bytes
 
 
 cdef bint _tile_start(
-    const Series *u, Py_ssize_t longest, Py_ssize_t across_max, Tile *t
+    const Series *u, Py_ssize_t begin, Py_ssize_t last, Py_ssize_t longest, Py_ssize_t across_max,
+    Tile *t
 ) noexcept nogil:
     """False without memory."""
     cdef Py_ssize_t most = min(longest, across_max), bytes = 0, scratch, list_bytes = LIST * 8
@@ -222,7 +224,7 @@ cdef bint _tile_start(
         t.room = max(longest, min(most * u.columns, max(<Py_ssize_t>TILE, most * FEW)))
     if not u.in_place:
         bytes = (t.room * u.size + 63) & ~<Py_ssize_t>63
-    scratch = (_scratch(u, longest, across_max) + 63) & ~<Py_ssize_t>63
+    scratch = (_scratch(u, begin, last, longest, across_max) + 63) & ~<Py_ssize_t>63
     t.block = <char *>malloc(3 * bytes + scratch + 2 * list_bytes + 64)
     if t.block == NULL:
         return False
@@ -386,7 +388,7 @@ cdef int _unit(
         longest = max(longest, u.offsets[s + 1] - u.offsets[s])
     if longest == 0:
         return 0
-    if not _tile_start(u, longest, across_max, &t):
+    if not _tile_start(u, begin, last, longest, across_max, &t):
         return 1
     while begin < last:
         end = begin + 1
