@@ -1217,7 +1217,8 @@ class SegmentSoftmax(_Normalized):
     Notes
     -----
     Accuracy and special values are those of `softmax` for each segment: within 2.5 ulp [1]_
-    whatever the offset.  The bits of a segment do not depend on the others nor on threads.
+    (3.5 where the processor has no fused multiply-add) whatever the offset.  The bits of a segment
+    do not depend on the others nor on threads.
 
     Derivatives: ``vjp(data, segments, g)`` and ``jvp(data, segments, v)``.  Half precision is
     converted to float32 as a whole.

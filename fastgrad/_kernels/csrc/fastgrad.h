@@ -134,7 +134,8 @@ typedef struct {
   const char *const *g;  /* for derivatives */
   char *const *out;      /* not where there is a value */
   const ptrdiff_t *size; /* elements of each, > 0; in lanes, lines of like sizes side by side are fastest */
-  const char *ahead; /* what will be read after these lines, and stored: prefetched, as much as they are, but by rows */
+  const char *ahead; /* what will be read after these lines, and stored; as much as they are, it is prefetched (not in
+                      * the style `rows`) */
   const char *place;
 } fg_lines;
 
@@ -176,7 +177,7 @@ typedef void (*fg_segment_kernel)(fg_segment *segment);
 typedef struct {
   fg_kernel kernel[FG_KINDS][FG_KERNELS][FG_STYLES]; /* NULL: the driver must widen, and narrow the result */
   fg_elementwise exp2, log, log1p;                   /* the building blocks, for the accuracy tests */
-  ptrdiff_t blocks_above;                            /* see FG_BLOCKS_MAX_BYTES */
+  ptrdiff_t blocks_above;                            /* see FG_LANES_MAX_CONTIGUOUS */
   ptrdiff_t (*scratch_bytes)(ptrdiff_t classes, int style, int kernel);
   void (*total)(const void *x, ptrdiff_t n, double sum[2]);                   /* head and tail */
   ptrdiff_t (*count_outside)(const int64_t *x, ptrdiff_t n, int64_t classes); /* of x not in [0, classes) */
@@ -212,10 +213,9 @@ typedef struct {
 } fg_table;
 
 /* Rows with a contiguous class axis go to the `lanes` style up to this C, then to `rows`: where the two cross
- * (measured). */
+ * (measured).  Those of kernels that have the style `blocks` go to `lanes` up to `blocks_above`, then to `blocks` up to
+ * FG_BLOCKS_MAX_BYTES; so do lists of lines, where derivatives have `rows` in place of `blocks`. */
 #define FG_LANES_MAX_CONTIGUOUS 144
-/* Kernels that have the style `blocks` use it above `blocks_above` contiguous classes, or elements of a line, up to so
- * many bytes of them. */
 #define FG_BLOCKS_MAX_BYTES 1024
 /* Other layouts up to this one: one group of lanes is then a tile of at most 2 MiB, the size of an L2. */
 #define FG_LANES_MAX 32768

@@ -626,7 +626,7 @@ typedef struct {
   VI left;
 } Group;
 
-/* Groups whose rows are transposed at once, and what is prefetched ahead of them. */
+/* Groups of contiguous rows that are transposed at once, and all that a tile of those holds. */
 #define LOADED 4
 /* Groups in step at most; four need the 32 registers of AVX-512. */
 #define SIDE ((int)sizeof(V) == 64 ? 4 : 2)
@@ -1116,6 +1116,7 @@ FG_INLINE void lanes_as(const int op, const fg_run *run) {
       end = g + LOADED < groups ? g + LOADED : groups;
       const ptrdiff_t begin = first + g * LANES, stop = end < groups ? first + end * LANES : first + rows;
       if (by_group) lanes_load(0, run, begin, stop - begin, tile + g * n * LANES, empty + g * LANES, wide);
+      Group group[LOADED];
       for (ptrdiff_t h = g, several; h < end; h += several) {
         const ptrdiff_t from = first + h * LANES, left = rows - h * LANES;
         several = h + side <= end ? side : 1;
@@ -1131,16 +1132,15 @@ FG_INLINE void lanes_as(const int op, const fg_run *run) {
         }
         const int places = has_out(op) && !run->stream && place_step;
         const Lines place = places ? (Lines){run->out + from * run->out_row, place_step} : ahead;
-        Group group[ABREAST_MAX];
         if (several == side)
-          lanes_exp(op, side, run, from, left, mine, mask, ahead, place, base, group);
+          lanes_exp(op, side, run, from, left, mine, mask, ahead, place, base, group + (h - g));
         else
-          lanes_exp(op, 1, run, from, left, mine, mask, ahead, place, base, group);
-        for (int u = 0; u < several; u++) {
-          const ptrdiff_t here = left - u * LANES < LANES ? left - u * LANES : LANES;
-          lanes_end(op, run, from + u * LANES, here, mine + u * n * LANES, group_sum(group + u, n), scale, base, inv_t,
-                    group + u, map + h + u);
-        }
+          lanes_exp(op, 1, run, from, left, mine, mask, ahead, place, base, group + (h - g));
+      }
+      for (ptrdiff_t h = g; h < end; h++) { /* a chain each, that overlaps with its neighbours' */
+        const ptrdiff_t left = rows - h * LANES, here = left < LANES ? left : LANES;
+        lanes_end(op, run, first + h * LANES, here, tile + h * n * LANES, group_sum(group + (h - g), n), scale, base,
+                  inv_t, group + (h - g), map + h);
       }
       if (has_out(op) && by_group) lanes_store(op, run, begin, stop - begin, tile + g * n * LANES, map + g, wide, NULL);
     }

@@ -16,7 +16,7 @@
  *   vexponent            the low bits of t moved into the exponent field: a power of two, or +0
  *   vgather4             the first n elements of LANES rows as a vector each, `fill` behind those that there are
  *   vscatter             and back: n elements, n <= 4 quads, of at most QUADS quads
- *                        (unless MASKS_ROWS the rows have as many as are wanted, 4 or 4 quads)
+ *                        (unless MASKS_ROWS: n is 4 for vgather4 and 4 quads for vscatter, and no row is shorter)
  *   vfold                of vectors a and b, whose elements are parts of one result each: all parts of a and b in `even`
  *                        and `odd`, to be put together lane by lane.  LANES vectors become one in log2(LANES) steps
  *                        from 0 on, neighbours with each other: the result of vector k is then in lane k
