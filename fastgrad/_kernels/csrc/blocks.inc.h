@@ -51,36 +51,48 @@ FG_INLINE VI first_classes(void) {
   return r;
 }
 
-/* Pass 2 of a row, returning a sum for every lane; `ahead` and `place`, as long as the row, are prefetched.  Where the
- * largest term is left out, `peak` is it in row->d, and `ties` becomes the number of those. */
-FG_INLINE V2 block_exp(const int op, const int half, const Exp *row, T peak, Base base, const void *ahead,
-                       const void *place, T *ties) {
+/* The first half of pass 2 of the LANES classes from c on.  Where the largest term is left out, `peak` is it in row->d;
+ * returns how many there are of it. */
+FG_INLINE int block_begins(const int op, const int half, const Exp *row, ptrdiff_t c, VI class, VI left, V peak,
+                           Base base, Begun *begun) {
   const V low = vset((T)-__builtin_inf());
   const Frame *const frame = &row->frame;
+  const ptrdiff_t k = row->n - c;
+  V d = shifted(half, k < LANES ? line_load_n(half, row->d, c, k, low) : line_load(half, row->d, c), frame);
+  if (has_target(op)) d = vsel(vieq(left, class), low, d);
+  const M top = veq(d, peak);
+  if (leaves_largest(op)) d = vsel(top, low, d);
+  exp_begin(1, &d, &frame, base, begun);
+  return leaves_largest(op) ? vcount(top) : 0;
+}
+
+/* Pass 2 of a row, returning a sum for every lane; `ahead` and `place`, as long as the row, are prefetched, and `ties`
+ * becomes the number of the largest terms. */
+FG_INLINE V2 block_exp(const int op, const int half, const Exp *row, T largest, Base base, const void *ahead,
+                       const void *place, T *ties) {
   const VI left = viset((I)row->left);
+  const V peak = vset(largest);
+  const ptrdiff_t n = row->n, few = SUM_FEW * LANES;
   VI class = first_classes();
   Sum sum = sum_start();
-  int largest = 0;
-  const ptrdiff_t n = row->n, few = SUM_FEW * LANES;
+  Begun begun;
+  int count = block_begins(op, half, row, 0, class, left, peak, base, &begun);
   for (ptrdiff_t c = 0; c < n;) {
     const ptrdiff_t end = c + few < n ? c + few : n;
-    for (; c < end; c += LANES, class += viset(LANES)) {
-      const ptrdiff_t k = n - c;
-      V d = shifted(half, k < LANES ? line_load_n(half, row->d, c, k, low) : line_load(half, row->d, c), frame);
-      if (has_target(op)) d = vsel(vieq(left, class), low, d);
-      if (leaves_largest(op)) {
-        const M top = veq(d, vset(peak));
-        largest += vcount(top);
-        d = vsel(top, low, d);
-      }
-      const V term = sum_add(&sum, wants_low_words(op), exp_term(d, frame, base));
+    for (; c < end; c += LANES) {
+      const Begun ready = begun;
+      class += viset(LANES);
+      if (c + LANES < n) count += block_begins(op, half, row, c + LANES, class, left, peak, base, &begun);
+      Term e;
+      exp_end(1, &ready, &e);
+      const V term = sum_add(&sum, wants_low_words(op), e);
       if (keeps_terms(op)) vstore(row->terms + c, term);
       FG_PREFETCH(line_at(half, ahead, c));
       FG_PREFETCH(line_at(half, place, c));
     }
     if (n > few) sum_flush(&sum);
   }
-  *ties = (T)largest;
+  *ties = (T)count;
   return n > few ? sum_value(sum) : sum_unflushed(sum);
 }
 

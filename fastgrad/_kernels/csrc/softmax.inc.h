@@ -226,17 +226,25 @@ FG_INLINE void omit_term(ptrdiff_t left, const int several, V *d) {
   }
 }
 
-FG_INLINE void exp_vectors(const int keep, const int in, const int several, const Exp *row, ptrdiff_t c, Base base,
-                           Sum *sum) {
+/* Vectors of a row that are begun at once, before as many before them are ended (exp_begin).  Four are too many for the
+ * registers, one leaves too little to do. */
+#define PAIR 2
+
+FG_INLINE void exp_vectors_begin(const int in, const int several, const Exp *row, ptrdiff_t c, Base base, Begun *b) {
   V d[ABREAST_MAX];
-  Term e[ABREAST_MAX];
   const Frame *frame[ABREAST_MAX];
   FG_UNROLL (k, several, 1) {
     d[k] = shifted(in, line_load(in, row->d, c + k * LANES), &row->frame);
     frame[k] = &row->frame;
   }
   omit_term(row->left - c, several, d);
-  exp_terms(several, d, frame, base, e);
+  exp_begin(several, d, frame, base, b);
+}
+
+FG_INLINE void exp_vectors_end(const int keep, const int several, const Exp *row, ptrdiff_t c, const Begun *b,
+                               Sum *sum) {
+  Term e[ABREAST_MAX];
+  exp_end(several, b, e);
   FG_UNROLL (k, several, 1) {
     const V term = sum_add(sum, 0, e[k]);
     if (keep) vstore(row->terms + c + k * LANES, term);
@@ -247,21 +255,25 @@ FG_INLINE void exp_vectors(const int keep, const int in, const int several, cons
  * and stored next, are prefetched (or d again, for nothing). */
 FG_INLINE void exp_from(const int keep, const int in, const Exp *row, ptrdiff_t c, Base base, Sum *sum,
                         const void *ahead, const void *place) {
-  const ptrdiff_t n = row->n;
-  for (; c + SUM_BLOCK * LANES <= n; c += SUM_BLOCK * LANES) {
-    FG_UNROLL (k, SUM_BLOCK, ABREAST) {
-      exp_vectors(keep, in, ABREAST, row, c + k * LANES, base, sum);
-      FG_UNROLL (j, ABREAST, 1) {
-        FG_PREFETCH(line_at(in, ahead, c + (k + j) * LANES));
-        FG_PREFETCH(line_at(in, place, c + (k + j) * LANES));
-      }
+  const ptrdiff_t n = row->n, block = SUM_BLOCK * LANES, pair = PAIR * LANES;
+  Begun begun;
+  if (c + pair <= n) exp_vectors_begin(in, PAIR, row, c, base, &begun);
+  for (; c + pair <= n; c += pair) {
+    const Begun ready = begun;
+    if (c + 2 * pair <= n) exp_vectors_begin(in, PAIR, row, c + pair, base, &begun);
+    exp_vectors_end(keep, PAIR, row, c, &ready, sum);
+    if ((c + pair) % block == 0) sum_flush(sum);
+    FG_UNROLL (k, PAIR, 1) {
+      FG_PREFETCH(line_at(in, ahead, c + k * LANES));
+      FG_PREFETCH(line_at(in, place, c + k * LANES));
     }
-    sum_flush(sum);
   }
-  for (; c + LANES <= n; c += LANES) {
-    exp_vectors(keep, in, 1, row, c, base, sum);
+  if (c + LANES <= n) {
+    exp_vectors_begin(in, 1, row, c, base, &begun);
+    exp_vectors_end(keep, 1, row, c, &begun, sum);
     FG_PREFETCH(line_at(in, ahead, c));
     FG_PREFETCH(line_at(in, place, c));
+    c += LANES;
   }
   if (c < n) {
     const V low = vset((T)-__builtin_inf());
@@ -334,7 +346,8 @@ FG_INLINE T three_rows(const int keep, const int kind, const int from_kind, cons
                        const int stream, const Exp *row, const Out *before, const Line *after, Base base, V factor,
                        Sum *sum) {
   const void *const later = after->x;
-  const ptrdiff_t block = SUM_BLOCK * LANES, line = 64 / size_of(half); /* `head` is less than a line */
+  const ptrdiff_t block = SUM_BLOCK * LANES, pair = PAIR * LANES;
+  const ptrdiff_t line = 64 / size_of(half); /* `head` is less than one */
   /* Into L2 and into L1: the hardware starts anew at every page, and what waits for memory to fill L1 keeps streamed
    * stores waiting. */
   const ptrdiff_t far = fg_ahead, near = far / 4;
@@ -342,24 +355,25 @@ FG_INLINE T three_rows(const int keep, const int kind, const int from_kind, cons
   ptrdiff_t common = row->n < after->n ? row->n : after->n, c = 0;
   if (maps && before->n < common) common = before->n;
   Max max = max_start();
-  for (; c + block + line <= common; c += block) {
-    FG_UNROLL (k, SUM_BLOCK, ABREAST) {
+  Begun begun; /* in the end two vectors that exp_from begins anew */
+  if (block + pair + line <= common) exp_vectors_begin(half, PAIR, row, 0, base, &begun);
+  for (; c + block + pair + line <= common; c += block) {
+    FG_UNROLL (k, SUM_BLOCK, PAIR) {
       const ptrdiff_t at = c + k * LANES;
-      exp_vectors(keep, half, ABREAST, row, at, base, sum);
-      if (maps) map_vectors(kind, from_kind, half, stream, ABREAST, before, at + head, factor);
-      FG_UNROLL (j, ABREAST, 2) {
-        max.a = vmax(line_load(half, later, at + j * LANES), max.a);
-        max.b = vmax(line_load(half, later, at + j * LANES + LANES), max.b);
-      }
-      FG_UNROLL (j, ABREAST, half == FG_NATIVE ? 1 : 2) {
+      const Begun ready = begun;
+      exp_vectors_begin(half, PAIR, row, at + pair, base, &begun);
+      exp_vectors_end(keep, PAIR, row, at, &ready, sum);
+      if (maps) map_vectors(kind, from_kind, half, stream, PAIR, before, at + head, factor);
+      max.a = vmax(line_load(half, later, at), max.a);
+      max.b = vmax(line_load(half, later, at + LANES), max.b);
+      FG_UNROLL (j, PAIR, half == FG_NATIVE ? 1 : 2) {
         const char *const read = (const char *)line_at(half, later, at + j * LANES);
         FG_PREFETCH(read + near);
         FG_PREFETCH_L2(read + far);
       }
       if (maps && !stream) { /* where the next block will go */
-        FG_UNROLL (j, ABREAST, 1) FG_PREFETCH(line_at(half, before->to, at + head + block + j * LANES));
+        FG_UNROLL (j, PAIR, 1) FG_PREFETCH(line_at(half, before->to, at + head + block + j * LANES));
       }
-      FG_BARRIER; /* GCC would load the next vectors here already, and run out of registers */
     }
     sum_flush(sum);
   }
