@@ -798,9 +798,9 @@ class _Extreme(Map):
     def _find(self, rows: _Rows, empty: float, best: Any, argmax: bool) -> Any:
         """Extremes into best (B, K, d); their positions if they are wanted."""
         plan = rows.plan
+        order = None if plan._in_order else plan.order  # first, for a bad id raises here
         best[...] = _arrays.cast(np.full((), empty), best.dtype)
         place = np.full(best.shape, -1, np.int64) if argmax else None
-        order = None if plan._in_order else plan.order
         _kernels.extreme(rows.flat(rows.whole), self._least, plan.offsets, order, best, place)
         return place
 
@@ -1126,10 +1126,14 @@ def _series(
     out: Any = None,
     value: Any = None,
     alpha: Any = None,
+    empty: float = 0.0,
 ) -> None:
-    """A kernel of softmax over the rows of every segment."""
+    """A kernel of softmax over the rows of every segment; `empty` is the value of one without."""
     plan = rows.plan
-    order = None if plan._in_order else plan.order  # made first, they make the offsets too
+    # Made first: they make the offsets too, and raise for a bad id.
+    order = None if plan._in_order else plan.order
+    if value is not None:
+        value[...] = empty
     _softmax.series(
         kernel,
         rows.flat(_arrays.cast(x, rows.computed)),
@@ -1486,8 +1490,7 @@ class SegmentLogSumExp(Map):
     ) -> FloatArray:
         rows = _Rows(data, _plan(segments, num_segments, ignore_index))
         result = rows.result(out, rows.reduced, data=rows.whole)
-        result.array[...] = -np.inf
-        _series("logsumexp", rows, rows.whole, value=result.array)
+        _series("logsumexp", rows, rows.whole, value=result.array, empty=-np.inf)
         return result.give()
 
     def vjp(
@@ -1566,7 +1569,6 @@ class SegmentLogSumExp(Map):
         rows = _Rows(data, _plan(segments, num_segments, ignore_index))
         tangent = _arrays.as_cotangent(v, rows.whole.shape, rows.dtype, "v")
         result = rows.result(out, rows.reduced, data=rows.whole, v=tangent)
-        result.array[...] = 0
         p = np.empty(rows.whole.shape, rows.computed)
         _series("softmax", rows, rows.whole, out=p)
         _series("push_logsumexp", rows, p, tangent, value=result.array)

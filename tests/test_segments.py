@@ -667,6 +667,24 @@ def test_an_id_out_of_range_in_some_strip(dtype, rng, threads, columns, at, on_t
 
 
 @pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("bad", [-1, 3])
+@pytest.mark.parametrize("batch", [(), (2,)], ids=str)
+def test_a_bad_id_is_refused_before_anything_is_written(dtype, name, bad, batch):
+    x, ids = np.ones((*batch, 4, 2), dtype), np.broadcast_to(np.array([0, 1, 2, bad]), (*batch, 4))
+    f, shape = function(name), (*batch, 4 if name in NORMALIZE else 3, 2)
+    out, slope = np.full(shape, 7, dtype), np.full(x.shape, 7, dtype)
+    for call in (
+        lambda: f(x, ids, num_segments=3, out=out),
+        lambda: f.jvp(x, ids, x, num_segments=3, out=out),
+        lambda: f.vjp(x, ids, np.ones_like(out), num_segments=3, out=slope),
+    ):
+        with pytest.raises(IndexError, match=rf"segments\[.*3\] is {bad}"):
+            call()
+        assert (out == 7).all()
+        assert (slope == 7).all()
+
+
+@pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize(
     ("shape", "columns"),
     [((200_000,), 1), ((100_000,), 5), ((20_000,), 40), ((4, 10_000), 20)],
