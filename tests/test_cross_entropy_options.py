@@ -626,6 +626,33 @@ def test_confident_rows_keep_full_relative_accuracy(isa, dtype, classes, layout,
     assert (error <= 8 * eps(dtype) * np.abs(slope[at] * raised) + floor).all()
 
 
+@pytest.mark.parametrize("classes", [2, 3, 6, 150, 3000])
+@layouts
+@pytest.mark.parametrize(
+    "how", [{"where": True}, {"label_smoothing": 0.1}, {"z_loss": 0.01}, {}], ids=str
+)
+@pytest.mark.parametrize("spread", [0, 0.5, 1, 3])
+def test_the_largest_class_of_an_undecided_row_has_no_worse_a_gradient(
+    isa, dtype, rng, classes, layout, how, spread
+):
+    """It is the sum of the others only where it outweighs them; else that sum cancels.
+
+    p rounded once, its mass and their difference: 4 eps of the larger one.  Soft where `how` says nothing.
+    """
+    x = rng.normal(0, spread, (9, classes)).astype(dtype)
+    y = rng.integers(0, classes, 9)
+    smoothing, z = how.get("label_smoothing", 0), how.get("z_loss", 0)
+    top = x.max(-1, keepdims=True).astype(LD)
+    terms = np.exp(x - top)
+    total = terms.sum(-1, keepdims=True)
+    p = terms / total
+    mass = (1 - LD(smoothing)) * np.eye(classes, dtype=LD)[y] + LD(smoothing) / classes
+    raised = (1 + 2 * LD(z) * (top + np.log(total))) * p
+    target = y if how else np.eye(classes, dtype=dtype)[y]
+    grad = fg.cross_entropy.grad(np.asarray(x, order=layout), target, **how, reduction="sum")
+    assert (np.abs(grad - (raised - mass)) <= 4 * eps(dtype) * np.maximum(raised, mass)).all()
+
+
 @layouts
 def test_a_confident_smoothed_row_keeps_its_small_parts(isa, dtype, layout):
     """All terms of the loss are >= 0; the gradient at the winner is that of the other masses."""

@@ -335,6 +335,25 @@ def test_vectors_of_any_size(isa, dtype, rng, mass, classes, layout, soft):
 # ---- special values -----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("classes", [3, 60, 150, 3000])
+@layouts
+@pytest.mark.parametrize("spread", [0, 1, 5])
+def test_a_vector_that_is_largest_at_the_winner_costs_the_others_no_digits(
+    isa, dtype, rng, classes, layout, spread
+):
+    """However small the winner's share.  The size of a product is p (|v| + p.|v|)."""
+    x = rng.normal(0, spread, (9, classes)).astype(dtype)
+    v = rng.normal(0, 1, x.shape).astype(dtype)
+    v[np.arange(9), x.argmax(-1)] *= 1e5
+    terms, exact = np.exp(x.astype(LD) - x.max(-1, keepdims=True)), v.astype(LD)
+    p = terms / terms.sum(-1, keepdims=True)
+    product = p * (exact - (p * exact).sum(-1, keepdims=True))
+    size = p * (np.abs(exact) + (p * np.abs(exact)).sum(-1, keepdims=True))
+    x, v = np.asarray(x, order=layout), np.asarray(v, order=layout)
+    result = fg.cross_entropy.hvp(x, np.zeros(9, int), v, reduction="sum")
+    assert (np.abs(result - product) <= 4 * eps(dtype) * size).all()
+
+
 @classes
 @layouts
 @targets

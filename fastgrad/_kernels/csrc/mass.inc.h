@@ -5,7 +5,7 @@
  * lse = logsumexp(x), B = A + 2 z lse and z the factor of the z-loss,
  *
  *   loss = sum m_c (lse - x_c) + z lse^2 = A log(S/e_max) + sum m_c (x_max - x_c) + z lse^2     all terms >= 0
- *   gradient = B p - m,  at the maximum (sum of the other m) + 2 z lse - B rest/S               no p - 1
+ *   gradient = B p - m,  at the maximum (sum of the other m) + 2 z lse - B rest/S               no p - 1 if p > 1/2
  *   H v = p (B (d - p.d) + 2 z (v_max + p.d)),  d = v - v_max                                   H 1 = 0 exactly if z = 0
  *   diag H = p (B (1 - p) + 2 z p),  at the maximum 1 - p = rest/S
  *
@@ -89,11 +89,11 @@ FG_INLINE MassMap mass_map(const int op, const Masses *m, const fg_run *run, V2 
   map.far = vset(0);
   if (op == MASS_GRAD) {
     map.scale = mul2(map.scale, mul2(factor, (V2){b, vset(0)}));
-    map.patch = factor.h * vmla(-b, rest, m->others.h + ridge);
+    const V plain = vscale2(left.h, map.scale.h, map.scale.l) - m->held * factor.h;
+    map.patch = vsel(vlt(p, vset((T)0.5)), plain, factor.h * vmla(-b, rest, m->others.h + ridge));
   } else if (op == MASS_HVP) {
-    const V dot = m->dot.h + m->dot.l;
-    map.far = map.d * (m->v_left + dot);
-    map.patch = p * vmla(-map.b, dot, map.far);
+    map.far = map.d * ((m->v_left + m->dot.h) + m->dot.l);
+    map.patch = p * vmla(-map.b, m->dot.h + m->dot.l, map.far);
   } else {
     map.patch = p * vmla(map.b, rest, map.d * p);
   }
@@ -106,7 +106,10 @@ FG_INLINE MassMap mass_map(const int op, const Masses *m, const fg_run *run, V2 
 FG_INLINE V mass_apply(const int op, V term, V mass, V v, const MassMap *map, const Masses *m) {
   const V p = vscale2(term, map->scale.h, map->scale.l);
   if (op == MASS_GRAD) return p - mass;
-  if (op == MASS_HVP) return p * vmla(map->b, ((v - m->v_left) - m->dot.h) - m->dot.l, map->far);
+  if (op == MASS_HVP) {
+    const V2 d = two_sum(v, -m->v_left);
+    return p * vmla(map->b, (d.h - m->dot.h) + (d.l - m->dot.l), map->far);
+  }
   return p * vmla(map->b, vset(1) - p, map->d * p);
 }
 
@@ -185,12 +188,18 @@ FG_INLINE void add_to(V2 *sum, V v) {
 }
 
 /* sum of term (v - v_max) over a line, in two words. */
+/* s + e d, d = v - v_left in two words: one may be far larger than the others. */
+FG_INLINE V2 mass_dot(V2 s, V e, V v, V v_left) {
+  const V2 d = two_sum(v, -v_left);
+  const V ed = e * d.h;
+  const V2 t = two_sum(s.h, ed);
+  return (V2){t.h, s.l + (t.l + vmla(e, d.l, vfma(e, d.h, -ed)))};
+}
+
 FG_INLINE V2 line_dot(const T *terms, const T *v, ptrdiff_t n, V v_left, const T *ahead) {
   V2 s = {vset(0), vset(0)};
   for (ptrdiff_t c = 0; c < n; c += LANES) {
-    const V e = vload_some(terms + c, n - c, vset(0)), d = vload_some(v + c, n - c, v_left) - v_left, ed = e * d;
-    const V2 t = two_sum(s.h, ed);
-    s = (V2){t.h, s.l + (t.l + vfma(e, d, -ed))};
+    s = mass_dot(s, vload_some(terms + c, n - c, vset(0)), vload_some(v + c, n - c, v_left), v_left);
     FG_PREFETCH(ahead + c);
   }
   return total2(s);
@@ -402,13 +411,10 @@ FG_INLINE void mass_lanes(const int op, const int soft, const fg_run *run) {
         masses += vdrop(is_left, mass);
         m.held = vsel(is_left, mass, m.held);
         if (has_gap) gaps += vdrop(veq(mass, zero), mass * (s->max - xc));
-        const V e = sum_add(&sum, 1, exp_term(vsel(is_left, low, xc - s->frame.shift), &s->frame, base));
+        /* p.d has the rounded terms as weights, so that their sum must be that of the same. */
+        const V e = sum_add(&sum, op != MASS_HVP, exp_term(vsel(is_left, low, xc - s->frame.shift), &s->frame, base));
         if (op != MASS_VALUE) vstore(x + c * LANES, e);
-        if (op == MASS_HVP) {
-          const V d = vload(v + c * LANES) - m.v_left, ed = e * d;
-          const V2 t2 = two_sum(dot.h, ed);
-          dot = (V2){t2.h, dot.l + (t2.l + vfma(e, d, -ed))};
-        }
+        if (op == MASS_HVP) dot = mass_dot(dot, e, vload(v + c * LANES), m.v_left);
       }
       wide_add(&others, masses);
       if (has_gap) wide_add(&gap, gaps);
