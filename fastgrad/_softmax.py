@@ -186,9 +186,9 @@ class Softmax(_RowMap):
     dtype of `x`.  Other arrays, such as `g`, are read as they are if they have that very dtype, and
     cast to float32 otherwise.
 
-    A row with NaN or +inf is NaN, as is a row of -inf alone; other rows are untouched.  -inf gives
-    exactly 0.  A row whose elements `where` drops altogether is 0.  An empty axis gives an empty
-    result. Nothing warns.
+    A row with NaN or +inf is NaN, as is a row of -inf alone; other rows are untouched, and what
+    `where` drops counts as absent and is 0 in any row.  -inf gives exactly 0.  An empty axis gives
+    an empty result.  Nothing warns.
 
     A long call can be interrupted; `out` is then partly written.  Several axes at once are
     merged without a copy where the memory allows it.
@@ -329,8 +329,8 @@ class LogSoftmax(_RowMap):
     Full relative accuracy even at the winner of a confident row: the sum leaves the largest term
     out, and its own value is ``-log1p(others / largest)``, where other libraries return 0.
 
-    A row with NaN or +inf is NaN, as is a row of -inf alone.  -inf gives -inf.  A row whose
-    elements `where` drops altogether is -inf.
+    A row with NaN or +inf is NaN, as is a row of -inf alone.  -inf gives -inf, and so does what
+    `where` drops, in any row.
 
     Derivatives: ``vjp(x, g)`` and ``jvp(x, v)``.
 

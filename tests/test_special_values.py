@@ -170,6 +170,26 @@ def masked(rng, dtype, classes, layout):
     return np.asarray(np.where(keep, x, junk).astype(dtype), order=layout), keep
 
 
+@pytest.mark.parametrize("classes", [3, 50, 80, 120, 300])
+@pytest.mark.parametrize("layout", ["C", "F"])
+@pytest.mark.parametrize("lost", [[NAN], [INF], [-INF], [NAN, INF]], ids=str)
+def test_what_where_drops_of_a_lost_row_is_no_nan(isa, dtype, rng, classes, layout, lost):
+    """Every third row keeps what makes it NaN; what it drops is 0, or -inf, as in any other row."""
+    keep = rng.random((40, classes)) < 0.5
+    keep[:, :2] = True, False
+    x = rng.normal(0, 3, keep.shape)
+    x[::3] = np.where(keep[::3], rng.choice(lost, keep[::3].shape), x[::3])
+    x = np.asarray(x.astype(dtype), order=layout)
+    g = rng.normal(0, 1, 40).astype(dtype)
+    for f, dropped in ((fg.softmax, 0), (fg.log_softmax, -INF)):
+        y, others = f(x, where=keep), np.arange(40) % 3 > 0
+        assert (y[~keep] == dropped).all()
+        assert np.isnan(y[::3][keep[::3]]).all()
+        alone = f(np.asarray(x[others], order=layout), where=keep[others])
+        assert y[others].tobytes() == alone.tobytes()
+    assert (fg.logsumexp.vjp(x, g, where=keep, axis=1)[~keep] == 0).all()
+
+
 @classes
 @layouts
 def test_where_drops_even_nan_from_softmax(isa, dtype, rng, classes, layout, assert_ulps):

@@ -65,6 +65,8 @@ FG_INLINE V2 add_low(V2 sum, Term e) {
   return (V2){sum.h, vsel(alone, vset(0), vmla(e.lo, e.power, sum.l))};
 }
 
+FG_INLINE int maxima_finite(const State *s) { return !vany(veq(vdrop(s->finite, vset(1)), vset(1))); }
+
 FG_INLINE Term term_largest(const State *s, Base base) { return exp_term(s->max - s->frame.shift, &s->frame, base); }
 FG_INLINE V2 term_left(const State *s, Base base) {
   return term2(exp_term(s->x_left - s->frame.shift, &s->frame, base));
@@ -400,6 +402,15 @@ FG_INLINE const void *row_line(const int half, const fg_run *run, ptrdiff_t r, T
   return packed;
 }
 
+/* Without a finite maximum a row is NaN, but not what `where` drops of it: `line` becomes the result, `map` leaves it. */
+FG_INLINE T where_dropped(const int op) { return op == LOG_SOFTMAX ? -(T)__builtin_inf() : 0; }
+FG_INLINE void lost_line(const int op, const fg_run *run, ptrdiff_t r, T *line, Map *map) {
+  for (ptrdiff_t c = 0; c < run->classes; c++) line[c] = (T)__builtin_nan("");
+  mask_line(run->where + r * run->where_row, run->where_class, run->classes, line, where_dropped(op), line);
+  map->a = vset(op == LOG_SOFTMAX ? 0 : 1);
+  map->b = vset(0);
+}
+
 FG_INLINE ptrdiff_t padded(ptrdiff_t n) { return (n + 64 / (ptrdiff_t)sizeof(T)) & ~(ptrdiff_t)(64 / sizeof(T) - 1); }
 
 /* Values wait until there are LANES of them, and are then computed at once. */
@@ -555,6 +566,10 @@ FG_INLINE void row_end(const int op, const int half, const Rows *all, ptrdiff_t 
   *out = (Out){op == LOG_SOFTMAX ? x : row->terms, to, n, finish_map(op, s, left, factor, all->base), all->edge};
   if (op == XENT_GRAD) row->terms[row->left] = out->map.patch[0];
   if (op == LOG_SOFTMAX && x == all->packed) out->map.a = out->map.a - s->frame.shift; /* shifted in place */
+  if (!has_target(op) && run->where && FG_UNLIKELY(!maxima_finite(s))) {
+    out->from = op == LOG_SOFTMAX ? all->packed : row->terms;
+    lost_line(op, run, r, op == LOG_SOFTMAX ? all->packed : row->terms, &out->map);
+  }
   if (all->direct && all->flat) return;
   const int kind = op == LOG_SOFTMAX ? MAP_LOG : MAP_SCALE2;
   if (!all->flat) out->to = all->packed;
@@ -811,10 +826,18 @@ FG_INLINE Map lanes_map(const int op, const fg_run *run, ptrdiff_t first, ptrdif
   if (op == XENT_GRAD && FG_UNLIKELY(vany(group->state.gone))) /* 0 * NaN is not 0 */
     for (ptrdiff_t c = 0; c < run->classes; c++)
       vstore(tile + c * LANES, vdrop(group->state.gone, vload(tile + c * LANES)));
+  if (!has_target(op) && run->where && FG_UNLIKELY(!maxima_finite(&group->state))) { /* as in lost_line */
+    const M finite = group->state.finite;
+    T empty[LANES];
+    for (ptrdiff_t c = 0; c < run->classes; c++)
+      vstore(tile + c * LANES, vsel(finite, vload(tile + c * LANES), vset((T)__builtin_nan(""))));
+    FG_NAME(mask_tile)(run->where + first * run->where_row, run->where_row, run->where_class, rows, run->classes,
+                       where_dropped(op), tile, empty);
+    map.a = vsel(finite, map.a, vset(op == LOG_SOFTMAX ? 0 : 1));
+    map.b = vsel(finite, map.b, vset(0));
+  }
   return map;
 }
-
-FG_INLINE int maxima_finite(const State *s) { return !vany(veq(vdrop(s->finite, vset(1)), vset(1))); }
 
 /* Of logsumexp, where not every maximum is finite: NaN for the lanes of a tile that hold one; 0 for the others. */
 FG_INLINE V lanes_nan(const int op, const State *s, const T *tile, ptrdiff_t n) {
