@@ -637,7 +637,8 @@ def test_the_largest_class_of_an_undecided_row_has_no_worse_a_gradient(
 ):
     """It is the sum of the others only where it outweighs them; else that sum cancels.
 
-    p rounded once, its mass and their difference: 4 eps of the larger one.  Soft where `how` says nothing.
+    p rounded once, its mass and their difference: 4 eps of the larger one.  The target is soft
+    where `how` says nothing.
     """
     x = rng.normal(0, spread, (9, classes)).astype(dtype)
     y = rng.integers(0, classes, 9)
