@@ -5,6 +5,9 @@
  * never streamed (rows.pyx).
  */
 #define BLOCKS_ABOVE (MASKS_ROWS ? 103 : 63) /* classes, where lanes and blocks cross (measured) */
+_Static_assert(BLOCKS_ABOVE <= FG_LANES_MAX_CONTIGUOUS, "scratch_bytes has room for halves in lanes up to there");
+_Static_assert(SIDE * BLOCKS_ABOVE * sizeof(V) <= TILE_L2 && SIDE <= GROUPS_MAX,
+               "the lots of a list fit the scratch of its longest line");
 
 #define BLOCK_BYTES ((ptrdiff_t)10 << 10) /* of terms: with x and `out`, of this block and the next, they fill L1 */
 

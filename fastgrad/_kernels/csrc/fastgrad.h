@@ -178,6 +178,7 @@ typedef struct {
   fg_kernel kernel[FG_KINDS][FG_KERNELS][FG_STYLES]; /* NULL: the driver must widen, and narrow the result */
   fg_elementwise exp2, log, log1p;                   /* the building blocks, for the accuracy tests */
   ptrdiff_t blocks_above;                            /* see FG_LANES_MAX_CONTIGUOUS */
+  /* Of so many classes: in lanes, fewer may need more, for a tile then holds more groups. */
   ptrdiff_t (*scratch_bytes)(ptrdiff_t classes, int style, int kernel);
   void (*total)(const void *x, ptrdiff_t n, double sum[2]);                   /* head and tail */
   ptrdiff_t (*count_outside)(const int64_t *x, ptrdiff_t n, int64_t classes); /* of x not in [0, classes) */
