@@ -56,8 +56,8 @@ FG_INLINE VI first_classes(void) {
 
 /* The first half of pass 2 of the LANES classes from c on.  Where the largest term is left out, `peak` is it in row->d;
  * returns how many there are of it. */
-FG_INLINE int block_begins(const int op, const int half, const Exp *row, ptrdiff_t c, VI class, VI left, V peak,
-                           Base base, Begun *begun) {
+FG_INLINE int block_exp_begin(const int op, const int half, const Exp *row, ptrdiff_t c, VI class, VI left, V peak,
+                              Base base, Begun *begun) {
   const V low = vset((T)-__builtin_inf());
   const Frame *const frame = &row->frame;
   const ptrdiff_t k = row->n - c;
@@ -79,13 +79,13 @@ FG_INLINE V2 block_exp(const int op, const int half, const Exp *row, T largest, 
   VI class = first_classes();
   Sum sum = sum_start();
   Begun begun;
-  int count = block_begins(op, half, row, 0, class, left, peak, base, &begun);
+  int count = block_exp_begin(op, half, row, 0, class, left, peak, base, &begun);
   for (ptrdiff_t c = 0; c < n;) {
     const ptrdiff_t end = c + few < n ? c + few : n;
     for (; c < end; c += LANES) {
       const Begun ready = begun;
       class += viset(LANES);
-      if (c + LANES < n) count += block_begins(op, half, row, c + LANES, class, left, peak, base, &begun);
+      if (c + LANES < n) count += block_exp_begin(op, half, row, c + LANES, class, left, peak, base, &begun);
       Term e;
       exp_end(1, &ready, &e);
       const V term = sum_add(&sum, wants_low_words(op), e);

@@ -402,8 +402,9 @@ FG_INLINE const void *row_line(const int half, const fg_run *run, ptrdiff_t r, T
   return packed;
 }
 
-/* Without a finite maximum a row is NaN, but not what `where` drops of it: `line` becomes the result, `map` leaves it. */
+/* The result for what `where` drops. */
 FG_INLINE T where_dropped(const int op) { return op == LOG_SOFTMAX ? -(T)__builtin_inf() : 0; }
+/* Without a finite maximum a row is NaN, but not what `where` drops of it: `line` becomes the result, `map` leaves it. */
 FG_INLINE void lost_line(const int op, const fg_run *run, ptrdiff_t r, T *line, Map *map) {
   for (ptrdiff_t c = 0; c < run->classes; c++) line[c] = (T)__builtin_nan("");
   mask_line(run->where + r * run->where_row, run->where_class, run->classes, line, where_dropped(op), line);
@@ -567,8 +568,9 @@ FG_INLINE void row_end(const int op, const int half, const Rows *all, ptrdiff_t 
   if (op == XENT_GRAD) row->terms[row->left] = out->map.patch[0];
   if (op == LOG_SOFTMAX && x == all->packed) out->map.a = out->map.a - s->frame.shift; /* shifted in place */
   if (!has_target(op) && run->where && FG_UNLIKELY(!maxima_finite(s))) {
-    out->from = op == LOG_SOFTMAX ? all->packed : row->terms;
-    lost_line(op, run, r, op == LOG_SOFTMAX ? all->packed : row->terms, &out->map);
+    T *const line = op == LOG_SOFTMAX ? all->packed : row->terms;
+    out->from = line;
+    lost_line(op, run, r, line, &out->map);
   }
   if (all->direct && all->flat) return;
   const int kind = op == LOG_SOFTMAX ? MAP_LOG : MAP_SCALE2;
