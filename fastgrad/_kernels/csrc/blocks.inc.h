@@ -194,7 +194,7 @@ FG_INLINE void block_map(const int op, const int half, const Rows *all, const Bl
   const Map map =
       finish_map(op, &b->state, b->state.known.left, lanes_factor(op, run, b->first, b->rows, all->scale), all->base);
   const Each each_a = each_of(map.a), each_b = each_of(map.b), patch = each_of(map.patch);
-  const Each shift = each_of(b->state.frame.shift), top = each_of(b->state.top);
+  const Each shift = each_of(b->state.frame.shift);
   if (op == XENT_GRAD)
     for (int l = 0; l < b->rows; l++)
       if (b->left[l] >= 0) b->terms[l][b->left[l]] = patch.lane[l];
@@ -205,7 +205,7 @@ FG_INLINE void block_map(const int op, const int half, const Rows *all, const Bl
     Out out = {op == LOG_SOFTMAX ? b->x[l] : terms, all->flat ? (void *)line.out : terms, line.n, map, NULL};
     out.map.a = vset(each_a.lane[l]), out.map.b = vset(each_b.lane[l]);
     if (op == LOG_SOFTMAX && b->x[l] == terms) out.map.a = out.map.a - vset(shift.lane[l]); /* shifted in place */
-    if (!has_target(op) && run->where && FG_UNLIKELY(top.lane[l] - top.lane[l] != 0))
+    if (!has_target(op) && run->where && FG_UNLIKELY(vany(map_lost(out.map))))
       lost_line(op, run, b->first + l, terms, &out.map);
     map_row(kind, op == LOG_SOFTMAX ? half : FG_NATIVE, half, 0, &out, all->inv_t);
     if (!all->flat)

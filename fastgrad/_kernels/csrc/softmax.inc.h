@@ -402,9 +402,15 @@ FG_INLINE const void *row_line(const int half, const fg_run *run, ptrdiff_t r, T
   return packed;
 }
 
+/* Rows whose result is NaN; a NaN is no maximum, so that one may be finite all the same. */
+FG_INLINE M map_lost(Map m) {
+  const V nan = (m.a - m.a) + (m.b - m.b);
+  return veq(vdrop(veq(nan, nan), vset(1)), vset(1));
+}
+
 /* The result for what `where` drops. */
 FG_INLINE T where_dropped(const int op) { return op == LOG_SOFTMAX ? -(T)__builtin_inf() : 0; }
-/* Without a finite maximum a row is NaN, but not what `where` drops of it: `line` becomes the result, `map` leaves it. */
+/* Such a row is NaN, but not what `where` drops of it: `line` becomes the result, `map` leaves it. */
 FG_INLINE void lost_line(const int op, const fg_run *run, ptrdiff_t r, T *line, Map *map) {
   for (ptrdiff_t c = 0; c < run->classes; c++) line[c] = (T)__builtin_nan("");
   mask_line(run->where + r * run->where_row, run->where_class, run->classes, line, where_dropped(op), line);
@@ -567,7 +573,7 @@ FG_INLINE void row_end(const int op, const int half, const Rows *all, ptrdiff_t 
   *out = (Out){op == LOG_SOFTMAX ? x : row->terms, to, n, finish_map(op, s, left, factor, all->base), all->edge};
   if (op == XENT_GRAD) row->terms[row->left] = out->map.patch[0];
   if (op == LOG_SOFTMAX && x == all->packed) out->map.a = out->map.a - s->frame.shift; /* shifted in place */
-  if (!has_target(op) && run->where && FG_UNLIKELY(!maxima_finite(s))) {
+  if (!has_target(op) && run->where && FG_UNLIKELY(vany(map_lost(out->map)))) {
     T *const line = op == LOG_SOFTMAX ? all->packed : row->terms;
     out->from = line;
     lost_line(op, run, r, line, &out->map);
@@ -828,15 +834,15 @@ FG_INLINE Map lanes_map(const int op, const fg_run *run, ptrdiff_t first, ptrdif
   if (op == XENT_GRAD && FG_UNLIKELY(vany(group->state.gone))) /* 0 * NaN is not 0 */
     for (ptrdiff_t c = 0; c < run->classes; c++)
       vstore(tile + c * LANES, vdrop(group->state.gone, vload(tile + c * LANES)));
-  if (!has_target(op) && run->where && FG_UNLIKELY(!maxima_finite(&group->state))) { /* as in lost_line */
-    const M finite = group->state.finite;
+  const M lost = map_lost(map);
+  if (!has_target(op) && run->where && FG_UNLIKELY(vany(lost))) { /* as in lost_line */
     T empty[LANES];
     for (ptrdiff_t c = 0; c < run->classes; c++)
-      vstore(tile + c * LANES, vsel(finite, vload(tile + c * LANES), vset((T)__builtin_nan(""))));
+      vstore(tile + c * LANES, vsel(lost, vset((T)__builtin_nan("")), vload(tile + c * LANES)));
     FG_NAME(mask_tile)(run->where + first * run->where_row, run->where_row, run->where_class, rows, run->classes,
                        where_dropped(op), tile, empty);
-    map.a = vsel(finite, map.a, vset(op == LOG_SOFTMAX ? 0 : 1));
-    map.b = vsel(finite, map.b, vset(0));
+    map.a = vsel(lost, vset(op == LOG_SOFTMAX ? 0 : 1), map.a);
+    map.b = vdrop(lost, map.b);
   }
   return map;
 }
