@@ -742,10 +742,8 @@ def _reduced(shape: tuple[int, ...], axes: tuple[int, ...], *, keepdims: bool) -
 
 
 def _as_rows(a: FloatArray, rows: tuple[int, ...]) -> FloatArray:
-    """A view of the shape `rows`, without the axes of length one that keepdims leaves."""
-    view = a.view()
-    view.shape = rows
-    return view
+    """A view without the axes of length one that keepdims leaves: leaving those out never copies."""
+    return a.reshape(rows)
 
 
 softmax = Softmax()
