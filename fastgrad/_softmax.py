@@ -742,7 +742,7 @@ def _reduced(shape: tuple[int, ...], axes: tuple[int, ...], *, keepdims: bool) -
 
 
 def _as_rows(a: FloatArray, rows: tuple[int, ...]) -> FloatArray:
-    """A view without the axes of length one that keepdims leaves: leaving those out never copies."""
+    """A view without the axes of length one that keepdims leaves: no copy takes that."""
     return a.reshape(rows)
 
 

@@ -189,7 +189,34 @@ def test_what_where_drops_of_a_lost_row_is_no_nan(isa, dtype, rng, classes, layo
         assert np.isnan(y[::3][keep[::3]]).all()
         alone = f(np.asarray(x[others], order=layout), where=keep[others])
         assert y[others].tobytes() == alone.tobytes()
-    assert (fg.logsumexp.vjp(x, g, where=keep, axis=1)[~keep] == 0).all()
+    d = fg.logsumexp.vjp(x, g, where=keep, axis=1)
+    assert (d[~keep] == 0).all()
+    assert np.isnan(d[::3][keep[::3]]).all()
+
+
+@pytest.mark.parametrize("classes", [3, 50, 80, 120, 300])
+@pytest.mark.parametrize("layout", ["C", "F"])
+def test_what_where_drops_of_a_row_with_an_infinite_factor_is_0(isa, dtype, rng, classes, layout):
+    """Infinite itself or only when divided by the temperature; the others stay as they are."""
+    keep = rng.random((40, classes)) < 0.5
+    keep[:, 0] = True
+    x = np.asarray(rng.normal(0, 3, keep.shape).astype(dtype), order=layout)
+    g = rng.normal(0, 1, 40).astype(dtype)
+    g[::3], g[1::3] = INF, -INF
+    out = np.full((40, 2 * classes), -7.0, dtype)[:, ::2]
+    for t in (1.0, 0.5):
+        d = fg.logsumexp.vjp(x, g, where=keep, axis=1, temperature=t)
+        assert (d[~keep] == 0).all()
+        assert (d[::3][keep[::3]] == INF).all()
+        assert (d[1::3][keep[1::3]] == -INF).all()
+        assert np.isfinite(d[2::3]).all()
+        everywhere = fg.logsumexp.vjp(x, g, where=True, axis=1, temperature=t)
+        assert everywhere.tobytes() == fg.logsumexp.vjp(x, g, axis=1, temperature=t).tobytes()
+        assert (fg.logsumexp.vjp(x, g, where=keep, axis=1, temperature=t, out=out) == d).all()
+    huge = np.finfo(dtype).max / 4
+    d = fg.logsumexp.vjp(x * 0, np.full(40, huge, dtype), where=keep, axis=1, temperature=1e-6)
+    assert (d[~keep] == 0).all()
+    assert (d[keep] == INF).all()
 
 
 @classes

@@ -205,8 +205,8 @@ FG_INLINE void block_map(const int op, const int half, const Rows *all, const Bl
     Out out = {op == LOG_SOFTMAX ? b->x[l] : terms, all->flat ? (void *)line.out : terms, line.n, map, NULL};
     out.map.a = vset(each_a.lane[l]), out.map.b = vset(each_b.lane[l]);
     if (op == LOG_SOFTMAX && b->x[l] == terms) out.map.a = out.map.a - vset(shift.lane[l]); /* shifted in place */
-    if (!has_target(op) && run->where && FG_UNLIKELY(vany(map_lost(out.map))))
-      lost_line(op, run, b->first + l, terms, &out.map);
+    if (FG_UNLIKELY(vany(spoils_dropped(op, run, out.map))))
+      map_kept(op, run, b->first + l, terms, all->inv_t, &out.map);
     map_row(kind, op == LOG_SOFTMAX ? half : FG_NATIVE, half, 0, &out, all->inv_t);
     if (!all->flat)
       for (ptrdiff_t c = 0; c < line.n; c++) *(T *)(line.out + c * run->out_class) = terms[c];

@@ -89,6 +89,7 @@ FG_INLINE MassMap mass_map(const int op, const Masses *m, const fg_run *run, V2 
   map.far = vset(0);
   if (op == MASS_GRAD) {
     map.scale = mul2(map.scale, mul2(factor, (V2){b, vset(0)}));
+    /* The sum of the others cancels where the largest class has less than half. */
     const V plain = vscale2(left.h, map.scale.h, map.scale.l) - m->held * factor.h;
     map.patch = vsel(vlt(p, vset((T)0.5)), plain, factor.h * vmla(-b, rest, m->others.h + ridge));
   } else if (op == MASS_HVP) {
@@ -187,7 +188,6 @@ FG_INLINE void add_to(V2 *sum, V v) {
   *sum = (V2){s.h, sum->l + s.l};
 }
 
-/* sum of term (v - v_max) over a line, in two words. */
 /* s + e d, d = v - v_left in two words: one may be far larger than the others. */
 FG_INLINE V2 mass_dot(V2 s, V e, V v, V v_left) {
   const V2 d = two_sum(v, -v_left);
@@ -196,6 +196,7 @@ FG_INLINE V2 mass_dot(V2 s, V e, V v, V v_left) {
   return (V2){t.h, s.l + (t.l + vmla(e, d.l, vfma(e, d.h, -ed)))};
 }
 
+/* sum of term (v - v_left) over a line, in two words. */
 FG_INLINE V2 line_dot(const T *terms, const T *v, ptrdiff_t n, V v_left, const T *ahead) {
   V2 s = {vset(0), vset(0)};
   for (ptrdiff_t c = 0; c < n; c += LANES) {

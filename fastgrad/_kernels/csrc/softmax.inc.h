@@ -65,8 +65,6 @@ FG_INLINE V2 add_low(V2 sum, Term e) {
   return (V2){sum.h, vsel(alone, vset(0), vmla(e.lo, e.power, sum.l))};
 }
 
-FG_INLINE int maxima_finite(const State *s) { return !vany(veq(vdrop(s->finite, vset(1)), vset(1))); }
-
 FG_INLINE Term term_largest(const State *s, Base base) { return exp_term(s->max - s->frame.shift, &s->frame, base); }
 FG_INLINE V2 term_left(const State *s, Base base) {
   return term2(exp_term(s->x_left - s->frame.shift, &s->frame, base));
@@ -231,6 +229,7 @@ FG_INLINE void omit_term(ptrdiff_t left, const int several, V *d) {
 /* Vectors of a row that are begun at once, before as many before them are ended (exp_begin).  Four are too many for the
  * registers, one leaves too little to do. */
 #define PAIR 2
+_Static_assert(PAIR == 2 && SUM_BLOCK % PAIR == 0, "three_rows has two maxima and stores a whole line of halves");
 
 FG_INLINE void exp_vectors_begin(const int in, const int several, const Exp *row, ptrdiff_t c, Base base, Begun *b) {
   V d[ABREAST_MAX];
@@ -402,20 +401,27 @@ FG_INLINE const void *row_line(const int half, const fg_run *run, ptrdiff_t r, T
   return packed;
 }
 
-/* Rows whose result is NaN; a NaN is no maximum, so that one may be finite all the same. */
-FG_INLINE M map_lost(Map m) {
-  const V nan = (m.a - m.a) + (m.b - m.b);
-  return veq(vdrop(veq(nan, nan), vset(1)), vset(1));
+/* Rows whose map would make NaN of the 0 or -inf of what `where` drops: it is not finite.  (The maximum is no sign of it,
+ * for it skips NaN.) */
+FG_INLINE M spoils_dropped(const int op, const fg_run *run, Map m) {
+  if (has_target(op) || FG_LIKELY(!run->where)) return vtruth(0);
+  const V zero = (m.a - m.a) + (m.b - m.b);
+  return veq(vdrop(veq(zero, zero), vset(1)), vset(1));
 }
 
-/* The result for what `where` drops. */
+/* Such rows are mapped beforehand and what is dropped of them is put in; then this leaves them alone, for they hold NaN,
+ * infinities and 0 only.  (Of large numbers: infinity times 0 is NaN, and the baseline splits smaller ones.) */
+FG_INLINE Map map_mapped(const int op) {
+  const V large = vset(op == LOG_SOFTMAX ? 0 : (T)BIGGEST);
+  return (Map){large, large, viset(-1), vset(0)};
+}
 FG_INLINE T where_dropped(const int op) { return op == LOG_SOFTMAX ? -(T)__builtin_inf() : 0; }
-/* Such a row is NaN, but not what `where` drops of it: `line` becomes the result, `map` leaves it. */
-FG_INLINE void lost_line(const int op, const fg_run *run, ptrdiff_t r, T *line, Map *map) {
-  for (ptrdiff_t c = 0; c < run->classes; c++) line[c] = (T)__builtin_nan("");
+
+FG_INLINE void map_kept(const int op, const fg_run *run, ptrdiff_t r, T *line, V inv_t, Map *map) {
+  const Out own = {line, line, run->classes, *map, NULL};
+  map_row(op == LOG_SOFTMAX ? MAP_LOG : MAP_SCALE2, FG_NATIVE, FG_NATIVE, 0, &own, inv_t);
   mask_line(run->where + r * run->where_row, run->where_class, run->classes, line, where_dropped(op), line);
-  map->a = vset(op == LOG_SOFTMAX ? 0 : 1);
-  map->b = vset(0);
+  *map = map_mapped(op);
 }
 
 FG_INLINE ptrdiff_t padded(ptrdiff_t n) { return (n + 64 / (ptrdiff_t)sizeof(T)) & ~(ptrdiff_t)(64 / sizeof(T) - 1); }
@@ -573,10 +579,10 @@ FG_INLINE void row_end(const int op, const int half, const Rows *all, ptrdiff_t 
   *out = (Out){op == LOG_SOFTMAX ? x : row->terms, to, n, finish_map(op, s, left, factor, all->base), all->edge};
   if (op == XENT_GRAD) row->terms[row->left] = out->map.patch[0];
   if (op == LOG_SOFTMAX && x == all->packed) out->map.a = out->map.a - s->frame.shift; /* shifted in place */
-  if (!has_target(op) && run->where && FG_UNLIKELY(vany(map_lost(out->map)))) {
-    T *const line = op == LOG_SOFTMAX ? all->packed : row->terms;
-    out->from = line;
-    lost_line(op, run, r, line, &out->map);
+  if (FG_UNLIKELY(vany(spoils_dropped(op, run, out->map)))) {
+    T *const kept = op == LOG_SOFTMAX ? all->packed : row->terms;
+    map_kept(op, run, r, kept, all->inv_t, &out->map);
+    out->from = kept;
   }
   if (all->direct && all->flat) return;
   const int kind = op == LOG_SOFTMAX ? MAP_LOG : MAP_SCALE2;
@@ -663,11 +669,11 @@ typedef struct {
   VI left;
 } Group;
 
-/* Groups of contiguous rows that are transposed at once, and all that a tile of those holds. */
+/* Groups that end together; of contiguous rows also those that are transposed at once, and all that a tile holds. */
 #define LOADED 4
 /* Groups in step at most; four need the 32 registers of AVX-512. */
 #define SIDE ((int)sizeof(V) == 64 ? 4 : 2)
-_Static_assert(SIDE <= ABREAST_MAX, "groups in step are exponentiated abreast");
+_Static_assert(SIDE <= ABREAST_MAX && SIDE <= LOADED, "groups in step are exponentiated abreast, and end together");
 
 /* Memory that will be wanted: `step` bytes from one class of a tile to the next, a vector for every group. */
 typedef struct {
@@ -827,25 +833,34 @@ FG_INLINE V2 lanes_factor(const int op, const fg_run *run, ptrdiff_t first, ptrd
   return mul2((V2){alpha, vset(0)}, scale);
 }
 
+FG_INLINE int lanes_kind(const int op) {
+  return op == LOG_SOFTMAX ? MAP_LOG : op == XENT_GRAD ? MAP_TARGET : MAP_SCALE2;
+}
+
 FG_INLINE Map lanes_map(const int op, const fg_run *run, ptrdiff_t first, ptrdiff_t rows, const Group *group, T *tile,
-                        V2 scale, Base base) {
+                        V2 scale, Base base, V inv_t) {
   Map map = finish_map(op, &group->state, group->state.known.left, lanes_factor(op, run, first, rows, scale), base);
   map.target = group->left;
   if (op == XENT_GRAD && FG_UNLIKELY(vany(group->state.gone))) /* 0 * NaN is not 0 */
     for (ptrdiff_t c = 0; c < run->classes; c++)
       vstore(tile + c * LANES, vdrop(group->state.gone, vload(tile + c * LANES)));
-  const M lost = map_lost(map);
-  if (!has_target(op) && run->where && FG_UNLIKELY(vany(lost))) { /* as in lost_line */
+  const M spoilt = spoils_dropped(op, run, map);
+  if (FG_UNLIKELY(vany(spoilt))) { /* as map_kept */
     T empty[LANES];
-    for (ptrdiff_t c = 0; c < run->classes; c++)
-      vstore(tile + c * LANES, vsel(lost, vset((T)__builtin_nan("")), vload(tile + c * LANES)));
+    for (ptrdiff_t c = 0; c < run->classes; c++) {
+      const V v = vload(tile + c * LANES);
+      vstore(tile + c * LANES, vsel(spoilt, map_apply(lanes_kind(op), v, map, inv_t), v));
+    }
     FG_NAME(mask_tile)(run->where + first * run->where_row, run->where_row, run->where_class, rows, run->classes,
                        where_dropped(op), tile, empty);
-    map.a = vsel(lost, vset(op == LOG_SOFTMAX ? 0 : 1), map.a);
-    map.b = vdrop(lost, map.b);
+    const Map mapped = map_mapped(op);
+    map.a = vsel(spoilt, mapped.a, map.a);
+    map.b = vsel(spoilt, mapped.b, map.b);
   }
   return map;
 }
+
+FG_INLINE int maxima_finite(const State *s) { return !vany(veq(vdrop(s->finite, vset(1)), vset(1))); }
 
 /* Of logsumexp, where not every maximum is finite: NaN for the lanes of a tile that hold one; 0 for the others. */
 FG_INLINE V lanes_nan(const int op, const State *s, const T *tile, ptrdiff_t n) {
@@ -893,10 +908,6 @@ FG_INLINE void lanes_load(const int ahead, const fg_run *run, ptrdiff_t first, p
   }
 }
 
-FG_INLINE int lanes_kind(const int op) {
-  return op == LOG_SOFTMAX ? MAP_LOG : op == XENT_GRAD ? MAP_TARGET : MAP_SCALE2;
-}
-
 FG_INLINE void lanes_store(const int op, const fg_run *run, ptrdiff_t first, ptrdiff_t rows, const T *tile,
                            const Map *map, T *wide, Edge *edges) {
   const int kind = lanes_kind(op);
@@ -923,7 +934,7 @@ FG_INLINE void lanes_end(const int op, const fg_run *run, ptrdiff_t first, ptrdi
   s->rest = lanes_rest(op, s, sum);
   if (has_value(op) && run->value)
     lanes_value(op, run, first, rows, s, lanes_nan(op, s, tile, run->classes), base, inv_t);
-  if (has_out(op)) *map = lanes_map(op, run, first, rows, group, tile, scale, base);
+  if (has_out(op)) *map = lanes_map(op, run, first, rows, group, tile, scale, base, inv_t);
 }
 
 /* ---- three tiles at once -------------------------------------------------------------------------------
