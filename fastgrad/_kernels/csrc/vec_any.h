@@ -35,16 +35,13 @@ typedef double FG_WIDE __attribute__((vector_size(32)));
 
 #define FG_EACH for (int i = 0; i < LANES; i++)
 
-FG_INLINE V vset(T a) {
-  V r;
-  FG_EACH r[i] = a;
-  return r;
-}
-FG_INLINE VI viset(I a) {
-  VI r;
-  FG_EACH r[i] = a;
-  return r;
-}
+#if FG_DOUBLE
+FG_INLINE V vset(T a) { return (V){a, a}; }
+FG_INLINE VI viset(I a) { return (VI){a, a}; }
+#else
+FG_INLINE V vset(T a) { return (V){a, a, a, a}; }
+FG_INLINE VI viset(I a) { return (VI){a, a, a, a}; }
+#endif
 FG_INLINE V vload(const T *p) {
   V r;
   memcpy(&r, p, sizeof r);
