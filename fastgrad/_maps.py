@@ -18,12 +18,20 @@ from typing import Any, ClassVar, NoReturn
 _Function = Callable[..., Any]
 
 
-def parameter_names(f: Any) -> list[str]:
-    """What arguments the signature of f names; [] where it shows none (compiled functions)."""
+def signature_of(f: Any) -> inspect.Signature:
+    """The signature of f, or one that takes anything where it shows none.
+
+    Compiled functions show none: those of PyTorch, and NumPy's ufuncs before 2.4.
+    """
     try:
-        found = inspect.signature(f).parameters.values()
+        return inspect.signature(f)
     except (TypeError, ValueError):
-        return []
+        return inspect.signature(lambda *args, **kwargs: None)
+
+
+def parameter_names(f: Any) -> list[str]:
+    """What arguments the signature of f names; [] where it shows none."""
+    found = signature_of(f).parameters.values()
     return [p.name for p in found if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 
 
@@ -45,7 +53,7 @@ class _Differentiable:
         self._value = value
         self.__name__ = name or str(getattr(value, "__name__", type(self).__name__.lower()))
         self.__doc__ = value.__doc__
-        self.__signature__ = inspect.signature(value)
+        self.__signature__ = signature_of(value)
         for kind, f in derivatives.items():
             if f is not None:
                 setattr(self, kind, f)
@@ -231,7 +239,7 @@ class _Options:
     def __init__(self, f: _Function, options: dict[str, Any]) -> None:
         functools.update_wrapper(self, f, updated=())
         self._f, self._options = f, options
-        signature = inspect.signature(f)
+        signature = signature_of(f)
         self.__signature__ = signature.replace(
             parameters=[
                 p.replace(default=options[n]) if n in options else p

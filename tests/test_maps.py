@@ -405,6 +405,17 @@ def test_an_own_loss_can_be_copied(loss, again):
     assert repr(other) == repr(loss)
 
 
+def test_an_own_map_of_a_compiled_function_without_signature():
+    with pytest.raises(ValueError, match="no signature"):
+        inspect.signature(max)
+    largest = fg.Map(max, vjp=lambda x, g: g * (x == x.max()))
+    x = np.array([0.5, 3.0, -1.0])
+    assert largest(x) == 3
+    assert fg.gradcheck(largest, x)
+    assert not fg.gradcheck(fg.Map(max, vjp=lambda x, g: g * x), x)
+    assert largest.with_options(key=abs)(-x) == -3
+
+
 def test_an_own_map():
     double = fg.Map(np.sinh, vjp=lambda x, g: g * np.cosh(x))
     np.testing.assert_array_equal(double(Z), np.sinh(Z))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgrad._maps import Loss, Map, parameter_names
+from fastgrad._maps import Loss, Map, parameter_names, signature_of
 
 Array = NDArray[np.float64]
 KINDS = ("grad", "vjp", "jvp", "jac", "hvp", "hess_diag")
@@ -564,10 +564,7 @@ class Problem:
 
         One that has f's own arguments is the gradient of the sum.
         """
-        try:
-            found = list(inspect.signature(self.given).parameters.values())
-        except (TypeError, ValueError):
-            return True
+        found = list(signature_of(self.given).parameters.values())
         if any(p.kind is p.VAR_POSITIONAL for p in found):
             return True
         places = [p for p in found if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]

@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import functools
 import gc
-import inspect
 import itertools
 import math
 import os
@@ -31,7 +30,7 @@ from numpy.typing import NDArray
 from fastgrad import _reference
 from fastgrad._arrays import finfo
 from fastgrad._kernels import bandwidth, isa, rows
-from fastgrad._maps import _Differentiable, _Options, parameter_names
+from fastgrad._maps import _Differentiable, _Options, parameter_names, signature_of
 from fastgrad._profile.idioms import IDIOMS, ids_of
 from fastgrad._profile.result import (
     Ceiling,
@@ -364,11 +363,7 @@ def _bound(
     f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments with those that have a place in it: derivatives put a vector behind them."""
-    try:
-        signature = inspect.signature(f)
-    except (TypeError, ValueError):  # compiled, without a signature
-        return args, kwargs
-    bound = signature.bind(*args, **kwargs)
+    bound = signature_of(f).bind(*args, **kwargs)
     return bound.args, bound.kwargs
 
 
@@ -571,7 +566,7 @@ class _Run:
             if part in found:
                 # The vector that ours got; a derivative called by name has it among its arguments.
                 call = s.call(part)
-                inspect.signature(found[part]).bind(*call.args, **kwargs)
+                signature_of(found[part]).bind(*call.args, **kwargs)
                 calls[part] = functools.partial(found[part], *call.args, **kwargs)
         return calls
 
