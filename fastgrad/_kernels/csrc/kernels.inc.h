@@ -3,6 +3,8 @@
 #include "half.inc.h"
 #include "tile.inc.h"
 #include "softmax.inc.h"
+#include "rows.inc.h"
+#include "lanes.inc.h"
 #include "blocks.inc.h"
 #include "weighted.inc.h"
 #include "pull.inc.h"
