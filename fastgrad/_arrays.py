@@ -227,6 +227,8 @@ def check_out(
     """`out` if it can take the result; it may be the first of `inputs`, but overlap none."""
     if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
         raise TypeError(f"out must be a NumPy array; got {type(out).__name__}.")
+    if isinstance(out, np.matrix):  # reshape and slices would keep its two axes
+        raise TypeError("out must be a plain array; got a matrix. Pass np.asarray(out).")
     if out.shape != shape:
         raise ValueError(f"out must have shape {shape}; it has shape {out.shape}.")
     if out.dtype != dtype:
