@@ -233,16 +233,10 @@ FG_INLINE void blocks_as(const int op, const int half, const fg_run *run, const 
 #define BLOCKS_KERNEL(name, op)                                                                     \
   FG_KERNEL void FG_NAME(name##_blocks)(const fg_run *run) { blocks_as(op, FG_NATIVE, run, NULL); } \
   OF_HALVES(name##_blocks, blocks_as(op, FG_FLOAT16, run, NULL), blocks_as(op, FG_BFLOAT16, run, NULL))
-BLOCKS_KERNEL(softmax, SOFTMAX)
-BLOCKS_KERNEL(log_softmax, LOG_SOFTMAX)
-BLOCKS_KERNEL(logsumexp, LOGSUMEXP)
-BLOCKS_KERNEL(cross_entropy, XENT)
-BLOCKS_KERNEL(cross_entropy_grad, XENT_GRAD)
+SOFTMAX_KERNELS(BLOCKS_KERNEL)
 
 #define LISTED_BLOCKS(name, op)                                                            \
   FG_KERNEL void FG_NAME(name##_listed_blocks)(const fg_run *run, const fg_lines *lines) { \
     blocks_as(op, FG_NATIVE, run, lines);                                                  \
   }
-LISTED_BLOCKS(softmax, SOFTMAX)
-LISTED_BLOCKS(log_softmax, LOG_SOFTMAX)
-LISTED_BLOCKS(logsumexp, LOGSUMEXP)
+LISTED_KERNELS(LISTED_BLOCKS)

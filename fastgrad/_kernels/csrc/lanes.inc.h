@@ -552,11 +552,7 @@ FG_INLINE void lanes_as(const int op, const fg_run *run) {
 
 #define LANES_KERNEL(name, op) \
   FG_KERNEL void FG_NAME(name##_lanes)(const fg_run *run) { lanes_as(op, run); }
-LANES_KERNEL(softmax, SOFTMAX)
-LANES_KERNEL(log_softmax, LOG_SOFTMAX)
-LANES_KERNEL(logsumexp, LOGSUMEXP)
-LANES_KERNEL(cross_entropy, XENT)
-LANES_KERNEL(cross_entropy_grad, XENT_GRAD)
+SOFTMAX_KERNELS(LANES_KERNEL)
 
 /* ---- rows at any addresses, of any lengths ------------------------------------------------ */
 
@@ -599,6 +595,4 @@ FG_INLINE void listed_lanes_as(const int op, const fg_run *given, const fg_lines
   FG_KERNEL void FG_NAME(name##_listed_lanes)(const fg_run *run, const fg_lines *lines) { \
     listed_lanes_as(op, run, lines);                                                      \
   }
-LISTED_LANES(softmax, SOFTMAX)
-LISTED_LANES(log_softmax, LOG_SOFTMAX)
-LISTED_LANES(logsumexp, LOGSUMEXP)
+LISTED_KERNELS(LISTED_LANES)

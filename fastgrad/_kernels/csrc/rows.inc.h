@@ -522,16 +522,10 @@ FG_INLINE void rows_as(const int op, const int half, const fg_run *run, const fg
 #define ROWS_KERNEL(name, op)                                                                   \
   FG_KERNEL void FG_NAME(name##_rows)(const fg_run *run) { rows_as(op, FG_NATIVE, run, NULL); } \
   OF_HALVES(name##_rows, rows_as(op, FG_FLOAT16, run, NULL), rows_as(op, FG_BFLOAT16, run, NULL))
-ROWS_KERNEL(softmax, SOFTMAX)
-ROWS_KERNEL(log_softmax, LOG_SOFTMAX)
-ROWS_KERNEL(logsumexp, LOGSUMEXP)
-ROWS_KERNEL(cross_entropy, XENT)
-ROWS_KERNEL(cross_entropy_grad, XENT_GRAD)
+SOFTMAX_KERNELS(ROWS_KERNEL)
 
 #define LISTED_ROWS(name, op)                                                            \
   FG_KERNEL void FG_NAME(name##_listed_rows)(const fg_run *run, const fg_lines *lines) { \
     rows_as(op, FG_NATIVE, run, lines);                                                  \
   }
-LISTED_ROWS(softmax, SOFTMAX)
-LISTED_ROWS(log_softmax, LOG_SOFTMAX)
-LISTED_ROWS(logsumexp, LOGSUMEXP)
+LISTED_KERNELS(LISTED_ROWS)

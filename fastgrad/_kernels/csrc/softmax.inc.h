@@ -20,6 +20,10 @@
 #define FAR ((T)(FG_DOUBLE ? 64 : 32))
 
 enum { SOFTMAX, LOG_SOFTMAX, LOGSUMEXP, XENT, XENT_GRAD };
+/* Every style has a kernel for each of these, and of the first three one for lists of rows. */
+#define LISTED_KERNELS(kernel) kernel(softmax, SOFTMAX) kernel(log_softmax, LOG_SOFTMAX) kernel(logsumexp, LOGSUMEXP)
+#define SOFTMAX_KERNELS(kernel) LISTED_KERNELS(kernel) kernel(cross_entropy, XENT) kernel(cross_entropy_grad, XENT_GRAD)
+
 FG_INLINE int has_target(const int op) { return op == XENT || op == XENT_GRAD; }
 FG_INLINE int leaves_out(const int op) { return op != SOFTMAX; }
 FG_INLINE int leaves_largest(const int op) { return leaves_out(op) && !has_target(op); }
