@@ -221,41 +221,55 @@ def as_cotangent(
 # ---- results ----------------------------------------------------------------------------------
 
 
-def check_out(
+def as_out(
     out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], **inputs: NDArray[Any] | None
 ) -> FloatArray:
-    """`out` if it can take the result; it may be the first of `inputs`, but overlap none."""
+    """The memory of `out` if it can take the result; it may be the first of `inputs`, but overlap
+    none.
+
+    As a plain array, for one of a subclass may not reshape and slice as such (np.matrix does not).
+    What the user gets back is `out` itself.
+    """
     if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
         raise TypeError(f"out must be a NumPy array; got {type(out).__name__}.")
-    if isinstance(out, np.matrix):  # reshape and slices would keep its two axes
-        raise TypeError("out must be a plain array; got a matrix. Pass np.asarray(out).")
-    if out.shape != shape:
-        raise ValueError(f"out must have shape {shape}; it has shape {out.shape}.")
-    if out.dtype != dtype:
+    array: FloatArray = np.asarray(out)
+    if array.shape != shape:
+        raise ValueError(f"out must have shape {shape}; it has shape {array.shape}.")
+    if array.dtype != dtype:
         raise TypeError(
-            f"out must have the dtype of the result, {dtype}; it has {out.dtype}. "
+            f"out must have the dtype of the result, {dtype}; it has {array.dtype}. "
             f"Use np.empty({shape}, {'ml_dtypes' if dtype.kind == 'V' else 'np'}.{dtype})."
         )
-    if not out.flags.writeable:
+    if not array.flags.writeable:
         raise ValueError("out must be writeable; it is read-only.")
-    if not out.flags.aligned:
+    if not array.flags.aligned:
         raise ValueError("out must be aligned in memory; it is not. Use a fresh np.empty.")
-    flags = out.flags
-    if not (flags.c_contiguous or flags.f_contiguous) and _overlaps_itself(out):
+    flags = array.flags
+    if not (flags.c_contiguous or flags.f_contiguous) and _overlaps_itself(array):
         raise ValueError(
-            f"out must not overlap itself; its strides {out.strides} visit some memory twice. "
+            f"out must not overlap itself; its strides {array.strides} visit some memory twice. "
             "Use a fresh np.empty, not a broadcast or windowed view."
         )
     for i, (name, a) in enumerate(inputs.items()):
         # The bounds first: they are cheap and mostly enough.
-        if a is None or not np.may_share_memory(a, out) or (i == 0 and _same_view(a, out)):
+        if a is None or not np.may_share_memory(a, array) or (i == 0 and _same_view(a, array)):
             continue
-        if np.shares_memory(a, out):
+        if np.shares_memory(a, array):
             raise ValueError(
                 f"out must {'be ' + name + ' itself or ' if i == 0 else ''}not overlap {name}; "
                 "they share part of their memory. Use a fresh np.empty."
             )
-    return out
+    return array
+
+
+def returned(result: FloatArray, out: FloatArray | None) -> FloatArray:
+    """What the user gets: `out` if it was given, else what was made, as a scalar if it has no
+    axes.
+    """
+    if out is not None:
+        return out
+    scalar: FloatArray = result[()]
+    return result if result.ndim else scalar
 
 
 def _same_view(a: NDArray[Any], b: NDArray[Any]) -> bool:

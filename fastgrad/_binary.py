@@ -17,10 +17,10 @@ from fastgrad._maps import Loss, Map
 
 def _apply(name: str, x: ArrayLike, out: Any) -> Any:
     a = _arrays.as_scores(x, "x")
-    y = np.empty_like(a) if out is None else _arrays.check_out(out, a.shape, a.dtype, x=a)
+    y = np.empty_like(a) if out is None else _arrays.as_out(out, a.shape, a.dtype, x=a)
     if a.size:
         _kernels.transform(name, a, y)
-    return y if out is not None else y[()]
+    return _arrays.returned(y, out)
 
 
 def _pull(name: str, x: ArrayLike, g: ArrayLike, what: str, y: ArrayLike | None, out: Any) -> Any:
@@ -30,10 +30,10 @@ def _pull(name: str, x: ArrayLike, g: ArrayLike, what: str, y: ArrayLike | None,
     inputs = {what: v, "x": a, "y": s}
     result = np.empty_like(a)
     if out is not None:
-        result = _arrays.check_out(out, a.shape, a.dtype, **inputs)
+        result = _arrays.as_out(out, a.shape, a.dtype, **inputs)
     if a.size:
         _kernels.derivative(name if s is None else f"{name}_of", a if s is None else s, v, result)
-    return result if out is not None else result[()]
+    return _arrays.returned(result, out)
 
 
 class Sigmoid(Map):
@@ -558,7 +558,7 @@ def _loss(
         result = (
             np.empty_like(z)
             if out is None
-            else _arrays.check_out(out, z.shape, z.dtype, **inputs, grad_output=upstream)
+            else _arrays.as_out(out, z.shape, z.dtype, **inputs, grad_output=upstream)
         )
 
     if shares:
@@ -592,7 +592,7 @@ def _loss(
         )
     if with_value:
         value = value[()] if value is not None else total / divisor if divisor else total
-    return value, result if result is None or out is not None else result[()]
+    return value, result if result is None else _arrays.returned(result, out)
 
 
 sigmoid = Sigmoid()

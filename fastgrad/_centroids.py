@@ -389,9 +389,11 @@ class PrototypeLogits(Map):
         x = _arrays.as_rows(X, "X")
         c = _arrays.as_centroids(centroids, x)
         shape = (*x.shape[:-1], c.shape[-2])
-        if out is not None:
-            _arrays.check_out(out, shape, x.dtype, **_others(x, c))
-        logits = np.empty(shape, x.dtype) if out is None else out
+        logits = (
+            np.empty(shape, x.dtype)
+            if out is None
+            else _arrays.as_out(out, shape, x.dtype, **_others(x, c))
+        )
         for tile in _tiles(x, c):
             part = logits[tile.at]
             fits = part.flags.c_contiguous and part.dtype == tile.X.dtype
@@ -408,7 +410,7 @@ class PrototypeLogits(Map):
             )
             if not fits:
                 part[...] = _arrays.cast(products, part.dtype)
-        return logits
+        return _arrays.returned(logits, out)
 
     def vjp(
         self, X: ArrayLike, centroids: ArrayLike, g: ArrayLike, *, out: FloatArray | None = None
@@ -440,9 +442,11 @@ class PrototypeLogits(Map):
         x = _arrays.as_rows(X, "X")
         c = _arrays.as_centroids(centroids, x)
         back = _arrays.as_cotangent(g, (*x.shape[:-1], c.shape[-2]), x.dtype, "g")
-        if out is not None:
-            _arrays.check_out(out, x.shape, x.dtype, X=x, centroids=c, g=back)
-        pulled = np.empty(x.shape, x.dtype) if out is None else out
+        pulled = (
+            np.empty(x.shape, x.dtype)
+            if out is None
+            else _arrays.as_out(out, x.shape, x.dtype, X=x, centroids=c, g=back)
+        )
         for tile in _tiles(x, c):
             G = back[tile.at].astype(tile.X.dtype, copy=False)
             if tile.table.absent.any():
@@ -452,7 +456,7 @@ class PrototypeLogits(Map):
                 part -= (G @ np.ones((G.shape[1], 1), G.dtype)) * tile.shifted
                 part *= 2
             pulled[tile.at] = _arrays.cast(part, x.dtype)
-        return pulled
+        return _arrays.returned(pulled, out)
 
     def jvp(
         self, X: ArrayLike, centroids: ArrayLike, v: ArrayLike, *, out: FloatArray | None = None
@@ -485,9 +489,11 @@ class PrototypeLogits(Map):
         c = _arrays.as_centroids(centroids, x)
         move = _arrays.as_cotangent(v, x.shape, x.dtype, "v")
         shape = (*x.shape[:-1], c.shape[-2])
-        if out is not None:
-            _arrays.check_out(out, shape, x.dtype, **_others(x, c), v=move)
-        pushed = np.empty(shape, x.dtype) if out is None else out
+        pushed = (
+            np.empty(shape, x.dtype)
+            if out is None
+            else _arrays.as_out(out, shape, x.dtype, **_others(x, c), v=move)
+        )
         for tile in _tiles(x, c):
             V = move[tile.at].astype(tile.X.dtype, copy=False)
             with np.errstate(all="ignore"):
@@ -496,7 +502,7 @@ class PrototypeLogits(Map):
                 part *= 2
             part[:, tile.table.absent] = 0
             pushed[tile.at] = _arrays.cast(part, x.dtype)
-        return pushed
+        return _arrays.returned(pushed, out)
 
 
 def _others(x: FloatArray, c: FloatArray) -> dict[str, Any]:
@@ -890,12 +896,17 @@ def _hinge(
     x, plan = rows.X, rows.plan
     factor, upstream = _arrays.as_grad_output(grad_output, how, rows.batch, x.dtype)
     direction = _arrays.as_cotangent(v, x.shape, x.dtype, "v") if kind == "hvp" else None
-    if out is not None:
+    result: Any = None
+    if kind != "value":
         # `out` may be the first of these.
         inputs: dict[str, Any] = {"v": direction} if direction is not None else {}
         inputs |= {"X": x, "labels": None if isinstance(labels, Segments) else np.asarray(labels)}
         inputs |= {"sample_weight": rows.weight, "grad_output": upstream}
-        _arrays.check_out(out, x.shape, x.dtype, **inputs)
+        result = (
+            np.empty(x.shape, x.dtype)
+            if out is None
+            else _arrays.as_out(out, x.shape, x.dtype, **inputs)
+        )
 
     counts, weight = rows.counts(), _arrays.balanced(rows.weight)
     present = (counts > 0).reshape(rows.items, plan.num_segments).sum(axis=1)
@@ -906,10 +917,8 @@ def _hinge(
         scale *= upstream
     if by_mean:
         scale /= np.maximum(present, 1)
-    result: Any = None
     written: Any = None
-    if kind != "value":
-        result = np.empty(x.shape, x.dtype) if out is None else out
+    if result is not None:
         written = result if result.strides[-1] == x.itemsize else np.empty(x.shape, x.dtype)
     values = np.empty(len(counts))
     if written is None or divisor != 0.0:
@@ -934,7 +943,8 @@ def _hinge(
             result.fill(0)
         elif left_out is not None:
             result[left_out] = 0
-    return _reduced(rows, values, present, by_mean, how, divisor) if kind != "hvp" else None, result
+    value = _reduced(rows, values, present, by_mean, how, divisor) if kind != "hvp" else None
+    return value, result if out is None else out
 
 
 def _reduced(

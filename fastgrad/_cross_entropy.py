@@ -478,8 +478,8 @@ def _general(
             # `out` may be the first of these.
             inputs: dict[str, Any] = {"v": direction} if direction is not None else {}
             inputs |= {"logits": z.reshape(shape), "target": y, "weight": w, "where": mask}
-            _arrays.check_out(out, shape, z.dtype, **inputs, sample_weight=s, grad_output=upstream)
-            result = out.reshape(z.shape)
+            inputs |= {"sample_weight": s, "grad_output": upstream}
+            result = _arrays.as_out(out, shape, z.dtype, **inputs).reshape(z.shape)
     kept = math.prod(rows) if soft else _arrays.check_range(y, classes, ignored)
     if mask is not None:
         s = _arrays.check_kept(mask, y, soft, i, w, s, ignored, smoothing, z.dtype)

@@ -331,7 +331,7 @@ def _elements(
         result = (
             np.empty_like(z)
             if out is None
-            else _arrays.check_out(out, shape, dtype, **inputs, grad_output=upstream)
+            else _arrays.as_out(out, shape, dtype, **inputs, grad_output=upstream)
         )
 
     if shares:
@@ -360,7 +360,7 @@ def _elements(
         )
 
     value = _evaluated(kind, z, shape, how, divisor, result, run)
-    return value, result if result is None or out is not None else result[()]
+    return value, result if result is None else _arrays.returned(result, out)
 
 
 class _ClassOptions(NamedTuple):
@@ -818,8 +818,8 @@ def _classes(
             # `out` may be the first of these.
             inputs: dict[str, Any] = {"v": direction} if direction is not None else {}
             inputs |= {"scores": z.reshape(shape), "target": y, "weight": w, "where": mask}
-            _arrays.check_out(out, shape, dtype, **inputs, sample_weight=s, grad_output=upstream)
-            result = out.reshape(z.shape)
+            inputs |= {"sample_weight": s, "grad_output": upstream}
+            result = _arrays.as_out(out, shape, dtype, **inputs).reshape(z.shape)
     kept = _arrays.check_range(y, classes, ignored)
     if mask is not None:
         s = _arrays.check_kept(mask, y, False, i, w, s, ignored, 0.0, dtype)

@@ -342,29 +342,35 @@ class _Rows:
         return a.reshape(self.plan._items, self.plan.num_segments, self.columns)
 
     def result(self, out: Any, shape: tuple[int, ...], **inputs: Any) -> _Result:
+        into = None
         if out is not None:
             unchecked = self.plan._unchecked
             ids = self.plan._ids if unchecked is None else unchecked[0]
-            _arrays.check_out(out, shape, self.dtype, nothing=None, **inputs, segments=ids)
-        return _Result(out, shape, self.dtype, self.computed)
+            into = _arrays.as_out(out, shape, self.dtype, nothing=None, **inputs, segments=ids)
+        return _Result(out, into, shape, self.dtype, self.computed)
 
 
 class _Result:
     """A C-contiguous array of the type computed in, which becomes the result."""
 
     def __init__(
-        self, out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], computed: np.dtype[Any]
+        self,
+        out: FloatArray | None,
+        into: FloatArray | None,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        computed: np.dtype[Any],
     ) -> None:
-        self._out, self._dtype = out, dtype
-        direct = out is not None and dtype == computed and out.flags.c_contiguous
-        self.array = out if direct else np.empty(shape, computed)
+        self._out, self._into, self._dtype = out, into, dtype
+        direct = into is not None and dtype == computed and into.flags.c_contiguous
+        self.array: Any = into if direct else np.empty(shape, computed)
 
     def give(self) -> FloatArray:
-        if self._out is None:
+        if self._into is None:
             return _arrays.cast(self.array, self._dtype)
-        if self.array is not self._out:
-            self._out[...] = _arrays.cast(self.array, self._dtype)
-        return self._out
+        if self.array is not self._into:
+            self._into[...] = _arrays.cast(self.array, self._dtype)
+        return _arrays.returned(self._into, self._out)
 
 
 def _add_up(

@@ -43,10 +43,6 @@ def _optional(a: Any, axes: tuple[int, ...]) -> Any:
     return None if a is None else _Merged(a, axes).array
 
 
-def _result(out: Any) -> Any:
-    return out[()] if out.ndim == 0 else out
-
-
 class _RowMap(Map):
     """What softmax and log_softmax share: shapes, checks, and the two passes of a derivative."""
 
@@ -63,10 +59,10 @@ class _RowMap(Map):
         y = (
             np.empty_like(a)
             if out is None
-            else _arrays.check_out(out, a.shape, a.dtype, x=a, where=mask)
+            else _arrays.as_out(out, a.shape, a.dtype, x=a, where=mask)
         )
         self._into(self._builtin_name, a, axes, t, mask, y)
-        return _result(y) if out is None else y
+        return _arrays.returned(y, out)
 
     @staticmethod
     def _into(
@@ -105,11 +101,9 @@ class _RowMap(Map):
         v = _arrays.as_cotangent(g, a.shape, a.dtype, what)
         p = None if y is None else _arrays.as_cotangent(y, a.shape, a.dtype, "y")
         named = {what: v, "x": a, "y": p, "where": mask}
-        result = (
-            np.empty_like(a) if out is None else _arrays.check_out(out, a.shape, a.dtype, **named)
-        )
+        result = np.empty_like(a) if out is None else _arrays.as_out(out, a.shape, a.dtype, **named)
         if a.size == 0:
-            return result
+            return _arrays.returned(result, out)
         if p is None:
             p = np.empty_like(a, dtype=_arrays.computed(a.dtype))
             # `result` holds the probabilities for a moment, unless it is still needed as g, would
@@ -132,7 +126,7 @@ class _RowMap(Map):
             _optional(mask, axes),
         )
         merged.restore()
-        return _result(result) if out is None else result
+        return _arrays.returned(result, out)
 
 
 class Softmax(_RowMap):
@@ -543,7 +537,7 @@ class LogSumExp(Map):
         value = (
             np.empty(shape, x.dtype)
             if out is None
-            else _arrays.check_out(out, shape, x.dtype, a=x, b=factors, where=mask)
+            else _arrays.as_out(out, shape, x.dtype, a=x, b=factors, where=mask)
         )
         sign = np.empty(shape, x.dtype) if return_sign else None
         if x.size == 0:
@@ -576,8 +570,8 @@ class LogSumExp(Map):
                     t,
                     masked,
                 )
-        result = _result(value) if out is None else value
-        return result if sign is None else (result, _result(sign))
+        result = _arrays.returned(value, out)
+        return result if sign is None else (result, _arrays.returned(sign, None))
 
     def vjp(
         self,
@@ -629,11 +623,11 @@ class LogSumExp(Map):
         result = (
             np.empty_like(x)
             if out is None
-            else _arrays.check_out(out, x.shape, x.dtype, a=x, g=cotangent, b=factors, where=mask)
+            else _arrays.as_out(out, x.shape, x.dtype, a=x, g=cotangent, b=factors, where=mask)
         )
         if x.size > 0:
             self._gradient(x, cotangent, axes, t, factors, return_sign, mask, result)
-        return _result(result) if out is None else result
+        return _arrays.returned(result, out)
 
     @staticmethod
     def _gradient(
@@ -707,11 +701,11 @@ class LogSumExp(Map):
         value = (
             np.empty(shape, x.dtype)
             if out is None
-            else _arrays.check_out(out, shape, x.dtype, v=tangent, a=x, where=mask)
+            else _arrays.as_out(out, shape, x.dtype, v=tangent, a=x, where=mask)
         )
         if x.size == 0:
             value[...] = 0
-            return _result(value) if out is None else value
+            return _arrays.returned(value, out)
         factors = None if b is None else _arrays.as_factors(b, x)
         p = np.empty_like(x, dtype=_arrays.computed(x.dtype))
         ones = np.ones(_reduced(x.shape, axes, keepdims=True), p.dtype)
@@ -730,7 +724,7 @@ class LogSumExp(Map):
             1.0,
             _optional(removed, axes),
         )
-        return _result(value) if out is None else value
+        return _arrays.returned(value, out)
 
 
 def _reduced(shape: tuple[int, ...], axes: tuple[int, ...], *, keepdims: bool) -> tuple[int, ...]:

@@ -164,8 +164,6 @@ CASES = [
     # out
     ("softmax", (X,), {"out": [0.0]}, TypeError, "out must be a NumPy array; got list."),
     ("softmax", (X,), {"out": MASKED}, TypeError, "out must be a NumPy array; got MaskedArray."),
-    ("logsumexp", (X, 1), {"out": np.zeros((2, 1)).view(np.matrix), "keepdims": True}, TypeError, "out must be a plain array; got a matrix. Pass np.asarray(out)."),
-    ("segment_sum.vjp", (X, [0, 0], X[:1]), {"out": X.view(np.matrix)}, TypeError, "out must be a plain array; got a matrix. Pass np.asarray(out)."),
     ("softmax", (X,), {"out": np.zeros((3, 2))}, ValueError, "out must have shape (2, 3); it has shape (3, 2)."),
     ("logsumexp", (X,), {"out": np.zeros((2, 1))}, ValueError, "out must have shape (2,); it has shape (2, 1)."),
     ("softmax", (X,), {"out": OUT.astype(np.float32)}, TypeError, "out must have the dtype of the result, float64; it has float32. Use np.empty((2, 3), np.float64)."),
@@ -571,4 +569,4 @@ def test_every_raise_of_the_border_is_met_here():
     assert raises == RAISES, "count them again, and add the message that is new"
 
 
-RAISES = 101
+RAISES = 100
