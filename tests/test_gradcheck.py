@@ -1146,3 +1146,54 @@ def test_our_own_derivatives(isa, dtype, f, args, kwargs):
         assert fg.gradcheck(f, *args, kwargs=kwargs, kind="hvp", directions=2)
     if hasattr(f, "hess_diag") and dtype is np.float64 and isa == _isa.available_names()[-1]:
         assert fg.gradcheck(f, *args, kwargs=kwargs, kind="hess_diag")
+
+
+def shows_no_signature(function):
+    """The function as a compiled one would show it."""
+
+    class Compiled:
+        __signature__ = "none"
+
+        def __call__(self, *args):
+            return function(*args)
+
+    return Compiled()
+
+
+@pytest.mark.parametrize(
+    "gradient",
+    [
+        np.cos,
+        lambda x: np.cos(x),
+        lambda x, out=None: np.cos(x, out=out),
+        lambda x, dtype=None: np.cos(x, dtype=dtype),
+        lambda x, g=None: np.cos(x) * (1 if g is None else g),
+        lambda x, v: np.cos(x) * v,
+        lambda *both: np.cos(both[0]) * both[1],
+        shows_no_signature(lambda x: np.cos(x)),
+        shows_no_signature(lambda x, g: np.cos(x) * g),
+    ],
+)
+def test_what_a_derivative_of_an_array_function_is_called_with(z, gradient):
+    def sine(v, dtype=None):
+        return np.sin(v, dtype=dtype)
+
+    assert fg.gradcheck(sine, z, grad=gradient)
+    wrong = fg.gradcheck(lambda v, dtype=None: 1.01 * np.sin(v), z, grad=gradient)
+    assert wrong.verdict == "FAIL"
+
+
+def test_a_ufunc_does_not_get_the_cotangent_as_out(z):
+    assert fg.gradcheck(lambda x: x + 1, z, grad=np.exp).verdict == "FAIL"
+    assert fg.gradcheck(lambda x: x * x / 2, z, grad=np.multiply)
+
+
+def test_a_vjp_that_writes_into_its_cotangent_is_told(z):
+    def scaled(x, g):
+        g *= 2 * x
+        return g
+
+    result = fg.gradcheck(np.square, z, grad=scaled)
+    assert result.verdict == "FAIL"
+    assert "wrote into the vector" in str(result)
+    assert "d/dz wrong" not in str(result)

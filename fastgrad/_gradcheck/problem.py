@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgrad._maps import Loss, Map, parameter_names, signature_of
+from fastgrad._maps import Loss, Map, parameter_names
 
 Array = NDArray[np.float64]
 KINDS = ("grad", "vjp", "jvp", "jac", "hvp", "hess_diag")
@@ -529,6 +531,15 @@ class Problem:
         return {}
 
     def _call_gradient(self, vector: Any, kind: str | None = None) -> Any:
+        handed = copy.deepcopy(vector)
+        out = self._called(handed, kind)
+        parts = vector if isinstance(vector, tuple) else (vector,)
+        theirs = handed if isinstance(vector, tuple) else (handed,)
+        if not all(a is b or _same(a, b) for a, b in zip(theirs, parts, strict=True)):
+            self.findings.setdefault("mutates", "the gradient wrote into the vector it was given")
+        return out
+
+    def _called(self, vector: Any, kind: str | None) -> Any:
         kind = kind or self.kind
         given = self.given
         self.derivative_evals += 1
@@ -558,18 +569,36 @@ class Problem:
         vectors = () if kind == "hess_diag" else (vector,)
         return getattr(f, kind)(*args, *vectors, **kwargs, **more)
 
-    @property
+    @functools.cached_property
     def _takes_vector(self) -> bool:
         """Whether a derivative of an array function has room for a cotangent after f's arguments.
 
-        One that has f's own arguments is the gradient of the sum.
+        One that has f's own arguments is the gradient of the sum.  Trap: `out=None`, as the
+        functions of NumPy have it, is no room; they would overwrite the cotangent and return it.
         """
-        found = list(signature_of(self.given).parameters.values())
+        given, at = self.given, len(self.args)
+        if isinstance(given, np.ufunc):
+            return given.nin > at
+        try:
+            found = list(inspect.signature(given).parameters.values())
+        except (TypeError, ValueError):  # a compiled function may show none
+            return self._accepts_vector()
         if any(p.kind is p.VAR_POSITIONAL for p in found):
             return True
         places = [p for p in found if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-        at = len(self.args)
-        return len(places) > at and places[at].default in (inspect.Parameter.empty, None)
+        if len(places) <= at:
+            return False
+        place = places[at]
+        option = place.name in ("out", *parameter_names(self.f))
+        return place.default is place.empty or (place.default is None and not option)
+
+    def _accepts_vector(self) -> bool:
+        self.derivative_evals += 1
+        try:
+            self.given(*self.args, np.ones(self.value_shape), **self.kwargs)
+        except TypeError:
+            return False
+        return True
 
     @property
     def fixed_cotangent(self) -> bool:
