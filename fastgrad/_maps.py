@@ -35,6 +35,11 @@ def parameter_names(f: Any) -> list[str]:
     return [p.name for p in found if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 
 
+def _is_option(p: inspect.Parameter) -> bool:
+    has_default = p.kind is p.POSITIONAL_OR_KEYWORD and p.default is not p.empty
+    return has_default or p.kind is p.KEYWORD_ONLY
+
+
 class _Differentiable:
     """A callable with derivatives; what `Map` and `Loss` share."""
 
@@ -74,20 +79,13 @@ class _Differentiable:
         Map or Loss
             Of the same kind, with the same derivatives, which get the options too.
         """
-        parameters = inspect.signature(self).parameters
-        takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        found = inspect.signature(self).parameters.values()
+        takes_any = any(p.kind is p.VAR_KEYWORD for p in found)
+        has = [p.name for p in found if _is_option(p)]
         for option in options:
-            p = parameters.get(option)
-            if p is None:
-                is_option = takes_any
-            else:
-                is_option = p.kind is p.KEYWORD_ONLY or (
-                    p.kind is p.POSITIONAL_OR_KEYWORD and p.default is not p.empty
-                )
-            if not is_option:
+            if option not in has and (option in parameter_names(self) or not takes_any):
                 raise TypeError(
-                    f"{self.__name__} has no option {option!r}; it has "
-                    f"{', '.join(n for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY)}."
+                    f"{self.__name__} has no option {option!r}; it has {', '.join(has) or 'none'}."
                 )
         return _with_options(self, options)
 
@@ -215,6 +213,7 @@ class _Part:
 
     def __init__(self, f: _Function, which: int) -> None:
         functools.update_wrapper(self, f)
+        self.__signature__ = signature_of(f)
         self._f, self._which = f, which
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -226,6 +225,7 @@ class _Both:
 
     def __init__(self, value: _Function, grad: _Function) -> None:
         functools.update_wrapper(self, value)
+        self.__signature__ = signature_of(value)
         self._pair = value, grad
 
     def __call__(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
@@ -239,16 +239,20 @@ class _Options:
     def __init__(self, f: _Function, options: dict[str, Any]) -> None:
         functools.update_wrapper(self, f, updated=())
         self._f, self._options = f, options
+        self._names = parameter_names(f)
         signature = signature_of(f)
-        self.__signature__ = signature.replace(
-            parameters=[
-                p.replace(default=options[n]) if n in options else p
-                for n, p in signature.parameters.items()
-            ]
-        )
+        parameters = []
+        behind = False  # a default: what has none can then be a keyword only
+        for p in signature.parameters.values():
+            if p.name in self._names and p.name in options:
+                p, behind = p.replace(default=options[p.name]), True
+            elif behind and p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty:
+                p = p.replace(kind=p.KEYWORD_ONLY)
+            parameters.append(p)
+        self.__signature__ = signature.replace(parameters=sorted(parameters, key=lambda p: p.kind))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        given = list(self.__signature__.parameters)[: len(args)]
+        given = self._names[: len(args)]
         options = {n: v for n, v in self._options.items() if n not in given}
         return self._f(*args, **{**options, **kwargs})
 

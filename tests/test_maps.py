@@ -405,15 +405,54 @@ def test_an_own_loss_can_be_copied(loss, again):
     assert repr(other) == repr(loss)
 
 
+class CompiledMax:
+    """As the functions of a compiled library: callable, and no signature to be seen."""
+
+    __name__ = "max"
+    __signature__ = "none"
+
+    def __call__(self, *args, **kwargs):
+        return max(*args, **kwargs)
+
+
+compiled_max = CompiledMax()
+
+
 def test_an_own_map_of_a_compiled_function_without_signature():
-    with pytest.raises(ValueError, match="no signature"):
-        inspect.signature(max)
-    largest = fg.Map(max, vjp=lambda x, g: g * (x == x.max()))
+    with pytest.raises(TypeError, match="__signature__"):
+        inspect.signature(compiled_max)
+    largest = fg.Map(compiled_max, vjp=lambda x, g: g * (x == x.max()))
     x = np.array([0.5, 3.0, -1.0])
     assert largest(x) == 3
     assert fg.gradcheck(largest, x)
-    assert not fg.gradcheck(fg.Map(max, vjp=lambda x, g: g * x), x)
+    assert not fg.gradcheck(fg.Map(compiled_max, vjp=lambda x, g: g * x), x)
     assert largest.with_options(key=abs)(-x) == -3
+
+
+def test_the_parts_of_a_pair_without_signature_show_one():
+    pair = fg.Loss(value_and_grad=compiled_max)
+    both = fg.Loss(compiled_max, grad=compiled_max)
+    for f in (pair, pair.grad, both, both.value_and_grad):
+        assert shown(f) == "*args, **kwargs"
+
+
+def test_options_of_a_derivative_that_takes_any():
+    scaled = fg.Map(lambda x, *, k=1.0: k * x, vjp=lambda x, g, **k: k["k"] * g)
+    double = scaled.with_options(k=2.0)
+    assert shown(double) == "x, *, k=2.0"
+    assert shown(double.vjp) == "x, g, **k"
+    assert double(3.0) == double.vjp(1.0, 3.0) == 6.0
+
+
+def test_what_has_no_default_behind_an_option_is_a_keyword():
+    def vjp(x, g, a, b, *rest):
+        return g * a * b
+
+    scaled = fg.Map(lambda x, a=1.0, b=1.0: a * b * x, vjp=vjp)
+    double = scaled.with_options(a=2.0)
+    assert shown(double) == "x, a=2.0, b=1.0"
+    assert shown(double.vjp) == "x, g, a=2.0, *rest, b"
+    assert double.vjp(1.0, 3.0, b=5.0) == double.vjp(1.0, 3.0, 2.0, 5.0) == 30.0
 
 
 def test_an_own_map():
