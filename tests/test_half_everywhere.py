@@ -70,6 +70,21 @@ def test_maps(half, shape, axis, name):
         same(f(x, axis), f(wide, axis), half)
 
 
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((12, 10), 1), ((12, 150), 1), ((5, 33), 0), ((9, 4, 5), (1, 2))]
+)
+def test_what_where_drops_of_a_row_with_an_infinite_factor(half, shape, axis):
+    x = special(shape, half)
+    keep = np.random.default_rng(1).random(shape) < 0.5
+    g = np.full(fg.logsumexp(x, axis).shape, 2.0)
+    g[::3], g[1::3] = np.inf, -np.inf
+    for a, wide in layouts(x):
+        mask = keep[::-1] if a.strides[0] < 0 else keep
+        got = fg.logsumexp.vjp(a, g, axis, where=mask)
+        same(got, fg.logsumexp.vjp(wide, g, axis, where=mask), half)
+        assert (got[~mask].astype(float) == 0).all()
+
+
 @pytest.mark.parametrize(("shape", "axis"), SHAPES)
 @pytest.mark.parametrize(
     "options",

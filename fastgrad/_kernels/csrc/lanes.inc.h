@@ -204,8 +204,6 @@ FG_INLINE Map lanes_map(const int op, const fg_run *run, ptrdiff_t first, ptrdif
   return map;
 }
 
-FG_INLINE int maxima_finite(const State *s) { return !vany(veq(vdrop(s->finite, vset(1)), vset(1))); }
-
 /* Of logsumexp, where not every maximum is finite: NaN for the lanes of a tile that hold one; 0 for the others. */
 FG_INLINE V lanes_nan(const int op, const State *s, const T *tile, ptrdiff_t n) {
   V nan = vset(0);

@@ -264,22 +264,6 @@ FG_INLINE const void *row_line(const int half, const fg_run *run, ptrdiff_t r, T
   return packed;
 }
 
-/* Rows whose map would make NaN of the 0 or -inf of what `where` drops: it is not finite.  (The maximum is no sign of it,
- * for it skips NaN.) */
-FG_INLINE M spoils_dropped(const int op, const fg_run *run, Map m) {
-  if (has_target(op) || FG_LIKELY(!run->where)) return vtruth(0);
-  const V zero = (m.a - m.a) + (m.b - m.b);
-  return veq(vdrop(veq(zero, zero), vset(1)), vset(1));
-}
-
-/* Such rows are mapped beforehand and what is dropped of them is put in; then this leaves them alone, for they hold NaN,
- * infinities and 0 only.  (Of large numbers: infinity times 0 is NaN, and the baseline splits smaller ones.) */
-FG_INLINE Map map_mapped(const int op) {
-  const V large = vset(op == LOG_SOFTMAX ? 0 : (T)BIGGEST);
-  return (Map){large, large, viset(-1), vset(0)};
-}
-FG_INLINE T where_dropped(const int op) { return op == LOG_SOFTMAX ? -(T)__builtin_inf() : 0; }
-
 FG_INLINE void map_kept(const int op, const fg_run *run, ptrdiff_t r, T *line, V inv_t, Map *map) {
   const Out own = {line, line, run->classes, *map, NULL};
   map_row(op == LOG_SOFTMAX ? MAP_LOG : MAP_SCALE2, FG_NATIVE, FG_NATIVE, 0, &own, inv_t);
@@ -442,11 +426,8 @@ FG_INLINE void row_end(const int op, const int half, const Rows *all, ptrdiff_t 
   *out = (Out){op == LOG_SOFTMAX ? x : row->terms, to, n, finish_map(op, s, left, factor, all->base), all->edge};
   if (op == XENT_GRAD) row->terms[row->left] = out->map.patch[0];
   if (op == LOG_SOFTMAX && x == all->packed) out->map.a = out->map.a - s->frame.shift; /* shifted in place */
-  if (FG_UNLIKELY(vany(spoils_dropped(op, run, out->map)))) {
-    T *const kept = op == LOG_SOFTMAX ? all->packed : row->terms;
-    map_kept(op, run, r, kept, all->inv_t, &out->map);
-    out->from = kept;
-  }
+  if (FG_UNLIKELY(vany(spoils_dropped(op, run, out->map)))) /* `where` packs rows: out->from is ours */
+    map_kept(op, run, r, op == LOG_SOFTMAX ? all->packed : row->terms, all->inv_t, &out->map);
   if (all->direct && all->flat) return;
   const int kind = op == LOG_SOFTMAX ? MAP_LOG : MAP_SCALE2;
   if (!all->flat) out->to = all->packed;

@@ -58,6 +58,8 @@ typedef struct {
   Known known; /* lanes and blocks */
 } State;
 
+FG_INLINE int maxima_finite(const State *s) { return !vany(veq(vdrop(s->finite, vset(1)), vset(1))); }
+
 /* A sum taken without low words gets that of its largest term, the only one that can show; not if that term is all
  * there is, which then has a share of exactly 1. */
 FG_INLINE V2 add_low(V2 sum, Term e) {
@@ -140,3 +142,19 @@ FG_INLINE V finish_value(const int op, const State *s, V2 left, Base base, V inv
   const V2 log = vlog1p(div2(num, den));
   return vdrop(s->gone, vsel(s->finite, apart + (log.h + log.l), vset((T)__builtin_nan(""))));
 }
+
+/* Rows whose map would make NaN of the 0 or -inf of what `where` drops: it is not finite.  (The maximum is no sign of it,
+ * for it skips NaN.) */
+FG_INLINE M spoils_dropped(const int op, const fg_run *run, Map m) {
+  if (has_target(op) || FG_LIKELY(!run->where)) return vtruth(0);
+  const V zero = (m.a - m.a) + (m.b - m.b);
+  return veq(vdrop(veq(zero, zero), vset(1)), vset(1));
+}
+
+/* Such rows are mapped beforehand and what is dropped of them is put in; then this leaves them alone, for they hold NaN,
+ * infinities and 0 only.  (Of large numbers: infinity times 0 is NaN, and the baseline splits smaller ones.) */
+FG_INLINE Map map_mapped(const int op) {
+  const V large = vset(op == LOG_SOFTMAX ? 0 : (T)BIGGEST);
+  return (Map){large, large, viset(-1), vset(0)};
+}
+FG_INLINE T where_dropped(const int op) { return op == LOG_SOFTMAX ? -(T)__builtin_inf() : 0; }
