@@ -211,7 +211,7 @@ class CrossEntropy(Loss):
         grad_output : float or array_like, optional
             Factor of the gradient, an upstream derivative: one number, or for "none" one per row.
             Where it is infinite in the type computed in, a derivative of several parts (smoothing,
-            `z_loss`, probabilities) may be NaN.
+            `z_loss`, probabilities), or with `where`, may be NaN.
         out : ndarray, optional
             Where to put it: shape and dtype of `logits`; it may be `logits` itself.
 

@@ -593,7 +593,8 @@ class LogSumExp(Map):
         a : array_like
             As in the call.
         g : array_like
-            Cotangent of the logarithm, of its shape (with the reduced axes if `keepdims`).
+            Cotangent of the logarithm, of its shape (with the reduced axes if `keepdims`).  Where
+            it is infinite divided by the temperature, so is the result, and NaN at a share of 0.
         axis, temperature, b, keepdims, return_sign, where
             As in the call.  The sign is piecewise constant and has no cotangent; without
             `return_sign`, a negative sum has value and gradient NaN.

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgrad._maps import Loss, Map, parameter_names
+from fastgrad._maps import Loss, Map, parameter_names, signature_of
 
 Array = NDArray[np.float64]
 KINDS = ("grad", "vjp", "jvp", "jac", "hvp", "hess_diag")
@@ -579,12 +579,9 @@ class Problem:
         given, at = self.given, len(self.args)
         if isinstance(given, np.ufunc):
             return given.nin > at
-        try:
-            found = list(inspect.signature(given).parameters.values())
-        except (TypeError, ValueError):  # a compiled function may show none
+        found = list(signature_of(given).parameters.values())
+        if any(p.kind is p.VAR_POSITIONAL for p in found):  # a compiled function may show this too
             return self._accepts_vector()
-        if any(p.kind is p.VAR_POSITIONAL for p in found):
-            return True
         places = [p for p in found if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
         if len(places) <= at:
             return False
