@@ -1152,7 +1152,7 @@ def shows_no_signature(function):
     """The function as a compiled one would show it."""
 
     class Compiled:
-        __signature__ = "none"
+        __signature__ = ()
 
         def __call__(self, *args):
             return function(*args)

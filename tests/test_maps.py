@@ -409,7 +409,7 @@ class CompiledMax:
     """As the functions of a compiled library: callable, and no signature to be seen."""
 
     __name__ = "max"
-    __signature__ = "none"
+    __signature__ = ()
 
     def __call__(self, *args, **kwargs):
         return max(*args, **kwargs)
