@@ -1198,3 +1198,161 @@ def test_a_vjp_that_writes_into_its_cotangent_is_told(z):
     assert result.verdict == "FAIL"
     assert "wrote into the vector" in str(result)
     assert "d/dz wrong" not in str(result)
+
+
+# ---- what a hostile reader found -----------------------------------------------------------------
+
+
+def cross_entropy_by_hand(z):
+    return np.log(np.sum(np.exp(z - z.max()))) + z.max() - z[z.argmax()]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_noise_is_not_measured_where_f_does_not_change(seed):
+    """Along ones softmax does not change: of two elements half of all signs were alike."""
+    r = np.random.default_rng(seed)
+    z = r.standard_normal(int(r.integers(2, 5)))
+    z *= r.uniform(3, 18) / np.ptp(z)  # of more the derivative is below the noise of f
+    p = fg.softmax(z)
+    right = p - (np.arange(z.size) == z.argmax())
+    right[z.argmax()] = -np.sum(np.delete(p, z.argmax()))
+    assert fg.gradcheck(cross_entropy_by_hand, z, grad=right)
+    assert fg.gradcheck(cross_entropy_by_hand, z, grad=0 * z).verdict == "FAIL"
+
+
+def test_values_that_are_views_of_the_input(rng):
+    x = rng.standard_normal((3, 2))
+    np.testing.assert_array_equal(fg.numerical_jacobian(lambda x: x, x[0]), np.eye(2))
+    assert fg.gradcheck(lambda x: x[::-1], x, grad=lambda x, v: v[::-1])
+    assert fg.gradcheck(lambda x: x.T, x, grad=lambda x, v: v.T)
+    assert fg.gradcheck(lambda x: x[::2], x[:, 0], grad=np.eye(3)[::2], kind="jac")
+    assert fg.gradcheck(lambda x: x[::-1], x, grad=lambda x, v: v).verdict == "FAIL"
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("rows", [2, 3, 64])
+def test_rows_that_depend_on_each_other_in_pairs(rng, rows, seed):
+    def exchanged(x):
+        return x[np.r_[1, 0, 2 : len(x)]] * 2
+
+    x = rng.standard_normal((rows, 3))
+    right = exchanged  # symmetric
+    assert fg.gradcheck(exchanged, x, grad=lambda x, v: right(v), seed=seed)
+    centred = fg.gradcheck(lambda x: x - x.mean(0), x, grad=lambda x, v: v - v.mean(0), seed=seed)
+    assert centred
+
+
+@pytest.mark.parametrize("mode", ["auto", "random"])
+@pytest.mark.parametrize("seed", range(10))
+def test_kinks_at_0_hide_nothing_and_blame_nobody(mode, seed):
+    r = np.random.default_rng(seed)
+    x = r.standard_normal((4, 5)) * (r.random((4, 5)) > 0.3)
+    w = r.standard_normal(x.shape)
+    for k, expected in ((1.0, True), (1.3, False)):
+        options = {"mode": mode, "seed": seed}
+        assert expected == bool(
+            fg.gradcheck(
+                lambda x: np.maximum(x, 0), x, grad=lambda x, v, k=k: k * v * (x > 0), **options
+            )
+        )
+        assert expected == bool(
+            fg.gradcheck(lambda x: np.sum(w * abs(x)), x, grad=k * w * np.sign(x), **options)
+        )
+    # What cannot be told is said.
+    result = fg.gradcheck(lambda x: np.sum(abs(x)), x, grad=np.sign(x), mode="random")
+    assert "not at elements that are 0" in result.guarantee
+
+
+@pytest.mark.parametrize("mask", [-1e9, -1e12, -3.4e38])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(4, 6), (7, 7)])
+def test_masks_of_large_numbers(mask, dtype, shape, rng):
+    x = rng.standard_normal(shape).astype(dtype)
+    x[np.triu_indices(shape[0], 1, shape[1])] = mask
+    for f in (fg.softmax, fg.logsumexp):
+        assert fg.gradcheck(f, x).verdict == "PASS"
+    y = np.zeros(len(x), int)
+    assert fg.gradcheck(fg.cross_entropy, x, y).verdict == "PASS"
+    for factor in (0, 0.5, 1.01):
+        wrong = fg.gradcheck(fg.cross_entropy, x, y, grad=factor * fg.cross_entropy.grad(x, y))
+        assert wrong.verdict == "FAIL"
+
+
+@pytest.mark.parametrize("size", [10, 10_000])
+@pytest.mark.parametrize("mode", ["auto", "random"])
+def test_a_wrong_jvp_of_a_map_is_found_at_any_size(size, mode):
+    wrong = fg.Map(np.tanh, vjp=lambda x, v: v / np.cosh(x) ** 2, jvp=lambda x, u: 7 * u)
+    result = fg.gradcheck(wrong, np.linspace(-1, 1, size), mode=mode)
+    assert result.verdict == "FAIL"
+    assert {d.code for d in result.diagnoses} == {"jvp"}
+
+
+def test_a_constant_argument_stays_as_it_is():
+    def doubles(x, w):
+        w *= 2 if x.max() > 3 else 1
+        return np.sum(w * x)
+
+    w = np.ones(3)
+    fg.gradcheck(doubles, np.array([1.0, 2.0, 2.999999]), w, grad=lambda x, w: w, wrt="x")
+    np.testing.assert_array_equal(w, 1)
+
+
+def test_second_derivatives_of_a_wrong_gradient():
+    x = np.array([1.0, 2.0])
+    quartic = fg.Loss(
+        value=lambda x: np.sum(x**4),
+        grad=lambda x: x**3,
+        hvp=lambda x, v: 3 * x**2 * v,
+        hess_diag=lambda x: 3 * x**2,
+    )
+    for kind in ("hvp", "hess_diag"):
+        result = fg.gradcheck(quartic, x, kind=kind)
+        assert result.verdict == "FAIL"
+        assert "is not that of f" in str(result)
+
+
+@pytest.mark.parametrize("mode", ["auto", "random"])
+def test_a_layer_that_keeps_its_forward_pass(mode, rng):
+    class Layer:
+        def forward(self, x):
+            self.y = np.tanh(x)
+            return self.y
+
+        def backward(self, x, v):
+            return v * (1 - self.y**2)
+
+    layer = Layer()
+    x = rng.standard_normal((30, 10))
+    assert fg.gradcheck(layer.forward, x, grad=layer.backward, mode=mode)
+
+
+def test_the_symmetry_of_a_hessian_that_is_all_but_0():
+    def hvp(x, v):
+        p = fg.softmax(x)
+        return p * v - p * (p @ v)
+
+    lse = fg.Loss(value=lambda x: float(fg.logsumexp(x)), grad=fg.softmax, hvp=hvp)
+    for seed in range(20):
+        x = 100 * np.random.default_rng(seed).standard_normal(3)
+        assert fg.gradcheck(lse, x, kind="hvp", seed=seed).verdict in ("PASS", "UNRESOLVED")
+
+
+def test_numbers_below_the_smallest_of_the_dtype_may_be_0():
+    for seed in range(20):
+        x = 100 * np.random.default_rng(seed).standard_normal((2, 3)).astype(np.float32)
+        assert fg.gradcheck(fg.cross_entropy, x, np.array([0, 1])).verdict != "FAIL"
+
+
+@pytest.mark.parametrize("kind", ["jvp", "jac"])
+def test_a_complex_or_textual_derivative_is_refused(kind):
+    x = np.ones(2)
+    derivative = {"jvp": lambda x, v: v + 5j, "jac": lambda x: np.eye(2) + 5j}[kind]
+    with pytest.raises(TypeError, match="is complex; pass its real part"):
+        fg.gradcheck(lambda x: x + 0, x, grad=derivative, kind=kind)
+    with pytest.raises(TypeError, match="must hold numbers; got dtype <U32"):
+        fg.gradcheck(lambda x: np.sum(x**2), x, grad=lambda x: (2 * x).astype(str))
+
+
+def test_an_integer_input_that_f_takes_only_as_integers():
+    with pytest.raises(TypeError, match=r"target has dtype int64.*Leave it out of wrt"):
+        fg.gradcheck(fg.cross_entropy, np.eye(3), np.array([0, 1, 2]), wrt=("logits", "target"))

@@ -284,8 +284,9 @@ def _common_shift(m: Measured) -> Iterator[Diagnosis]:
         flat = np.empty(m.a.size)
         flat[m.index] = m.n
         n = flat.reshape(m.a.shape)
-        sums.append(("row", n.sum(axis=-1, keepdims=True)))
-        if n.ndim > 1:
+        if n.shape[-1] > 1:
+            sums.append(("row", n.sum(axis=-1, keepdims=True)))
+        if n.ndim > 1 and n.shape[0] > 1:
             sums.append(("column", n.sum(axis=0, keepdims=True)))
     for what, along in sums:
         if np.all(np.abs(m.a - along) <= noise + bar + 1e-3 * np.abs(along)):

@@ -108,10 +108,17 @@ class Problem:
     def value(self) -> NDArray[Any]:
         """F where the inputs stand now."""
         self.evals += 1
-        out = self.reference(*self.moving_args, **self.moving_kwargs)
+        # A copy: what f returns may be a view of what moves, or a buffer of its own.
+        out = np.array(_first(self.reference(*self.moving_args, **self.moving_kwargs)))
         if self.fresh:
             self._renew()
-        return _first(out)
+        return out
+
+    def stand(self) -> None:
+        """Call f at x, for a derivative may use what f kept of its last call."""
+        self.evals += 1
+        with self._watching("f"):
+            self.f(*self.args, **self.kwargs)
 
     def move(self, directions: Sequence[NDArray[Any]], t: float) -> None:
         """Stand at x + t·direction."""
@@ -179,7 +186,7 @@ class Problem:
                 return a
             if is_floating(a) and a.dtype != wide and wide == np.float64 and a.dtype.itemsize < 8:
                 return a.astype(wide)
-            return a.copy(order="K") if self.fresh else a
+            return a.copy(order="K") if a.flags.writeable else a
 
         self.moving_args = [constant(a) for a in self.args]
         self.moving_kwargs = {name: constant(a) for name, a in self.kwargs.items()}
@@ -398,9 +405,14 @@ class Problem:
         try:
             value = self.value()
             wide = np.asarray(value, float)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError) as error:
             if wanted is not None:
                 raise
+            if "integer" in self.findings:
+                raise TypeError(
+                    f"{self.findings['integer']}, and {self.name} does not take it as float64 "
+                    f"({error}). Leave it out of wrt."
+                ) from error
             wide = np.full(self.at_x.shape, np.nan)
         loose = 0.1 if min(p.dtype.itemsize for p in self.inputs) < 4 else 1e-2
         scale = np.max(np.abs(self.at_x), initial=0, where=np.isfinite(self.at_x))
@@ -633,12 +645,18 @@ class Problem:
                     f"{', '.join(p.name for p in inputs)}; got {type(out).__name__}."
                 )
             parts = [out]
+        for part, g in zip(inputs, parts, strict=False):
+            if np.iscomplexobj(g):
+                raise TypeError(f"the derivative for {part.name} is complex; pass its real part.")
+            if np.asarray(g).dtype.kind in "USmM":
+                raise TypeError(
+                    f"the derivative for {part.name} must hold numbers; got dtype "
+                    f"{np.asarray(g).dtype}."
+                )
         if (kind or self.kind) in ("jvp", "jac"):
             return parts
         for i, (part, g) in enumerate(zip(inputs, parts, strict=True)):
             shape = np.shape(g)
-            if np.iscomplexobj(g):
-                raise TypeError(f"the gradient for {part.name} is complex; pass its real part.")
             if g is None or shape == part.shape:
                 if g is None:
                     raise ValueError(f"the gradient for {part.name} is None.")

@@ -106,11 +106,14 @@ class Run:
             demanded = rtol if rtol is not None else RTOL.get(size, 1e-7)
             if part.dtype.name == "bfloat16" and rtol is None:
                 demanded = 0.1
-            self.tolerance.append(Tolerance(demanded, atol, float(finfo(floating).eps)))
+            info = finfo(floating)
+            tiny = 2.0**info.minexp * float(info.eps)
+            self.tolerance.append(Tolerance(demanded, atol, float(info.eps), tiny))
         self.parts: list[Part] = []
         self.search: Search | None = None
         self.directions: list[Direction] = []
         self.guarantee = ""
+        self.left_out = False  # of the guarantee: elements that are 0
         self.stopped = ""
         self.trouble = ""
         self.mixed: list[Diagnosis] = []
@@ -133,6 +136,8 @@ class Run:
             )
             return
         kind = problem.kind
+        if kind in ("hvp", "hess_diag"):
+            self._gradient_itself()
         if kind in ("jvp", "hvp"):
             self._vectors(kind)
         elif kind == "jac":
@@ -178,6 +183,7 @@ class Run:
                 )
         if mode == "complex":
             self._complex(s)
+            self._transforms(s)
             return
         if rows is not None:
             self.done_mode = "rows"
@@ -202,6 +208,8 @@ class Run:
             self.clock.phase = "sample"
             for which, a in enumerate(analytic):
                 s.elements(which, _search.sample(a.shape, [None] * a.ndim, SAMPLE, self.rng))
+        if not any(d.failed for d in self.directions):
+            self._transforms(s)
 
     def _both_at_once(self, analytic: Sequence[Array]) -> None:
         """value_and_grad gives what value and grad give."""
@@ -221,6 +229,25 @@ class Run:
                         {"what": what},
                     )
                 )
+
+    def _gradient_itself(self) -> None:
+        """Second derivatives are compared with differences of grad, which must be that of f."""
+        problem = self.problem
+        if math.prod(problem.value_shape) != 1:
+            return
+        gradient = problem.at_copy([part.x for part in problem.inputs])
+        s = Search(problem, None, gradient, self.tolerance, self.clock, self.rng)
+        d, _ = s.direction(s.gaussian(), 0.1)
+        problem.reset()
+        if d.failed:
+            self.mixed.append(
+                Diagnosis(
+                    "inconsistent",
+                    f"grad, with whose differences this is compared, is not that of f: along a "
+                    f"direction it gives {d.analytic:.6g}, differences of f {d.numeric:.6g}",
+                    {"what": "grad"},
+                )
+            )
 
     def _one_direction(self, s: Search) -> None:
         """The whole of f along one direction: the rows were measured apart from their sum."""
@@ -244,6 +271,7 @@ class Run:
         loose = (
             64 * self.tolerance[0].eps * float(np.sum(np.abs(np.where(v != 0, v * forward, 0))))
             + 10 * self.tolerance[0].rtol * s.norm()
+            + u[0].size * self.tolerance[0].tiny
         )
         if abs(ahead - back) > loose and not (s.status[0] == FAIL).any():
             self.mixed.append(
@@ -287,7 +315,7 @@ class Run:
                 problem.evals += 1
                 kwargs = {**problem.moving_kwargs, "reduction": "none"}
                 kwargs.pop("normalizer", None)  # what a row counts is measured
-                return np.asarray(f(*problem.moving_args, **kwargs))
+                return np.array(f(*problem.moving_args, **kwargs))
 
         out = np.asarray(call(), float)
         weight = np.ones(out.shape) if s.weight is None else s.weight
@@ -338,8 +366,10 @@ class Run:
         part = problem.inputs[0]
         kept = shape[:axis] + shape[axis + 1 :]
         small = _search.scales_of(part.x).small
-        for _ in range(2):
-            half = self.rng.random(kept) < 0.5
+        number = np.arange(math.prod(kept)).reshape(kept)
+        for bit in range(int(number[-1:].max(initial=0)).bit_length()):
+            # Of any two rows one moves and the other stands, once each way.
+            half = (number >> bit) & 1 == 1
             for moved in (half, ~half):
                 mask = np.broadcast_to(np.expand_dims(moved, axis), shape)
                 step = 0.1 * small * self.rng.choice([-1.0, 1.0], size=shape)
@@ -367,6 +397,7 @@ class Run:
                 break  # what is left is for finding the place, and the guarantee says how many
             if j and problem.kind == "vjp" and not problem.fixed_cotangent:
                 v = self.cotangent()
+                problem.stand()
                 current = Search(
                     problem,
                     v,
@@ -377,6 +408,7 @@ class Run:
                     noise=s.noise,
                 )
             d, reach = current.direction(current.gaussian(), reach)
+            self.left_out = self.left_out or current.left_out
             self.directions.append(d)
             taus.append(d.allowance)
             if d.failed and failed is None:
@@ -386,7 +418,8 @@ class Run:
             whose = "product with a random vector" if problem.kind == "vjp" else "gradient"
             self.guarantee = (
                 f"an error of {self.radius:.1e} of the {whose}'s norm or more is missed with "
-                f"probability at most {self.miss:g} ({len(taus)} directions, at this x)"
+                f"probability at most {self.miss:g} ({len(taus)} directions, at this x"
+                + ("; not at elements that are 0, where f has kinks)" if self.left_out else ")")
             )
         if failed is not None:
             self._locate(failed, reach)
@@ -569,6 +602,7 @@ class Run:
                 if len(vectors) > 1 or problem.asked(getattr(problem.f, kind, None))
                 else vectors[0]
             )
+            problem.stand()
             found = problem.analytic(vector, kind)
             if kind == "jvp":
                 label = f"J·v{j}" if self.count > 1 else "J·v"
@@ -595,10 +629,10 @@ class Run:
             ahead = sum(float(np.sum(a * b)) for a, b in zip(u, hv, strict=True))
             back = sum(float(np.sum(a * b)) for a, b in zip(v, hu, strict=True))
             size = sum(float(np.sum(np.abs(a * b))) for a, b in zip(u, hv, strict=True))
-            if (
-                abs(ahead - back)
-                > 1e3 * self.tolerance[0].eps * size + self.tolerance[0].rtol * size
-            ):
+            # A product may be a difference of terms of the size of the gradient times its vector.
+            terms = _largest(middle) * max(sum(_largest(a) for a in one) for one in (u, v))
+            eps = self.tolerance[0].eps
+            if abs(ahead - back) > (1e3 * eps + self.tolerance[0].rtol) * size + 64 * eps * terms:
                 self.mixed.append(
                     Diagnosis(
                         "asymmetric",

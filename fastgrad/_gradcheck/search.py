@@ -49,6 +49,8 @@ class Tolerance:
     rtol: float
     atol: float
     eps: float
+    tiny: float
+    """The smallest number of the dtype: what is below may be 0."""
 
 
 @dataclass
@@ -132,6 +134,7 @@ class Search:
         self.reach = [0.0 for _ in problem.inputs]
         self.jumps = 0
         self.flat = True
+        self.left_out = False  # were elements that are 0 left out of a direction
         problem.reset()
         self.middle = self.phi()
         size = abs(self.middle) if math.isfinite(self.middle) else 0.0
@@ -141,7 +144,7 @@ class Search:
             pull = 1.0 if weight is None else float(np.max(np.abs(weight), initial=0))
         # Per unit of x, or of the size of x where that is larger.
         self.natural = [size / s.unit for s in self.scales]
-        self.rounding = [(size + pull) / s.unit for s in self.scales]
+        self.rounding = [size / s.unit + pull for s in self.scales]
         self.noise = self._noise() if noise is None else noise
         self._confirmed = 0
 
@@ -161,27 +164,30 @@ class Search:
 
     def _noise(self) -> float:
         problem = self.problem
-        narrow = problem.eval_dtype.itemsize < 8
-        spacing = 3e-4 if narrow else 1e-9
-        d = [s.small * _signs(self.rng, s.small.shape) for s in self.scales]
         eps = max(float(np.finfo(problem.eval_dtype).eps), problem.value_eps)
         worst = 0.5 * eps * abs(self.middle)
-        found = 0.0
+        spread = problem.spread if math.isfinite(problem.spread) else 0.0
+        # One estimate may be low by chance.
+        return max(self._noise_along(), self._noise_along(), worst, spread)
+
+    def _noise_along(self) -> float:
+        """That of six small steps along a direction."""
+        problem = self.problem
+        spacing = 3e-4 if problem.eval_dtype.itemsize < 8 else 1e-9
+        # Not of signs: all alike they shift every element, along which softmax does not change.
+        d = [s.small * self.rng.standard_normal(s.small.shape) for s in self.scales]
         for _ in range(3):
             values = [self.middle]
             for i in range(1, 7):
                 problem.move(d, i * spacing)
                 values.append(self.phi())
             problem.reset()
-            table = np.array(values)[:, None]
             if len(set(values)) > 4 or not np.isfinite(values).all():
-                found = float(difference_noise(table)[0])
-                break
+                found = float(difference_noise(np.array(values)[:, None])[0])
+                return 0.0 if math.isnan(found) else found
             # Values that repeat: the steps are below the resolution of f.
             spacing *= 1e3
-        if math.isnan(found):
-            found = 0.0
-        return max(found, worst, self.problem.spread if math.isfinite(self.problem.spread) else 0.0)
+        return 0.0
 
     # ---- elements --------------------------------------------------------------------------------
 
@@ -528,10 +534,10 @@ class Search:
     def _row_noise(self, per_row: Any, middle: Array, small: Array, moving: Any) -> Array:
         spacing = 3e-4 if self.problem.eval_dtype.itemsize < 8 else 1e-9
         base = moving.copy()
-        signs = _signs(self.rng, small.shape)
+        d = small * self.rng.standard_normal(small.shape)  # not signs, as in _noise
         values = [middle]
         for i in range(1, 7):
-            moving[...] = base + i * spacing * small * signs
+            moving[...] = base + i * spacing * d
             values.append(per_row())
         moving[...] = base
         own = np.nan_to_num(difference_noise(np.array(values)), nan=0.0)
@@ -633,6 +639,15 @@ class Search:
                     a = self.dot(exact)
                     if float(found.bar[0]) < 1e-3 * norm:
                         reach = 4.0 * float(found.step[0])
+        if slopes.kink[0]:
+            # Elements that are exactly 0 are where abs and relu bend: the others can be told.
+            elsewhere = [
+                np.where(part.x == 0, 0.0, one)
+                for part, one in zip(self.problem.inputs, d, strict=True)
+            ]
+            if any(map(np.any, elsewhere)) and not all(map(np.array_equal, elsewhere, d)):
+                self.left_out = True
+                return self.direction(elsewhere, reach)
         result = self._compare(a, slopes, rounding, exact)
         if result.failed:
             near, stored = self.along(d, reach * 4.0 ** -np.arange(11.0, 20.0))
@@ -650,8 +665,11 @@ class Search:
     def _compare(self, a: float, s: Slopes, rounding: float, d: list[Array]) -> Direction:
         n, bar = float(s.value[0]), float(s.bar[0])
         if s.kink[0]:
+            # Kinks that bend to both sides leave more room than the two slopes of their sum; what
+            # is within twice of it is not known to be wrong, and not known to be right.
             low, high = sorted((float(s.left[0]), float(s.right[0])))
             n = min(max(a, low), high)
+            bar += high - low
         if n == 0 and s.reach[0] == 0:
             # f does not move at all, and what a says of it is its own rounding.
             rounding += sum(
@@ -745,6 +763,12 @@ def scales_of(x: NDArray[Any]) -> Scales:
     """
     wide = np.asarray(x.real, float)
     wide = np.where(np.isfinite(wide), wide, 0.0)
+    far = _far_out(wide)
+    if far.any():
+        # A mask of -1e9 or finfo.min tells nothing of the others, and has its own size for a scale.
+        s = scales_of(np.where(far, np.nan, x.real))
+        own = np.abs(wide)
+        return Scales(np.where(far, own, s.small), np.where(far, own, s.big), s.typical, s.unit)
     peak = float(np.max(np.abs(wide), initial=0)) or 1.0
     unit = wide / peak
     rms = math.sqrt(float(np.mean(unit**2))) if x.size else 1.0
@@ -770,6 +794,15 @@ def scales_of(x: NDArray[Any]) -> Scales:
     return Scales(small, big, typical, unit_)
 
 
+def _far_out(x: Array) -> NDArray[np.bool_]:
+    """Elements of a million and more, beyond a gap of as much, above which not all lie."""
+    sizes = np.sort(np.abs(x[x != 0]))
+    if sizes.size < 2 or sizes[-1] < 1e6:
+        return np.zeros(x.shape, bool)
+    above = sizes[1:][(sizes[1:] > 1e6) & (sizes[1:] * 1e-6 > sizes[:-1])]
+    return np.abs(x) >= above[0] if above.size else np.zeros(x.shape, bool)
+
+
 def _norm(arrays: Iterable[Array]) -> float:
     """Euclidean, of all arrays together; what is not finite does not count."""
     kept = [np.where(np.isfinite(a), np.abs(a), 0.0) for a in arrays]
@@ -777,10 +810,6 @@ def _norm(arrays: Iterable[Array]) -> float:
     if not largest:
         return 0.0
     return largest * math.sqrt(math.fsum(float(np.sum((a / largest) ** 2)) for a in kept))
-
-
-def _signs(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-    return rng.choice([-1.0, 1.0], size=shape)
 
 
 def scaled(s: Slopes, factor: float) -> Slopes:
@@ -812,7 +841,7 @@ def decide(
     that cancels may have been.
     """
     size = np.maximum(np.abs(a), np.where(np.isfinite(s.value), np.abs(s.value), 0))
-    allowed = tolerance.rtol * size + tolerance.atol
+    allowed = tolerance.rtol * size + tolerance.atol + 4 * tolerance.tiny
     allowed = allowed + ULPS["element"] * tolerance.eps * np.minimum(largest, rounding)
     error = np.abs(a - s.value)
     low, high = np.minimum(s.left, s.right), np.maximum(s.left, s.right)

@@ -313,7 +313,7 @@ def large(rng: Rng) -> list[Case]:
         "last column zero": (bugs._at(..., -1, value=0.0), ("column", "tail"), False),
         "last row zero": (bugs._at(-1, value=0.0), ("missing row",), False),
         "sign": (np.negative, ("sign",), False),
-        "1e-5 off": (bugs.scaled(1 + 1e-5), ("factor",), False),
+        "1e-4 off": (bugs.scaled(1 + 1e-4), ("factor",), False),
     }
     cases: list[Case] = []
     for bug, (change, codes, located) in found.items():
