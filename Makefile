@@ -2,7 +2,7 @@
 # Needed: Python 3.11 or newer with its headers and venv, a C compiler, make.
 
 # Each candidate is run, not only looked up: a pyenv shim exists for versions that cannot start.
-PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11 python3; do \
+PYTHON ?= $(shell for p in python3.15 python3.14 python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
 	&& { echo $$p; break; }; done)
 
@@ -82,7 +82,7 @@ clean: ## remove .venv and everything built
 
 .venv/.made:
 	@test -n "$(PYTHON)" || { echo "fastgrad needs Python 3.11 or newer with its venv module; found" \
-		"none of python3.14, python3.13, python3.12, python3.11, python3. Give one: make PYTHON=/path/to/python3" \
+		"none of python3.15, python3.14, python3.13, python3.12, python3.11, python3. Give one: make PYTHON=/path/to/python3" \
 		>&2; exit 1; }
 	$(PYTHON) -m venv --clear .venv
 	@touch $@

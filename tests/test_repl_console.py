@@ -19,6 +19,8 @@ import pexpect  # noqa: E402 - what is missing skips this file
 import pyte  # noqa: E402
 
 COLUMNS = 80
+# pexpect forks; from Python 3.12 on that warns where a library has started threads.
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 
 
 def start(folder, *arguments, code="import fastgrad.__main__ as m; m.main()"):
