@@ -980,3 +980,14 @@ def test_signs_come_as_floats():
     grad, hess = objective(y, scores)
     np.testing.assert_array_equal(np.ravel(grad), [-2, 2, -2])
     np.testing.assert_array_equal(np.ravel(hess), [2, 2, 2])
+
+
+@pytest.mark.parametrize("rows", [1_000, 1_000_000])
+def test_the_start_of_a_rare_and_of_an_absent_class(rows):
+    y = np.zeros(rows, int)
+    y[0] = 1
+    start = init_score(fg.cross_entropy, y, num_class=3)
+    exact = np.log([(rows - 1) / rows, 1 / rows, 1e-15])
+    np.testing.assert_allclose(start, exact, rtol=8 * EPS64, atol=8 * EPS64)
+    odds = init_score(fg.binary_cross_entropy, y)
+    np.testing.assert_allclose(odds, -np.log(rows - 1), rtol=8 * EPS64)
