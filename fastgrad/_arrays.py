@@ -1012,7 +1012,7 @@ def balanced(weights: FloatArray | None) -> FloatArray | None:
     largest = 0.0 if weights is None or not weights.size else float(weights.max())
     if weights is None or largest == 0 or 2.0**-32 < largest < 2.0**32:
         return weights
-    return _as_zero_as(np.ldexp(weights, -math.frexp(largest)[1]), weights)
+    return _as_zero_as(np.asarray(np.ldexp(weights, -math.frexp(largest)[1])), weights)
 
 
 def check_empty_value(x: float) -> float:

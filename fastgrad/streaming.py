@@ -158,7 +158,7 @@ class CentroidState:
             labels,
             None if plan else self.num_classes,
             sample_weight,
-            None if plan else self._ignored,
+            self._ignored,
             shares=False,
         )
         _arrays.check_same_classes(rows.plan.num_segments, self.num_classes)
@@ -398,9 +398,11 @@ class LogSumExpState:
             axis = tuple(range(x.ndim))
         wide = x.astype(np.float64)  # that each chunk is rounded to float64 alone
         top = np.max(wide, axis=axis, initial=-np.inf)
-        log = logsumexp(wide, axis)
+        known = np.isfinite(top)
         with np.errstate(all="ignore"):
-            rest = np.expm1(np.where(np.isfinite(top), log - top, 0))
+            # Of the distances: beside a large maximum a logarithm is short of digits.
+            wide -= np.expand_dims(np.where(known, top, 0), axis)
+            rest = np.expm1(np.where(known, logsumexp(wide, axis), 0))
         self._add(np.asarray(top), (np.asarray(rest), np.zeros_like(rest)), x.dtype)
         return self
 
@@ -441,9 +443,14 @@ class LogSumExpState:
         kept = tuple(np.where(first, a, b) for a, b in zip(self._rest, rest, strict=True))
         scaled = tuple(np.where(first, b, a) for a, b in zip(self._rest, rest, strict=True))
         # Equal infinities are no distance apart; nothing adds to +inf, and -inf adds nothing.
-        factor = np.where(np.isfinite(high) | np.isnan(low), np.exp(low - high), 0)
-        one = factor, np.zeros_like(factor)
-        self._rest = _added(_added(kept, one), (factor * scaled[0], factor * scaled[1]))  # type: ignore[arg-type]
+        # In two words, for in ascending numbers every one scales all before it.
+        ratio = np.exp(np.longdouble(low) - np.longdouble(high))
+        ratio = np.where(np.isfinite(high) | np.isnan(low), ratio, 0)
+        factor = ratio.astype(np.float64)
+        one = factor, (ratio - factor).astype(np.float64)
+        p, missing = _product(factor, scaled[0])
+        missing = missing + (factor * scaled[1] + one[1] * scaled[0])
+        self._rest = _added(_added(kept, one), (p, missing))  # type: ignore[arg-type]
         self._top = high
 
     @property

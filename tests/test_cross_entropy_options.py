@@ -1147,3 +1147,17 @@ def test_a_dropped_target_class_names_its_row():
         assert np.isfinite(fg.cross_entropy(np.zeros((2, 2, 3)), t, where=keep, sample_weight=s))
     w = np.array([1, 1, 0])
     assert np.isnan(fg.cross_entropy(np.zeros((2, 2, 3)), np.full((2, 2), 2), where=keep, weight=w))
+
+
+@pytest.mark.parametrize("size", [1e-20, 3.0, 1e20])
+def test_one_weight_beside_scores_of_one_row(size):
+    """A mean of one row does not depend on its weight, be it far out of the range of float32."""
+    for loss, scores in (
+        (fg.cross_entropy, [0.5, 1.0]),
+        (fg.multiclass_hinge, [0.5, 1.0]),
+        (fg.hinge, 0.5),
+        (fg.binary_cross_entropy, 0.5),
+    ):
+        value, grad = loss.value_and_grad(scores, 1, sample_weight=size)
+        assert value == pytest.approx(loss(scores, 1), rel=4e-16)
+        np.testing.assert_allclose(grad, loss.grad(scores, 1), rtol=4e-16)

@@ -392,3 +392,27 @@ def test_losses_whose_sum_leaves_the_range():
     assert (weighed.sum, weighed.weight) == (4.0, np.inf)
     assert weighed.mean == pytest.approx(2 / 1.5e308, rel=1e-12)
     assert LossSum().update([5e-324] * 3, [5e-324] * 3).mean == 1.0
+
+
+def test_ascending_numbers_cost_logsumexp_no_digits():
+    """Every new maximum scales all before it."""
+    x = np.arange(2000) * 1e-3 - 1
+    exact = ref.logsumexp(x)
+    for a in (x, x[::-1]):
+        state = functools.reduce(lambda s, v: s.update([v]), a, LogSumExpState())
+        assert abs(state.logsumexp - exact) <= 2 * EPS * exact
+
+
+def test_a_chunk_far_below_the_maximum_keeps_its_digits():
+    state = LogSumExpState().update([0.0]).update([-30.0, -30.3])
+    exact = float(np.log1p(np.exp(LD(-30)) + np.exp(LD(-30.3))))
+    assert abs(state.logsumexp - exact) <= 2 * EPS * exact
+    columns = LogSumExpState(1).update(np.zeros((2, 1))).update([[-30.0, -30.3]] * 2)
+    np.testing.assert_array_equal(columns.logsumexp, state.logsumexp)
+
+
+def test_a_plan_has_its_own_ignored_ids():
+    state = CentroidState(2, ignore_index=0)
+    with pytest.raises(ValueError, match="ignore_index must be left out beside a Segments"):
+        state.update([[1.0], [2.0]], fg.Segments.from_ids([0, 1], num_segments=2))
+    assert state.counts.sum() == 0
