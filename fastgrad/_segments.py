@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any, NoReturn
 
@@ -15,7 +14,7 @@ from fastgrad._kernels import segments as _kernels
 from fastgrad._kernels import series as _softmax
 from fastgrad._kernels import sort as _sort
 from fastgrad._maps import Map
-from fastgrad._threads import get_num_threads
+from fastgrad._threads import cached_property, get_num_threads
 
 
 class Segments:
@@ -237,21 +236,25 @@ class Segments:
         if self._bounds is not None:
             vars(self)["_bounds"] = _read_only(self._bounds)
 
-    @functools.cached_property
+    @cached_property
     def _ids(self) -> IntArray | None:
         """(B, N), C-contiguous, in range or equal to `_ignored`; None if segments are consecutive.
 
         IndexError if they are not in range.
         """
-        assert self._unchecked is not None
-        flat, each, name = self._unchecked
+        unchecked = self._unchecked
+        if unchecked is None:  # another thread has just checked them
+            ids: IntArray | None = vars(self)["_ids"]
+            return ids
+        flat, each, name = unchecked
         _arrays.check_range_of_ids(flat.reshape(self.shape), each, None, name)
-        vars(self)["_unchecked"] = None
+        self._checked(flat, None)
         return flat
 
     def _checked(self, ids: IntArray, offsets: NDArray[np.int64] | None) -> None:
         """Ids were found to be in range, and offsets made of them."""
-        vars(self).update(_ids=ids, _unchecked=None)
+        vars(self)["_ids"] = ids
+        vars(self)["_unchecked"] = None
         if offsets is not None:
             vars(self)["offsets"] = _read_only(offsets)
 
@@ -259,7 +262,7 @@ class Segments:
     def _items(self) -> int:
         return self.shape[0] if len(self.shape) == 2 else 1
 
-    @functools.cached_property
+    @cached_property
     def _in_order(self) -> bool:
         """Whether rows lie in the order of segments, those of none at the end."""
         if self._ids is None or self._items != 1:
@@ -272,7 +275,7 @@ class Segments:
             vars(self)["offsets"] = _read_only(offsets)
         return ascends
 
-    @functools.cached_property
+    @cached_property
     def offsets(self) -> NDArray[np.int64]:
         """Where every segment begins in `order`, and at last where the last one ends."""
         if self._ids is None:
@@ -282,13 +285,13 @@ class Segments:
         _sort.count(self._ids, self._ignored, offsets[1:].reshape(self._items, self.num_segments))
         return _read_only(np.cumsum(offsets, out=offsets))
 
-    @functools.cached_property
+    @cached_property
     def counts(self) -> NDArray[np.int64]:
         """Rows of every segment."""
         counts = self.offsets[1:] - self.offsets[:-1]
         return _read_only(counts.reshape((*self.shape[:-1], self.num_segments)))
 
-    @functools.cached_property
+    @cached_property
     def order(self) -> NDArray[np.int64]:
         """Positions of the rows, sorted by segment."""
         if self._in_order:
@@ -419,8 +422,9 @@ def _add_up(
     # Many counters and many accumulators drive each other out of the cache, but on several threads
     # a pass before them would be waited for (benchmarks/NOTES.md).
     fused = columns == 1 or not counting or get_num_threads() > 1
-    if table and items == 1 and fused and plan._unchecked is not None:
-        ids = plan._unchecked[0]
+    unchecked = plan._unchecked
+    if table and items == 1 and fused and unchecked is not None:
+        ids = unchecked[0]
         made = np.zeros(plan.num_segments + 1, np.int64) if counting else None
         lost = run(out, 1.0, ids, made)
         if lost is not None:

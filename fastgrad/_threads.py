@@ -5,9 +5,33 @@ from __future__ import annotations
 import contextlib
 import operator
 import os
+import sys
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from fastgrad._kernels import rows as _rows
+
+if TYPE_CHECKING or sys.version_info >= (3, 12):
+    from functools import cached_property as cached_property
+else:
+
+    class cached_property:
+        """That of Python 3.12.
+
+        The one of 3.11 computes under a lock that all instances share: threads wait for strangers,
+        and a child that is forked meanwhile waits for ever.
+        """
+
+        def __init__(self, make):
+            self._make, self.__doc__ = make, make.__doc__
+
+        def __set_name__(self, owner, name):
+            self._name = name
+
+        def __get__(self, instance, owner=None):
+            if instance is None:
+                return self
+            return vars(instance).setdefault(self._name, self._make(instance))
 
 
 def set_num_threads(n: int) -> None:

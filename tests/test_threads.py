@@ -292,6 +292,35 @@ def test_a_forked_child_works_on_one_thread(method):
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_child_forked_while_a_thread_sorts():
+    """The cached properties of Python 3.11 compute under a lock of their class."""
+    inside, leave = threading.Event(), threading.Event()
+
+    class Slow(fg.Segments):
+        @property
+        def _in_order(self):
+            inside.set()
+            leave.wait(30)
+            return False
+
+    plan = fg.Segments.from_ids(np.array([1, 0, 1]))
+    object.__setattr__(plan, "__class__", Slow)
+    sorting = threading.Thread(target=lambda: plan.order)
+    sorting.start()
+    assert inside.wait(30)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)  # it has no other way out of a lock
+        other = fg.Segments.from_ids(np.array([1, 0, 1]))
+        os._exit(0 if other.order.tolist() == [1, 0, 2] else 1)
+    _, status = os.waitpid(child, 0)
+    leave.set()
+    sorting.join()
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 @pytest.mark.parametrize("method", sorted({"fork"} & set(multiprocessing.get_all_start_methods())))
 def test_the_parent_goes_on_after_a_fork(method, rng):
     context = multiprocessing.get_context(method)

@@ -283,7 +283,7 @@ def _common_shift(m: Measured) -> Iterator[Diagnosis]:
     if m.complete:
         flat = np.empty(m.a.size)
         flat[m.index] = m.n
-        n = flat.reshape(m.a.shape)
+        n: Array = flat.reshape(m.a.shape)
         if n.shape[-1] > 1:
             sums.append(("row", n.sum(axis=-1, keepdims=True)))
         if n.ndim > 1 and n.shape[0] > 1:

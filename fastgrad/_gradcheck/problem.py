@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgrad._maps import Loss, Map, parameter_names, signature_of
+from fastgrad._threads import cached_property
 
 Array = NDArray[np.float64]
 KINDS = ("grad", "vjp", "jvp", "jac", "hvp", "hess_diag")
@@ -581,7 +581,7 @@ class Problem:
         vectors = () if kind == "hess_diag" else (vector,)
         return getattr(f, kind)(*args, *vectors, **kwargs, **more)
 
-    @functools.cached_property
+    @cached_property
     def _takes_vector(self) -> bool:
         """Whether a derivative of an array function has room for a cotangent after f's arguments.
 
