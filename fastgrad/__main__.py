@@ -90,9 +90,13 @@ def _kernel(given: argparse.Namespace) -> int:
             return install.doctor(given.name)
         if given.action == "uninstall":
             return install.uninstall(given.name, given.user, given.prefix)
-        return install.install(
-            given.name, given.user, given.prefix, given.display_name, dict(given.env)
-        )
+        try:
+            return install.install(
+                given.name, given.user, given.prefix, given.display_name, dict(given.env)
+            )
+        except (ValueError, OSError) as error:  # the name, or the place
+            print(f"fastgrad kernel install: {error}", file=sys.stderr)
+            return 1
 
     return _with_extra("repl", "fastgrad kernel", run)
 

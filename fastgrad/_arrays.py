@@ -854,7 +854,8 @@ def _as_integers(a: ArrayLike, name: str, what: str, fill: str) -> IntArray:
 def as_ids(ids: ArrayLike, name: str) -> IntArray:
     """The segment of every row, C-contiguous; the range is not checked."""
     fill = "filled(-1) and ignore_index=-1"
-    a = _as_integers(ids, name, "the segment of every row", fill)
+    what = "class" if name == "labels" else "segment"
+    a = _as_integers(ids, name, f"the {what} of every row", fill)
     if a.ndim not in (1, 2):
         raise ValueError(
             f"{name} must have shape (N,), or (B, N) for a batch of items; it has shape {a.shape}."
@@ -910,26 +911,31 @@ def as_offsets(offsets: ArrayLike) -> NDArray[np.int64]:
     return a
 
 
+def _option_of(name: str) -> str:
+    """What a caller of `labels` or of ids says how many there are."""
+    return "num_classes" if name == "labels" else "num_segments"
+
+
 def numbers_of_segments(
     num_segments: ArrayLike, ids: IntArray, name: str
 ) -> tuple[int, NDArray[np.int64]]:
     """The number of segments of the result, and that of every item."""
-    items = ids.shape[0] if ids.ndim == 2 else 1
+    items, option = ids.shape[0] if ids.ndim == 2 else 1, _option_of(name)
     given = np.asarray(num_segments)
     if given.ndim == 0 and given.dtype.kind in "iu" and 0 <= given < 2**48:
         return int(given), np.full(items, given, np.int64)
     if given.dtype.kind not in "iu":
-        raise TypeError(f"num_segments must be an int, or an array of them; got {num_segments!r}.")
+        raise TypeError(f"{option} must be an int, or an array of them; got {num_segments!r}.")
     if given.ndim > 0 and (ids.ndim == 1 or given.shape != (items,)):
         fits = f"or have shape ({items},), one for every item of " if ids.ndim == 2 else "for "
         raise ValueError(
-            f"num_segments must be one number, {fits}{name} of shape {ids.shape}; it has shape "
+            f"{option} must be one number, {fits}{name} of shape {ids.shape}; it has shape "
             f"{given.shape}."
         )
     least, most = int(given.min(initial=2**63 - 1)), int(given.max(initial=0))
     if least < 0 or most >= 2**48:  # beyond any memory; B * K then fits in int64
         raise ValueError(
-            f"num_segments must be >= 0 and less than 2**48; got {least if least < 0 else most}."
+            f"{option} must be >= 0 and less than 2**48; got {least if least < 0 else most}."
         )
     return most, np.ascontiguousarray(np.broadcast_to(given.astype(np.int64), (items,)))
 
@@ -963,8 +969,8 @@ def check_range_of_ids(
     if value < 0:
         message += f" To leave such rows out, pass ignore_index={value}."
     elif value == limit:
-        what, option = ("labels", "num_classes") if name == "labels" else ("ids", "num_segments")
-        message += f" If all {what} are meant, pass {option}={value + 1} or more."
+        what = name if name == "labels" else "ids"
+        message += f" If all {what} are meant, pass {_option_of(name)}={value + 1} or more."
     raise IndexError(message)
 
 

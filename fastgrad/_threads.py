@@ -129,7 +129,7 @@ def _checked(n: int, what: str) -> int:
     except TypeError:
         raise TypeError(f"{what} must be an int; got {n!r}.") from None
     if not 1 <= count < 2**31:
-        raise ValueError(f"{what} must be at least 1; got {count}.")
+        raise ValueError(f"{what} must be at least 1, and less than 2**31; got {count}.")
     return count
 
 
@@ -141,7 +141,8 @@ def _from_environment() -> None:
         _rows.set_threads(_checked(int(text), "FASTGRAD_NUM_THREADS"))
     except ValueError:
         raise ImportError(
-            f"FASTGRAD_NUM_THREADS must be a whole number, at least 1; it is {text!r}."
+            "FASTGRAD_NUM_THREADS must be a whole number, at least 1 and less than 2**31; it is "
+            f"{text!r}."
         ) from None
 
 

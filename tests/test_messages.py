@@ -421,8 +421,8 @@ CASES = [
     ("CatBoost", ([0.0, 0.0], Y, [1.0, -1.0]), {}, ValueError, "sample_weight must be finite and >= 0; sample_weight[1] is -1.0 (as float64)."),
     ("CatBoost.multi", ([0.0, 0.0], 1, -1.0), {}, ValueError, "weight must be finite and >= 0; got -1.0."),
     # threads
-    ("set_num_threads", (0,), {}, ValueError, "n must be at least 1; got 0."),
-    ("set_num_threads", (-3,), {}, ValueError, "n must be at least 1; got -3."),
+    ("set_num_threads", (0,), {}, ValueError, "n must be at least 1, and less than 2**31; got 0."),
+    ("set_num_threads", (2**31,), {}, ValueError, "n must be at least 1, and less than 2**31; got 2147483648."),
     ("set_num_threads", (1.5,), {}, TypeError, "n must be an int; got 1.5."),
     ("set_num_threads", ("2",), {}, TypeError, "n must be an int; got '2'."),
     # centroids
@@ -435,7 +435,8 @@ CASES = [
     ("centroids", (X, fg.Segments.from_ids(Y)), {"num_classes": 2}, ValueError, "num_classes must be left out beside a Segments, which has its own; got 2. Pass it to Segments.from_ids."),
     ("centroids", (X, fg.Segments.from_ids(Y)), {"ignore_index": -1}, ValueError, "ignore_index must be left out beside a Segments, which has its own; got -1. Pass it to Segments.from_ids."),
     ("centroids", (X, [0, 2]), {"num_classes": 2}, IndexError, "labels must be in [0, 2); labels[1] is 2. If all labels are meant, pass num_classes=3 or more."),
-    ("centroids", (X, [0.0, 1.0]), {}, TypeError, "labels must hold the segment of every row (integers); got dtype float64. Use labels.astype(np.int64) if the values are whole numbers, or number what they name by np.unique(labels, return_inverse=True)."),
+    ("centroids", (X, Y), {"num_classes": 3.0}, TypeError, "num_classes must be an int, or an array of them; got 3.0."),
+    ("centroids", (X, [0.0, 1.0]), {}, TypeError, "labels must hold the class of every row (integers); got dtype float64. Use labels.astype(np.int64) if the values are whole numbers, or number what they name by np.unique(labels, return_inverse=True)."),
     ("centroids", (X, Y), {"sample_weight": [1.0, -1.0]}, ValueError, "sample_weight must be finite and >= 0; sample_weight[1] is -1.0 (as float64)."),
     ("centroids.vjp", (X, Y, X[0]), {}, ValueError, "g must have shape (2, 3); it has shape (3,)."),
     ("prototypes", (X, X[:, :2]), {}, ValueError, "centroids must have shape (K, 3), to fit X (2, 3); they have shape (2, 2)."),

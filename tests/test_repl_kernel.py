@@ -311,6 +311,14 @@ def test_install_and_uninstall_under_another_name(prefix, capsys):
     assert "there is no kernel 'other'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("where", [["--name", "bad name!"], ["--prefix", "/dev/null/x"]])
+def test_what_cannot_be_installed_is_said_in_one_line(where, capsys):
+    assert main(["kernel", "install", *where]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert said[0].startswith("fastgrad kernel install: ")
+
+
 def test_uninstall_leaves_other_kernels_alone(prefix, capsys):
     folder = prefix / "share/jupyter/kernels/python3"
     folder.mkdir(parents=True)

@@ -166,7 +166,10 @@ def test_an_empty_environment_sets_nothing(text):
 @pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", "99999999999"])
 def test_nonsense_in_the_environment_is_an_import_error(text):
     done = python("import fastgrad", FASTGRAD_NUM_THREADS=text)
-    message = f"FASTGRAD_NUM_THREADS must be a whole number, at least 1; it is '{text}'."
+    message = (
+        "FASTGRAD_NUM_THREADS must be a whole number, at least 1 and less than 2**31; "
+        f"it is '{text}'."
+    )
     assert done.stderr.splitlines()[-1] == f"ImportError: {message}"
 
 
