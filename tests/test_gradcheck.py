@@ -1356,3 +1356,29 @@ def test_a_complex_or_textual_derivative_is_refused(kind):
 def test_an_integer_input_that_f_takes_only_as_integers():
     with pytest.raises(TypeError, match=r"target has dtype int64.*Leave it out of wrt"):
         fg.gradcheck(fg.cross_entropy, np.eye(3), np.array([0, 1, 2]), wrt=("logits", "target"))
+
+
+def test_an_infinite_value_has_no_derivative_and_blames_none():
+    with np.errstate(divide="ignore", invalid="ignore"):
+        x = np.array([0.0, 1.0, 2.0])
+        assert fg.gradcheck(np.log, x, grad=lambda x, v: v / x)
+        assert fg.gradcheck(np.log, x, grad=lambda x, v: 1.1 * v / x).verdict == "FAIL"
+        nowhere = fg.gradcheck(np.sqrt, x + 1, grad=lambda x, v: v * np.nan)
+        assert nowhere.verdict == "FAIL"
+
+
+def test_two_numbers_are_printed_so_that_they_differ():
+    x = np.array([6.0, 3.0])
+    result = fg.gradcheck(lambda x: np.sum(x**2), x, grad=lambda x: 2.000003 * x)
+    assert "(12.000018 against 12)" in " ".join(str(result).split())
+    assert "1.0000015 times the numeric one" in str(result)
+
+
+def test_a_wrong_product_of_second_order_is_named_as_such():
+    def value(x):
+        return np.sum(x**2)
+
+    wrong = fg.Loss(value=value, grad=lambda x: 2 * x, hvp=lambda x, v: 3 * v)
+    result = fg.gradcheck(wrong, np.array([1.0, 2.0]), order=2)
+    assert result.verdict == "FAIL"
+    assert "H·v in x" in str(result)

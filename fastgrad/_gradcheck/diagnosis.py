@@ -201,7 +201,7 @@ def _named_factor(
     for name, value, hint in known:
         if math.isclose(abs(factor), value, rel_tol=near):
             return ("−" if factor < 0 else "") + name, hint
-    return f"{factor:.6g}", ""
+    return f"{factor:.{6 if abs(factor - 1) > 1e-5 else 10}g}", ""
 
 
 def _transposed(m: Measured) -> Iterator[Diagnosis]:

@@ -163,7 +163,7 @@ class Run:
     def _first_order(self) -> None:
         problem, mode = self.problem, self.mode
         v = self.cotangent()
-        analytic = problem.look_twice(v)
+        analytic = self._known(problem.look_twice(v))
         self._both_at_once(analytic)
         rows = None
         began = time.perf_counter()
@@ -210,6 +210,15 @@ class Run:
                 s.elements(which, _search.sample(a.shape, [None] * a.ndim, SAMPLE, self.rng))
         if not any(d.failed for d in self.directions):
             self._transforms(s)
+
+    def _known(self, analytic: list[Array]) -> list[Array]:
+        """An element of which the value is not finite has no derivative: NaN says nothing else."""
+        lost = ~np.isfinite(self.problem.at_x)
+        if self.problem.kind == "vjp" and lost.any():
+            for a in analytic:
+                if a.shape == lost.shape:
+                    a[lost & np.isnan(a)] = 0.0
+        return analytic
 
     def _both_at_once(self, analytic: Sequence[Array]) -> None:
         """value_and_grad gives what value and grad give."""
@@ -401,7 +410,7 @@ class Run:
                 current = Search(
                     problem,
                     v,
-                    problem.analytic(v),
+                    self._known(problem.analytic(v)),
                     self.tolerance,
                     self.clock,
                     self.rng,

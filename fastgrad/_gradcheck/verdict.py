@@ -48,10 +48,10 @@ class Judge:
             if not complete:
                 measured = sum(counts.values()) - counts[OPEN]
                 places = f"{'all ' if counts[FAIL] == measured > 1 else ''}{places} measured"
+            kind = "hvp" if "·v" in top.input and problem.kind == "grad" else problem.kind
             message = (
-                f"{problem.name}: {_derivative_of(problem.kind)}{top.input} wrong at {places}, "
-                f"worst {top.place} "
-                f"({top.analytic:.4g} against {top.numeric:.4g})."
+                f"{problem.name}: {_derivative_of(kind)}{top.input} wrong at {places}, "
+                f"worst {top.place} ({_apart(top.analytic, top.numeric)})."
             )
         elif any(code in problem.findings for code in ALWAYS_WRONG):
             verdict = "FAIL"
@@ -349,6 +349,15 @@ def _one_hot(a: NDArray[Any]) -> bool:
     if a.dtype.kind != "f" or a.ndim < 2 or not a.size:
         return False
     return bool(np.all((a == 0) | (a == 1)) and np.all(a.sum(axis=-1) == 1))
+
+
+def _apart(a: float, n: float) -> str:
+    """Both with as many digits as tell them apart."""
+    for digits in (4, 6, 9, 12, 17):
+        one, other = f"{a:.{digits}g}", f"{n:.{digits}g}"
+        if one != other:
+            break
+    return f"{one} against {other}"
 
 
 def _derivative_of(kind: str) -> str:
