@@ -1382,3 +1382,26 @@ def test_a_wrong_product_of_second_order_is_named_as_such():
     result = fg.gradcheck(wrong, np.array([1.0, 2.0]), order=2)
     assert result.verdict == "FAIL"
     assert "H·v in x" in str(result)
+
+
+def test_a_leak_of_single_precision_does_not_pass_for_rounding():
+    x = np.array([0.1, 0.2, 0.3], np.float32)
+
+    def leaky(x):
+        return np.array([0.2, 0.4, 0.35], np.float32)
+
+    def right(x):
+        return 2 * x * np.array([1, 1, 0], x.dtype)
+
+    def f(x):
+        return 1e5 + np.sum(x[:-1] ** 2)
+
+    assert fg.gradcheck(f, x, grad=leaky).verdict in ("FAIL", "UNRESOLVED")
+    assert fg.gradcheck(f, x, grad=right)
+    z = 3 * np.random.default_rng(0).standard_normal((400, 4)).astype(np.float32)
+    y = np.where(np.arange(400) < 399, np.arange(400) % 4, -100)
+    total = fg.cross_entropy.with_options(reduction="sum")
+    leak = total.grad(z, y)
+    leak[-1] = 1e-3 * fg.softmax(z[-1])
+    assert fg.gradcheck(lambda z: total(z, y), z, grad=leak, mode="full").verdict != "PASS"
+    assert fg.gradcheck(lambda z: total(z, y), z, grad=total.grad(z, y), mode="full")

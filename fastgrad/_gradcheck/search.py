@@ -859,7 +859,11 @@ def decide(
     own = ULPS["direction"] * double * np.where(np.isfinite(rounding), rounding, 0)
     status[none & np.isfinite(s.bar) & (np.abs(a) <= own)] = PASS
     still = (s.value == 0) & (s.reach == 0) & np.isfinite(s.bar)
-    status[still & (np.abs(a) <= own * (tolerance.eps / double))] = PASS
+    narrow = tolerance.eps / double
+    status[still & (np.abs(a) <= own * narrow) & (status == FAIL)] = UNRESOLVED
+    # Of a narrow type that is much: it passes as a rounding of the elements beside it, or of 1.
+    beside = ULPS["direction"] * tolerance.eps * np.maximum(largest, 1.0)
+    status[still & (np.abs(a) <= np.minimum(own * narrow, beside))] = PASS
     status[s.kink] = np.where(inside, KINK, FAIL)[s.kink]
     status[~np.isfinite(s.bar) | s.jump] = UNRESOLVED
     # One side of a singularity may look straight from where the steps are.
