@@ -239,12 +239,16 @@ class _Options:
     def __init__(self, f: _Function, options: dict[str, Any]) -> None:
         functools.update_wrapper(self, f, updated=())
         self._f, self._options = f, options
-        self._names = parameter_names(f)
         signature = signature_of(f)
+        self._places = [
+            p.name
+            for p in signature.parameters.values()
+            if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        ]
         parameters = []
         behind = False  # a default: what has none can then be a keyword only
         for p in signature.parameters.values():
-            if p.name in self._names and p.name in options:
+            if p.name in options and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
                 p, behind = p.replace(default=options[p.name]), True
             elif behind and p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty:
                 p = p.replace(kind=p.KEYWORD_ONLY)
@@ -252,7 +256,7 @@ class _Options:
         self.__signature__ = signature.replace(parameters=sorted(parameters, key=lambda p: p.kind))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        given = self._names[: len(args)]
+        given = self._places[: len(args)]
         options = {n: v for n, v in self._options.items() if n not in given}
         return self._f(*args, **{**options, **kwargs})
 

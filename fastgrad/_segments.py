@@ -229,7 +229,8 @@ class Segments:
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what is made of the ids; from a pickle NumPy would make it writeable."""
-        return {k: a for k, a in vars(self).items() if k not in ("offsets", "counts", "order")}
+        now = dict(vars(self))  # another thread may be making some
+        return {k: a for k, a in now.items() if k not in ("offsets", "counts", "order")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)

@@ -569,7 +569,7 @@ def init_score(
     if options.get("where") is not None:
         raise ValueError("init_score needs every class in every row; the loss has where=.")
     y = _arrays.as_labels(target)
-    scores = np.zeros((len(y),) if num_class is None else (len(y), num_class))
+    scores = np.broadcast_to(0.0, (len(y),) if num_class is None else (len(y), num_class))
     y = _labels(y, scores)
     rows: Any = 1.0
     if sample_weight is not None:
@@ -580,18 +580,16 @@ def init_score(
     # mass (1 - 1/K) / K tells the mass, and so each class's share of it.
     per_row = _unreduced(loss)
     penalty = {"z_loss": 0.0} if base is cross_entropy else {}
-    hess = _column_sums(rows * _derivative(per_row, "hess_diag", scores, y, **penalty))
+    start = np.zeros(scores.shape[1:])
+    hess = _summed(per_row, "hess_diag", start, y, rows, penalty)
     if not np.all(hess > 0):
         raise ValueError("target must have rows with weight; all are ignored or have weight 0.")
     k = 2 if num_class is None or base is binary_cross_entropy else num_class
-    mass = hess * k**2 / (k - 1)
-    share = np.full(np.shape(mass), 1 / k)
-    start = np.zeros(np.shape(mass))
+    share = np.full(start.shape, 1 / k)
     # That of a rare class is what remains of 1/K; seen from about itself it keeps its digits.
-    for _ in range(3):
-        scores[...] = start
-        grad = _column_sums(rows * _derivative(per_row, "grad", scores, y, **penalty))
-        share = np.maximum(share - grad / mass, _LEAST_SHARE)
+    for _ in range(2):
+        grad = _summed(per_row, "grad", start, y, rows, penalty)
+        share = np.maximum(share - grad / hess * ((k - 1) / k**2), _LEAST_SHARE)
         if base is binary_cross_entropy:
             share = np.minimum(share, 1 - _LEAST_SHARE)
             start = np.log(share / (1 - share))
@@ -601,9 +599,26 @@ def init_score(
     return float(start) if num_class is None else np.asarray(start)
 
 
+def _summed(
+    loss: Loss, name: str, start: _Array, y: _Array, rows: Any, options: dict[str, Any]
+) -> Any:
+    """A derivative at one start for all rows, times `rows`, summed over them."""
+    each = max(1, 2**20 // start.size) if _by_rows(loss) else max(1, len(y))
+    sums = [np.zeros(start.shape)]
+    for at in range(0, len(y), each):
+        part = y[at : at + each]
+        result = _derivative(
+            loss, name, np.broadcast_to(start, (len(part), *start.shape)), part, **options
+        )
+        sums.append(_column_sums(result * (rows[at : at + each] if np.ndim(rows) else rows)))
+    return _column_sums(np.array(sums))
+
+
 def _column_sums(a: _Array) -> Any:
-    """In pairs, as NumPy adds what is contiguous: ten million rows cost few digits."""
-    return np.ascontiguousarray(a.T).sum(axis=-1)
+    """By blocks of blocks, so that ten million rows cost few digits."""
+    while len(a) > 64:
+        a = np.add.reduceat(a, np.arange(0, len(a), 64), axis=0)
+    return a.sum(axis=0)
 
 
 def _check_derivatives(loss: Any, who: str, *names: str) -> None:

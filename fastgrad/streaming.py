@@ -397,6 +397,7 @@ class LogSumExpState:
         else:
             axis = tuple(range(x.ndim))
         wide = x.astype(np.float64)  # that each chunk is rounded to float64 alone
+        wide = wide.reshape(1) if wide.ndim == 0 and self._axis is not None else wide
         top = np.max(wide, axis=axis, initial=-np.inf)
         known = np.isfinite(top)
         with np.errstate(all="ignore"):

@@ -991,3 +991,13 @@ def test_the_start_of_a_rare_and_of_an_absent_class(rows):
     np.testing.assert_allclose(start, exact, rtol=8 * EPS64, atol=8 * EPS64)
     odds = init_score(fg.binary_cross_entropy, y)
     np.testing.assert_allclose(odds, -np.log(rows - 1), rtol=8 * EPS64)
+
+
+def test_a_start_does_not_depend_on_the_size_of_class_weights():
+    y = np.random.default_rng(0).integers(0, 50, 1000)
+    weight = 10 ** np.random.default_rng(1).uniform(-6, 6, 50)
+    start, large = (
+        init_score(fg.cross_entropy.with_options(weight=weight * size), y, num_class=50)
+        for size in (1, 1e300)
+    )
+    np.testing.assert_allclose(large, start, rtol=16 * EPS64)

@@ -1405,3 +1405,63 @@ def test_a_leak_of_single_precision_does_not_pass_for_rounding():
     leak[-1] = 1e-3 * fg.softmax(z[-1])
     assert fg.gradcheck(lambda z: total(z, y), z, grad=leak, mode="full").verdict != "PASS"
     assert fg.gradcheck(lambda z: total(z, y), z, grad=total.grad(z, y), mode="full")
+
+
+def by_hand(z):
+    e = np.exp(z - z.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+@pytest.mark.parametrize("mode", ["auto", "random"])
+@pytest.mark.parametrize("mask", [-1e9, -1e12, np.finfo(float).min])
+@pytest.mark.parametrize("offset", [0.0, 1000.0])
+@pytest.mark.parametrize("spread", [0.0, 1.0])
+def test_masks_beside_any_logits(mode, mask, offset, spread, rng):
+    z = offset + spread * rng.standard_normal((200, 6))
+    z[:, -2:] = mask
+    for factor, verdict in ((1, "PASS"), (1.001, "FAIL"), (2, "FAIL")):
+
+        def vjp(z, v, factor=factor):
+            p = by_hand(z)
+            return factor * p * (v - (p * v).sum(-1, keepdims=True))
+
+        assert fg.gradcheck(by_hand, z, grad=vjp, mode=mode).verdict == verdict
+
+
+def test_steps_that_move_nothing_acquit_nobody():
+    """Below the spacing of large numbers a step is no step."""
+    x = np.tile([0.5, -1.2, 3e7, 4e7, 2.0], 400)
+    wrong = np.cos(x) * np.where(x > 1e6, 1.5, 1)
+    result = fg.gradcheck(lambda x: float(np.sin(x).sum()), x, grad=wrong, mode="random")
+    assert result.verdict == "FAIL"
+    few = x[:5]
+    wrong = 2 * few * [1.5, 1, 1, 1, 1]
+    assert fg.gradcheck(lambda x: np.sum(x**2), few, grad=wrong, mode="full").verdict == "FAIL"
+
+
+@pytest.mark.parametrize("mode", ["auto", "random"])
+def test_what_is_wrong_at_zeros_alone(mode, rng):
+    x = rng.standard_normal(4000)
+    x[::2] = 0
+    w = rng.standard_normal(x.size)
+    right = w * (x > 0)
+    assert fg.gradcheck(lambda x: np.sum(w * np.maximum(x, 0)), x, grad=right, mode=mode)
+    for places, value in ((x == 0, 5.0), (x == 0, np.nan), ([2], np.nan), ([2], np.inf)):
+        wrong = right.copy()
+        wrong[places] = value
+        result = fg.gradcheck(lambda x: np.sum(w * np.maximum(x, 0)), x, grad=wrong, mode=mode)
+        assert result.verdict == "FAIL"
+
+
+@pytest.mark.parametrize("mode", ["auto", "random", "full"])
+def test_a_map_that_keeps_its_forward_pass(mode, rng):
+    class Kept:
+        def __call__(self, x):
+            self.y = np.tanh(x)
+            return self.y
+
+        def vjp(self, x, v):
+            return v * (1 - self.y**2)
+
+    f = Kept()
+    assert fg.gradcheck(fg.Map(f, vjp=f.vjp, jvp=f.vjp), rng.standard_normal(20), mode=mode)

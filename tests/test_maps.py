@@ -472,3 +472,11 @@ def test_a_half_made_object_does_not_recurse():
 def test_arguments_are_no_options(name):
     with pytest.raises(TypeError, match=f"cross_entropy has no option '{name}'; it has axis, "):
         fg.cross_entropy.with_options(**{name: 2.0})
+
+
+def test_options_behind_any_number_of_arguments():
+    last = fg.Map(lambda z, w=1, *args, k=2: k).with_options(k=9)
+    assert last(1, 2, 3) == 9
+    assert last(1, 2, 3, k=4) == 4
+    assert fg.Map(lambda *xs, k=1: k).with_options(k=9)(1) == 9
+    assert fg.Map(lambda z, w=1: w).with_options(w=9)(1, 2) == 2

@@ -416,3 +416,8 @@ def test_a_plan_has_its_own_ignored_ids():
     with pytest.raises(ValueError, match="ignore_index must be left out beside a Segments"):
         state.update([[1.0], [2.0]], fg.Segments.from_ids([0, 1], num_segments=2))
     assert state.counts.sum() == 0
+
+
+def test_a_number_without_dimensions():
+    assert LogSumExpState(0).update(1.5).logsumexp == 1.5
+    assert LogSumExpState().update(1.5).update(1.5).logsumexp == pytest.approx(1.5 + np.log(2))

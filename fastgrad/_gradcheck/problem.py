@@ -605,7 +605,7 @@ class Problem:
         self.derivative_evals += 1
         try:
             self.given(*self.args, np.ones(self.value_shape), **self.kwargs)
-        except TypeError:
+        except (TypeError, ValueError):  # too many arguments, or too many to unpack
             return False
         return True
 

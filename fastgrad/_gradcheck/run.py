@@ -33,6 +33,8 @@ RTOL = {8: 1e-7, 4: 1e-4, 2: 2e-2}
 """By the size of the input's dtype: what is demanded of the analytic side."""
 MOST = 64
 """Directions at most, where `detect` asks for more."""
+MANY_ROWS = 4096
+"""Up to so many rows every pair is seen apart."""
 SAMPLE = 64
 """Elements measured one by one beside the directions, and where an error is dense."""
 
@@ -248,6 +250,7 @@ class Run:
         s = Search(problem, None, gradient, self.tolerance, self.clock, self.rng)
         d, _ = s.direction(s.gaussian(), 0.1)
         problem.reset()
+        problem.stand()
         if d.failed:
             self.mixed.append(
                 Diagnosis(
@@ -273,6 +276,7 @@ class Run:
         if not (hasattr(f, "jvp") and hasattr(f, "vjp")) or len(problem.inputs) != 1:
             return
         u = [np.asarray(one, problem.inputs[0].x.dtype) for one in s.gaussian()]
+        problem.stand()
         forward = np.asarray(problem.analytic(u[0], "jvp")[0], float)
         v = s.weight if s.weight is not None else np.ones(problem.value_shape)
         ahead = float(np.sum(np.where(v != 0, v * forward, 0.0)))
@@ -376,10 +380,13 @@ class Run:
         kept = shape[:axis] + shape[axis + 1 :]
         small = _search.scales_of(part.x).small
         number = np.arange(math.prod(kept)).reshape(kept)
-        for bit in range(int(number[-1:].max(initial=0)).bit_length()):
+        if number.size > MANY_ROWS:  # then by chance
+            number = self.rng.permutation(number.size).reshape(kept) % 64
+        for bit in range(int(number.max(initial=0)).bit_length()):
             # Of any two rows one moves and the other stands, once each way.
             half = (number >> bit) & 1 == 1
             for moved in (half, ~half):
+                self.clock.check(1)
                 mask = np.broadcast_to(np.expand_dims(moved, axis), shape)
                 step = 0.1 * small * self.rng.choice([-1.0, 1.0], size=shape)
                 np.copyto(part.moving, np.where(mask, part.x + step, part.x), casting="unsafe")
@@ -432,6 +439,16 @@ class Run:
             )
         if failed is not None:
             self._locate(failed, reach)
+            return
+        if self.left_out:
+            self._look_at_zeros(s)
+
+    def _look_at_zeros(self, s: Search) -> None:
+        """Some of the elements that directions left out."""
+        for which, part in enumerate(self.problem.inputs):
+            zeros = np.flatnonzero(part.x == 0)
+            few = min(SAMPLE, len(zeros))
+            s.elements(which, np.sort(self.rng.choice(zeros, few, replace=False)))
 
     @property
     def norm(self) -> float:

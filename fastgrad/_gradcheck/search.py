@@ -645,13 +645,16 @@ class Search:
                 np.where(part.x == 0, 0.0, one)
                 for part, one in zip(self.problem.inputs, d, strict=True)
             ]
-            if any(map(np.any, elsewhere)) and not all(map(np.array_equal, elsewhere, d)):
+            known = all(np.isfinite(a).all() for a in self.analytic)
+            if known and any(map(np.any, elsewhere)) and not all(map(np.array_equal, elsewhere, d)):
                 self.left_out = True
                 return self.direction(elsewhere, reach)
         result = self._compare(a, slopes, rounding, exact)
         if result.failed:
             near, stored = self.along(d, reach * 4.0 ** -np.arange(11.0, 20.0))
-            if float(near.bar[0]) < 1e-3 * norm and not near.edge[0]:
+            # Steps below the spacing of the numbers move nothing, and so acquit of everything.
+            moved = all(np.all((now != 0) | (one == 0)) for now, one in zip(stored, d, strict=True))
+            if moved and float(near.bar[0]) < 1e-3 * norm and not near.edge[0]:
                 closer = self._compare(self.dot(stored), near, rounding, stored)
                 if not closer.failed:
                     result = closer
@@ -763,10 +766,12 @@ def scales_of(x: NDArray[Any]) -> Scales:
     """
     wide = np.asarray(x.real, float)
     wide = np.where(np.isfinite(wide), wide, 0.0)
-    far = _far_out(wide)
+    far = _masked(wide)
     if far.any():
-        # A mask of -1e9 or finfo.min tells nothing of the others, and has its own size for a scale.
-        s = scales_of(np.where(far, np.nan, x.real))
+        # It tells nothing of the others, and has its own size for a scale.
+        count = np.sum(~far, axis=-1, keepdims=True)
+        middle = np.sum(np.where(far, 0.0, wide), axis=-1, keepdims=True) / np.maximum(count, 1)
+        s = scales_of(np.where(far, np.where(count > 0, middle, 0.0), wide))
         own = np.abs(wide)
         return Scales(np.where(far, own, s.small), np.where(far, own, s.big), s.typical, s.unit)
     peak = float(np.max(np.abs(wide), initial=0)) or 1.0
@@ -794,13 +799,14 @@ def scales_of(x: NDArray[Any]) -> Scales:
     return Scales(small, big, typical, unit_)
 
 
-def _far_out(x: Array) -> NDArray[np.bool_]:
-    """Elements of a million and more, beyond a gap of as much, above which not all lie."""
-    sizes = np.sort(np.abs(x[x != 0]))
-    if sizes.size < 2 or sizes[-1] < 1e6:
-        return np.zeros(x.shape, bool)
-    above = sizes[1:][(sizes[1:] > 1e6) & (sizes[1:] * 1e-6 > sizes[:-1])]
-    return np.abs(x) >= above[0] if above.size else np.zeros(x.shape, bool)
+def _masked(x: Array) -> NDArray[np.bool_]:
+    """Elements such as -1e9 or finfo.min: below minus a million, and beyond a gap of 10,000."""
+    none = np.zeros(x.shape, bool)
+    if x.ndim == 0 or np.min(x, initial=0) > -1e6:
+        return none
+    sizes = np.sort(np.abs(x), axis=None)
+    above = sizes[1:][(sizes[1:] >= 1e6) & (sizes[1:] * 1e-4 > sizes[:-1])]
+    return (x < 0) & (np.abs(x) >= above[0]) if above.size else none
 
 
 def _norm(arrays: Iterable[Array]) -> float:
