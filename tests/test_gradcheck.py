@@ -1279,7 +1279,7 @@ def test_masks_of_large_numbers(mask, dtype, shape, rng):
 
 
 @pytest.mark.parametrize("size", [10, 10_000])
-@pytest.mark.parametrize("mode", ["auto", "random"])
+@pytest.mark.parametrize("mode", ["auto", "random", "complex"])
 def test_a_wrong_jvp_of_a_map_is_found_at_any_size(size, mode):
     wrong = fg.Map(np.tanh, vjp=lambda x, v: v / np.cosh(x) ** 2, jvp=lambda x, u: 7 * u)
     result = fg.gradcheck(wrong, np.linspace(-1, 1, size), mode=mode)
