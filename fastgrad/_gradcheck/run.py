@@ -115,7 +115,6 @@ class Run:
         self.search: Search | None = None
         self.directions: list[Direction] = []
         self.guarantee = ""
-        self.left_out = False  # of the guarantee: elements that are 0
         self.stopped = ""
         self.trouble = ""
         self.mixed: list[Diagnosis] = []
@@ -424,23 +423,23 @@ class Run:
                     noise=s.noise,
                 )
             d, reach = current.direction(current.gaussian(), reach)
-            self.left_out = self.left_out or current.left_out
             self.directions.append(d)
             taus.append(d.allowance)
             if d.failed and failed is None:
                 failed = current
         self.radius = self._radius(taus)
+        left_out = any(d.left_out for d in self.directions)
         if 0 < self.radius < math.inf:
             whose = "product with a random vector" if problem.kind == "vjp" else "gradient"
             self.guarantee = (
                 f"an error of {self.radius:.1e} of the {whose}'s norm or more is missed with "
                 f"probability at most {self.miss:g} ({len(taus)} directions, at this x"
-                + ("; not at elements that are 0, where f has kinks)" if self.left_out else ")")
+                + ("; not at elements that are 0, where f has kinks)" if left_out else ")")
             )
         if failed is not None:
             self._locate(failed, reach)
             return
-        if self.left_out:
+        if left_out:
             self._look_at_zeros(s)
 
     def _look_at_zeros(self, s: Search) -> None:
@@ -642,7 +641,7 @@ class Run:
             products.append((d, found))
             start = 0
             for i, (p, a) in enumerate(zip(problem.inputs, found, strict=True)):
-                cut = _slice(slopes, start, start + p.size)
+                cut = _search.picked(slopes, slice(start, start + p.size))
                 natural = _largest(middle[start : start + p.size])
                 start += p.size
                 label = p.name if self.count == 1 else f"{p.name}·v{j}"
@@ -711,7 +710,7 @@ class Run:
             d[i] = small[i]
             slopes, exact = self.along(self._gradients_at, [d.reshape(part.shape)], middle)
             unit = float(exact[0].reshape(-1)[i])
-            one = _search.scaled(_slice(slopes, i, i + 1), 1 / unit)
+            one = _search.scaled(_search.picked(slopes, slice(i, i + 1)), 1 / unit)
             out.judge(np.array([i]), one, max(_largest(found), _largest(middle) / unit))
             self.clock.done += 1
         self.parts.append(out)
@@ -813,7 +812,3 @@ def parts_of(s: Search) -> list[Part]:
 
 def _largest(a: Array) -> float:
     return float(np.max(np.abs(a), initial=0, where=np.isfinite(a)))
-
-
-def _slice(s: Any, start: int, stop: int) -> Any:
-    return type(s)(*(getattr(s, f)[start:stop] for f in s.__dataclass_fields__))

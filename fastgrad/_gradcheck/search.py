@@ -63,6 +63,8 @@ class Direction:
     allowance: float
     ok: bool
     failed: bool
+    left_out: bool = False
+    """It does not move elements that are 0, for f has kinks there."""
 
 
 class Clock:
@@ -134,7 +136,6 @@ class Search:
         self.reach = [0.0 for _ in problem.inputs]
         self.jumps = 0
         self.flat = True
-        self.left_out = False  # were elements that are 0 left out of a direction
         problem.reset()
         self.middle = self.phi()
         size = abs(self.middle) if math.isfinite(self.middle) else 0.0
@@ -243,7 +244,11 @@ class Search:
         big = scales.big.reshape(-1)[index]
         slopes = self._sweep(which, index, self._ladder(big, small))
         self.clock.check()
-        self._settle(which, index, slopes, last=True)
+        # From so far that f has become flat nothing but 0 is seen: then the first steps stand.
+        value, bar = (a[which].reshape(-1)[index] for a in (self.numeric, self.bar))
+        flat = (np.abs(slopes.value) < 10 * slopes.bar) & (slopes.step > 1e3 * small)
+        flat &= (np.abs(value) > 2 * bar) & (np.abs(slopes.value) < 1e-3 * np.abs(value))
+        self._settle(which, index[~flat], picked(slopes, ~flat), last=True)
         self._refine(which, index, slopes)
         suits = np.log2(slopes.step / small)
         suits = suits[np.isfinite(slopes.bar) & np.isfinite(suits)]
@@ -323,8 +328,7 @@ class Search:
         # The slope of one side may be sure of itself, and wrong.
         better = self._outdoes(s, value, np.where(s.edge, bar, np.inf) if edge else bar, step)
         if better.any():
-            picked = Slopes(*(getattr(s, f)[better] for f in s.__dataclass_fields__))
-            self._settle(which, index[better], picked, last=True)
+            self._settle(which, index[better], picked(s, better), last=True)
 
     def _outdoes(self, s: Slopes, value: Array, bar: Array, step: Array) -> NDArray[np.bool_]:
         """Where these slopes are better than a value and bar at another step.
@@ -647,8 +651,9 @@ class Search:
             ]
             known = all(np.isfinite(a).all() for a in self.analytic)
             if known and any(map(np.any, elsewhere)) and not all(map(np.array_equal, elsewhere, d)):
-                self.left_out = True
-                return self.direction(elsewhere, reach)
+                result, reach = self.direction(elsewhere, reach)
+                result.left_out = True
+                return result, reach
         result = self._compare(a, slopes, rounding, exact)
         if result.failed:
             near, stored = self.along(d, reach * 4.0 ** -np.arange(11.0, 20.0))
@@ -668,8 +673,8 @@ class Search:
     def _compare(self, a: float, s: Slopes, rounding: float, d: list[Array]) -> Direction:
         n, bar = float(s.value[0]), float(s.bar[0])
         if s.kink[0]:
-            # Kinks that bend to both sides leave more room than the two slopes of their sum; what
-            # is within twice of it is not known to be wrong, and not known to be right.
+            # Kinks that bend to both sides leave more room than the two slopes of their sum: as
+            # much counts as a bar, which says in the guarantee what could be missed.
             low, high = sorted((float(s.left[0]), float(s.right[0])))
             n = min(max(a, low), high)
             bar += high - low
@@ -807,6 +812,11 @@ def _masked(x: Array) -> NDArray[np.bool_]:
     sizes = np.sort(np.abs(x), axis=None)
     above = sizes[1:][(sizes[1:] >= 1e6) & (sizes[1:] * 1e-4 > sizes[:-1])]
     return (x < 0) & (np.abs(x) >= above[0]) if above.size else none
+
+
+def picked(s: Slopes, which: Any) -> Slopes:
+    """Those of some elements."""
+    return Slopes(*(getattr(s, f)[which] for f in s.__dataclass_fields__))
 
 
 def _norm(arrays: Iterable[Array]) -> float:
