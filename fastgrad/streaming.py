@@ -441,8 +441,9 @@ class LogSumExpState:
         self._dtype = _widest(self._dtype, dtype)
         first = (self._top >= top) | np.isnan(self._top)
         high, low = np.where(first, self._top, top), np.where(first, top, self._top)
-        kept = tuple(np.where(first, a, b) for a, b in zip(self._rest, rest, strict=True))
-        scaled = tuple(np.where(first, b, a) for a, b in zip(self._rest, rest, strict=True))
+        (a, a_missing), (b, b_missing) = self._rest, rest
+        kept = np.where(first, a, b), np.where(first, a_missing, b_missing)
+        scaled = np.where(first, b, a), np.where(first, b_missing, a_missing)
         # Equal infinities are no distance apart; nothing adds to +inf, and -inf adds nothing.
         # In two words, for in ascending numbers every one scales all before it.
         ratio = np.exp(np.longdouble(low) - np.longdouble(high))
@@ -451,7 +452,7 @@ class LogSumExpState:
         one = factor, (ratio - factor).astype(np.float64)
         p, missing = _product(factor, scaled[0])
         missing = missing + (factor * scaled[1] + one[1] * scaled[0])
-        self._rest = _added(_added(kept, one), (p, missing))  # type: ignore[arg-type]
+        self._rest = _added(_added(kept, one), (p, missing))
         self._top = high
 
     @property
