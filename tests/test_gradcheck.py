@@ -1465,3 +1465,17 @@ def test_a_map_that_keeps_its_forward_pass(mode, rng):
 
     f = Kept()
     assert fg.gradcheck(fg.Map(f, vjp=f.vjp, jvp=f.vjp), rng.standard_normal(20), mode=mode)
+
+
+@pytest.mark.parametrize("outlier", [-1e12, 1e10, 1e12])
+def test_one_element_far_out_tells_nothing_of_the_others(outlier):
+    x = np.random.default_rng(1).standard_normal(600)
+    x[1] = outlier
+
+    def f(x):
+        return float(np.tanh(x).sum())
+
+    right = 1 - np.tanh(x) ** 2
+    for mode in ("full", "random"):
+        assert fg.gradcheck(f, x, grad=right, mode=mode)
+        assert fg.gradcheck(f, x, grad=1.01 * right, mode=mode).verdict == "FAIL"

@@ -805,13 +805,18 @@ def scales_of(x: NDArray[Any]) -> Scales:
 
 
 def _masked(x: Array) -> NDArray[np.bool_]:
-    """Elements such as -1e9 or finfo.min: below minus a million, and beyond a gap of 10,000."""
-    none = np.zeros(x.shape, bool)
-    if x.ndim == 0 or np.min(x, initial=0) > -1e6:
-        return none
+    """Elements such as -1e9 or finfo.min: below minus a million and beyond a gap of 10,000, or of
+    either sign beyond one of 1e8.
+    """
     sizes = np.sort(np.abs(x), axis=None)
-    above = sizes[1:][(sizes[1:] >= 1e6) & (sizes[1:] * 1e-4 > sizes[:-1])]
-    return (x < 0) & (np.abs(x) >= above[0]) if above.size else none
+    if x.ndim == 0 or not sizes.size or sizes[-1] < 1e6:
+        return np.zeros(x.shape, bool)
+
+    def beyond(gap: float) -> NDArray[np.bool_]:
+        above = sizes[1:][(sizes[1:] >= 1e6) & (sizes[1:] / gap > sizes[:-1])]
+        return np.abs(x) >= (above[0] if above.size else np.inf)
+
+    return ((x < 0) & beyond(1e4)) | beyond(1e8)
 
 
 def picked(s: Slopes, which: Any) -> Slopes:
