@@ -537,10 +537,10 @@ def _as_weights(weight: ArrayLike, name: str, dtype: np.dtype[Any], mean: bool =
         return w
     if mean and ((w == 0) & (given != 0)).any():
         w = cast(np.asarray(balanced(given)), computed(dtype))
-    return _as_zero_as(w, given)
+    return as_zero_as(w, given)
 
 
-def _as_zero_as(w: FloatArray, given: FloatArray) -> FloatArray:
+def as_zero_as(w: FloatArray, given: FloatArray) -> FloatArray:
     """Rounded weights, the smallest number in place of a 0 that was none."""
     lost = (w == 0) & (given != 0)
     least = np.finfo(w.dtype).smallest_subnormal
@@ -996,14 +996,12 @@ def as_data(data: ArrayLike, shape: tuple[int, ...]) -> FloatArray:
 
 
 def as_segment_weights(
-    weights: ArrayLike | None, shape: tuple[int, ...], dtype: np.dtype[Any], mean: bool
+    weights: ArrayLike | None, shape: tuple[int, ...], dtype: np.dtype[Any]
 ) -> FloatArray | None:
-    """One contiguous weight per row, in the type computed in; for a `mean`, any multiple of
-    them.
-    """
+    """One contiguous weight per row, in the type computed in."""
     if weights is None:
         return None
-    w = _as_weights(weights, "weights", dtype, mean)
+    w = _as_weights(weights, "weights", dtype)
     if w.shape != shape:
         raise ValueError(
             f"weights must have the shape of segments, {shape}, one number per row; it has shape "
@@ -1018,7 +1016,7 @@ def balanced(weights: FloatArray | None) -> FloatArray | None:
     largest = 0.0 if weights is None or not weights.size else float(weights.max())
     if weights is None or largest == 0 or 2.0**-32 < largest < 2.0**32:
         return weights
-    return _as_zero_as(np.asarray(np.ldexp(weights, -math.frexp(largest)[1])), weights)
+    return as_zero_as(np.asarray(np.ldexp(weights, -math.frexp(largest)[1])), weights)
 
 
 def check_empty_value(x: float) -> float:

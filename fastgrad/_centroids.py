@@ -16,7 +16,7 @@ from fastgrad import _arrays
 from fastgrad._arrays import BoolArray, FloatArray
 from fastgrad._kernels import centroids as _kernels
 from fastgrad._maps import Loss, Map
-from fastgrad._segments import Segments, segment_mean, segment_sum
+from fastgrad._segments import Segments, evened, segment_mean, segment_sum
 
 ROWS = 1024
 """More rows in a tile make no product faster and only leave the caches."""
@@ -44,7 +44,9 @@ class Centroids(NamedTuple):
 
 
 class _Rows:
-    """Rows, their classes and weights: the checked arguments that these functions share."""
+    """Rows, their classes and weights, those of each class over a power of two if there are
+    `exponents`: the checked arguments that these functions share.
+    """
 
     def __init__(
         self,
@@ -53,9 +55,7 @@ class _Rows:
         num_classes: int | ArrayLike | None,
         sample_weight: ArrayLike | None,
         ignore_index: int | None,
-        shares: bool = True,
     ) -> None:
-        """With `shares`, any multiple of the weights will do, for only means are taken."""
         self.X = _arrays.as_rows(X, "X", _arrays.BY_IDS)
         if isinstance(labels, Segments):
             _arrays.check_no_options_of_ids(num_classes=num_classes, ignore_index=ignore_index)
@@ -65,7 +65,8 @@ class _Rows:
             _arrays.check_labels(ids.shape, self.X.shape)
             self.plan = Segments._of(ids, num_classes, ignore_index, "labels")
         _arrays.check_labels(self.plan.shape, self.X.shape)
-        weight = _arrays.as_row_weight(sample_weight, self.X.shape[:-1], self.X.dtype, shares)
+        even, self.exponents = evened(sample_weight, self.plan, "sample_weight")
+        weight = _arrays.as_row_weight(even, self.X.shape[:-1], self.X.dtype)
         self.weight = None if weight is None else np.ascontiguousarray(weight)
         self.batch = self.X.shape[:-2]
         self.items = math.prod(self.batch)
@@ -285,7 +286,7 @@ def _leave_one_out(rows: _Rows) -> Centroids:
     _kernels.leave_one_out(
         _items(rows.X),
         _items(means),
-        _arrays.balanced(rows.weight),
+        rows.weight,
         plan.order,
         plan.offsets,
         False,
@@ -304,7 +305,7 @@ def _pull_others(rows: _Rows, g: FloatArray) -> FloatArray:
     _kernels.leave_one_out(
         _items(g),
         _items(pulled),
-        _arrays.balanced(rows.weight),
+        rows.weight,
         rows.plan.order,
         rows.plan.offsets,
         True,
@@ -908,7 +909,7 @@ def _hinge(
             else _arrays.as_out(out, x.shape, x.dtype, **inputs)
         )
 
-    counts, weight = rows.counts(), _arrays.balanced(rows.weight)
+    counts = rows.counts()
     present = (counts > 0).reshape(rows.items, plan.num_segments).sum(axis=1)
     if how == "mean" and divisor is None:
         divisor = float(np.count_nonzero(present))
@@ -926,7 +927,7 @@ def _hinge(
             _items(x),
             None if direction is None else _items(direction),
             None if written is None else _items(written),
-            weight,
+            rows.weight,
             plan.order,
             plan.offsets,
             margin,

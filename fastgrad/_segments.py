@@ -449,6 +449,24 @@ def _totals(weights: Any, plan: Segments) -> NDArray[np.float64] | None:
     return totals.reshape(-1)
 
 
+def evened(
+    weights: ArrayLike | None, plan: Segments, name: str
+) -> tuple[ArrayLike | None, NDArray[np.int64] | None]:
+    """Weights of means, those of each segment over a power of two where their products could leave
+    the range, and the exponents (..., K), or None.
+    """
+    if weights is None:
+        return None, None
+    w = _arrays.as_scores(weights, name)
+    if w.shape != plan.shape or w.dtype != np.float64 or not w.size:
+        return w, None
+    if w.max() < 2.0**32 and not ((w > 0) & (w < 2.0**-64)).any():
+        return w, None
+    exponents = np.frexp(segment_max(w, plan, empty_value=0.0))[1].astype(np.int64)
+    of_rows = segment_sum.vjp(w, plan, exponents.astype(np.float64)).astype(np.int64)
+    return _arrays.as_zero_as(np.ldexp(w, -of_rows), w), exponents
+
+
 class _Additive(Map):
     """What segment_sum and segment_mean share."""
 
@@ -456,6 +474,11 @@ class _Additive(Map):
 
     def __init__(self) -> None:
         self.__name__ = self._builtin_name
+
+    def _weights(self, weights: ArrayLike | None, rows: _Rows) -> FloatArray | None:
+        if self._mean:
+            weights, _ = evened(weights, rows.plan, "weights")
+        return _arrays.as_segment_weights(weights, rows.plan.shape, rows.dtype)
 
     def _reduce(
         self,
@@ -475,9 +498,8 @@ class _Additive(Map):
             name, v = moved
             x = _arrays.as_cotangent(v, x.shape, x.dtype, name)
         empty = _arrays.check_empty_value(empty_value)
-        w = _arrays.as_segment_weights(weights, plan.shape, rows.dtype, self._mean)
+        w = self._weights(weights, rows)
         result = rows.result(out, rows.reduced, data=x, weights=w)
-        w = _arrays.balanced(w) if self._mean else w
         if moved is not None:
             empty = 0.0
         totals = _totals(w, plan) if self._mean or empty != 0 else None
@@ -499,9 +521,8 @@ class _Additive(Map):
         rows = _Rows(data, plan)
         _arrays.check_empty_value(empty_value)
         cotangent = _arrays.as_cotangent(g, rows.reduced, rows.dtype, "g")
-        w = _arrays.as_segment_weights(weights, plan.shape, rows.dtype, self._mean)
+        w = self._weights(weights, rows)
         result = rows.result(out, rows.whole.shape, g=cotangent, weights=w)
-        w = _arrays.balanced(w) if self._mean else w
         table = rows.table(cotangent)
         if self._mean:
             totals = plan.counts if w is None else _totals(w, plan)

@@ -159,13 +159,12 @@ class CentroidState:
             None if plan else self.num_classes,
             sample_weight,
             self._ignored,
-            shares=False,
         )
         _arrays.check_same_classes(rows.plan.num_segments, self.num_classes)
         self._check_columns(rows.X.shape[1])
-        weight, exponent = _arrays.balanced(rows.weight), 0
-        if rows.weight is not None and weight is not rows.weight:
-            exponent = int(np.frexp(rows.weight.max())[1])
+        weight, exponents = rows.weight, np.zeros(self.num_classes, np.int64)
+        if rows.exponents is not None:
+            exponents += rows.exponents
         moments = self._moments(rows, weight)
         if rows.X.dtype == np.float64:
             lost = ~np.isfinite(moments[2][0]).all(axis=0)
@@ -175,8 +174,8 @@ class CentroidState:
             ).any():  # else an infinity or NaN was there
                 weight = np.ones(rows.X.shape[:1]) if weight is None else weight
                 moments = self._moments(rows, np.ldexp(weight, -_ROOM))
-                exponent += _ROOM
-        self._add(*moments, np.full(self.num_classes, exponent), rows.X.dtype)
+                exponents += _ROOM
+        self._add(*moments, exponents, rows.X.dtype)
         return self
 
     @staticmethod

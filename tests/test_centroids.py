@@ -647,3 +647,42 @@ def test_the_hinge_does_not_depend_on_the_size_of_weights(weight):
     value, grad = fg.centroid_hinge.value_and_grad(X, [0, 0], sample_weight=[weight, weight])
     assert value == pytest.approx(9.0, rel=1e-15)
     np.testing.assert_allclose(grad, [[-3.0], [3.0]], rtol=1e-15)
+
+
+@pytest.mark.parametrize("apart", [1e-300, 1e-60, 1e-30, 1e30, 1e200])
+@pytest.mark.parametrize("size", [1e-20, 1.0, 1e20])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_weights_of_one_class_say_nothing_of_another(dtype, size, apart):
+    rng = np.random.default_rng(3)
+    X, y = (size * rng.uniform(1, 2, (2, 40, 3))).astype(dtype), rng.integers(0, 4, (2, 40))
+    y[:, :8], y[1, 9] = np.arange(8) % 4, IGNORED
+    w = rng.uniform(0.5, 1, y.shape)
+    w[0, 11] = 0
+    options = {"num_classes": 5, "ignore_index": IGNORED}
+    far = np.where(y == 1, apart, 1) * w
+    far[1, y[1] == 2] /= apart
+    g = rng.uniform(1, 2, (2, 5, 3))
+    results = [
+        (
+            fg.segment_mean(X, y, weights=v, num_segments=5, ignore_index=IGNORED),
+            fg.class_centroids.vjp(X, y, g, sample_weight=v, **options),
+            fg.class_centroids(X, y, sample_weight=v, leave_one_out=True, **options).centroids,
+            fg.class_centroids.vjp(X, y, X, sample_weight=v, leave_one_out=True, **options),
+            fg.class_centroids(X, y, sample_weight=v, **options).counts,
+            *fg.centroid_hinge.value_and_grad(X, y, margin=0.1 * size, sample_weight=v, **options),
+        )
+        for v in (w, far)
+    ]
+    # Weights of float32 rows are rounded to it, here in another place: each by eps / 2.
+    tolerance = 16 * np.finfo(dtype).eps
+    for near, result in zip(*results, strict=True):
+        np.testing.assert_allclose(result, near, rtol=0, atol=tolerance * np.nanmax(np.abs(near)))
+    assert np.isnan(results[1][0][:, 4]).all()
+    states = [
+        fg.streaming.CentroidState(5, ignore_index=IGNORED)
+        .update(X[0, :20], y[0, :20], sample_weight=v[0, :20])
+        .update(X[0, 20:], y[0, 20:], sample_weight=v[0, 20:])
+        for v in (w, far)
+    ]
+    np.testing.assert_allclose(states[1].centroids, states[0].centroids, rtol=tolerance)
+    np.testing.assert_allclose(states[1].variance, states[0].variance, rtol=tolerance)
