@@ -579,20 +579,24 @@ def init_score(
     # The gradient is mass p - mass of the class; at score 0, where p = 1/K, the curvature
     # mass (1 - 1/K) / K tells the mass, and so each class's share of it.
     per_row = _unreduced(loss)
+    if options.get("weight") is not None:
+        given = np.asarray(options["weight"], np.float64)
+        per_row = cast(Loss, per_row.with_options(weight=_arrays.balanced(given)))
     penalty = {"z_loss": 0.0} if base is cross_entropy else {}
     start = np.zeros(scores.shape[1:])
     hess = _summed(per_row, "hess_diag", start, y, rows, penalty)
     if not np.all(hess > 0):
         raise ValueError("target must have rows with weight; all are ignored or have weight 0.")
     k = 2 if num_class is None or base is binary_cross_entropy else num_class
-    share = np.full(start.shape, 1 / k)
+    share, rest = np.full(start.shape, 1 / k), np.full(start.shape, 1 - 1 / k)
     # That of a rare class is what remains of 1/K; seen from about itself it keeps its digits.
     for _ in range(2):
         grad = _summed(per_row, "grad", start, y, rows, penalty)
-        share = np.maximum(share - grad / hess * ((k - 1) / k**2), _LEAST_SHARE)
+        step = grad / hess * ((k - 1) / k**2)
+        share = np.maximum(share - step, _LEAST_SHARE)
         if base is binary_cross_entropy:
-            share = np.minimum(share, 1 - _LEAST_SHARE)
-            start = np.log(share / (1 - share))
+            rest = np.maximum(rest + step, _LEAST_SHARE)
+            start = np.log(share / rest)
         else:
             start = np.log(share)
             share /= share.sum()
@@ -662,10 +666,12 @@ def _labels(labels: ArrayLike, scores: _Array) -> _Array:
 
 
 def _unreduced(loss: Loss) -> Loss:
-    """The loss whose gradient is each row's own, as that of a sum is; a mean divides it by N."""
-    if "reduction" not in inspect.signature(loss).parameters:
-        return loss
-    return cast(Loss, loss.with_options(reduction="none"))
+    """The loss whose gradient is each row's own, as that of a sum is; a mean divides it by N, or by
+    its normalizer.
+    """
+    known = inspect.signature(loss).parameters
+    rows = {k: v for k, v in {"reduction": "none", "normalizer": None}.items() if k in known}
+    return cast(Loss, loss.with_options(**rows)) if rows else loss
 
 
 def _derivative(loss: Loss, name: str, scores: _Array, *args: _Array, **options: Any) -> _Array:

@@ -991,13 +991,31 @@ def test_the_start_of_a_rare_and_of_an_absent_class(rows):
     np.testing.assert_allclose(start, exact, rtol=8 * EPS64, atol=8 * EPS64)
     odds = init_score(fg.binary_cross_entropy, y)
     np.testing.assert_allclose(odds, -np.log(rows - 1), rtol=8 * EPS64)
+    odds = init_score(fg.binary_cross_entropy, 1 - y)
+    np.testing.assert_allclose(odds, np.log(rows - 1), rtol=8 * EPS64)
 
 
 def test_a_start_does_not_depend_on_the_size_of_class_weights():
     y = np.random.default_rng(0).integers(0, 50, 1000)
     weight = 10 ** np.random.default_rng(1).uniform(-6, 6, 50)
-    start, large = (
+    start, large, small, tiny = (
         init_score(fg.cross_entropy.with_options(weight=weight * size), y, num_class=50)
-        for size in (1, 1e300)
+        for size in (1, 1e300, 1e-300, 2.0**-1040)
     )
     np.testing.assert_allclose(large, start, rtol=16 * EPS64)
+    np.testing.assert_allclose(small, start, rtol=16 * EPS64)
+    np.testing.assert_allclose(tiny, start, rtol=1e-3)  # those weights themselves have few digits
+
+
+@pytest.mark.parametrize("loss", [fg.cross_entropy, fg.binary_cross_entropy])
+def test_rows_are_not_divided_by_a_normalizer(loss):
+    y, k = [0, 1, 1, 1], 2 if loss is fg.cross_entropy else None
+    divided = loss.with_options(normalizer=7.0)
+    np.testing.assert_array_equal(
+        init_score(divided, y, num_class=k), init_score(loss, y, num_class=k)
+    )
+    scores = np.random.default_rng(0).normal(size=(4, 2) if k else 4)
+    for mine, plain in zip(
+        LightGBMObjective(divided)(y, scores), LightGBMObjective(loss)(y, scores), strict=True
+    ):
+        np.testing.assert_array_equal(mine, plain)
