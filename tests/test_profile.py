@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import tracemalloc
+import weakref
 
 import numpy as np
 import pytest
@@ -216,6 +217,15 @@ def test_tracing_that_was_on_stays_on():
         assert tracemalloc.is_tracing()
     finally:
         tracemalloc.stop()
+
+
+def test_nothing_is_kept_when_a_profile_is_done():
+    x = X.copy()
+    alive = weakref.ref(x)
+    quick(fg.softmax, x)
+    del x
+    gc.collect()
+    assert alive() is None
 
 
 # ---- rounds and statistics ----------------------------------------------------------------------

@@ -286,6 +286,7 @@ class _Subject:
         if grad is not None:
             self.functions["gradient"] = grad
         self.results: dict[str, Any] = {}
+        self.vectors: dict[str, Any] = {}
 
     @property
     def builtin(self) -> str:
@@ -304,13 +305,14 @@ class _Subject:
         """The part as a call without arguments, a vector drawn for it where it needs one."""
         args, function = self.args, self.functions[part]
         if part in ("hvp", "vjp", "jvp") and not self.only:
+            if part not in self.vectors:  # the same one for every contestant
+                self.vectors[part] = self.vector(part)
             parameters = parameter_names(function)
             # Behind the call's own arguments, or before those that are options (an axis).
             at = next((i for i, n in enumerate(parameters) if n in ("g", "v")), len(args))
-            args = (*args[:at], self.vector(part), *args[at:])
+            args = (*args[:at], self.vectors[part], *args[at:])
         return functools.partial(function, *args, **self.kwargs)
 
-    @functools.cache  # noqa: B019 - a subject lives as long as its run
     def vector(self, part: str) -> Any:
         """Normal numbers in the shapes of what the part multiplies."""
         rng = np.random.default_rng(0)
