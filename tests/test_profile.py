@@ -125,6 +125,23 @@ def test_a_wrong_result_gets_no_speed_up():
     assert "×" not in repr(p)
 
 
+def test_results_in_one_buffer_are_told_apart():
+    p = quick(fg.softmax, X, kwargs={"out": np.empty_like(X)})
+    assert list(p.speedup) == ["forward", "vjp", "jvp"]
+    assert all(s.agrees for s in p.speedup.values())
+    assert max(p.accuracy.values()) < 6
+    buffer = np.empty_like(X)
+
+    def times(factor):
+        return lambda x: np.multiply(x, factor, out=buffer)
+
+    twin = fg.Loss(times(2), grad=times(3))
+    p = quick(times(2), X, grad=times(3), reference=twin)
+    assert {what: s.difference for what, s in p.speedup.items()} == {"forward": 0, "gradient": 0}
+    p = quick(times(2), X, reference=times(3))
+    assert p.speedup["forward"].difference == pytest.approx(1 / 3)
+
+
 def test_a_wrong_built_in_would_show_in_the_accuracy(monkeypatch):
     exact = measure._reference.softmax
     monkeypatch.setattr(measure._reference, "softmax", lambda x: exact(x) * (1 + 2**-40))

@@ -285,7 +285,8 @@ class _Subject:
                     self.functions[part] = getattr(f, attribute)
         if grad is not None:
             self.functions["gradient"] = grad
-        self.results: dict[str, Any] = {}
+        self.results: dict[str, list[NDArray[Any]]] = {}
+        """Arrays that each part returned: copies, for a call may write into those of another."""
         self.vectors: dict[str, Any] = {}
 
     @property
@@ -323,8 +324,7 @@ class _Subject:
             return np.asarray(rng.standard_normal(a.shape)).astype(dtype)
 
         if part == "vjp":
-            value = self.results["forward"]
-            return like(value[0] if isinstance(value, tuple) else value)
+            return like(self.results["forward"][0])
         if part == "hvp" and "gradient" in self.functions:
             slope = self.functions["gradient"](*self.args, **self.kwargs)
             if isinstance(slope, tuple):
@@ -381,6 +381,10 @@ def _arrays(result: Any) -> Iterator[NDArray[Any]]:
         yield from (result.order, result.offsets)
     elif result is not None:
         yield np.asarray(result)
+
+
+def _copies(result: Any) -> list[NDArray[Any]]:
+    return [a.copy() for a in _arrays(result)]
 
 
 def _nbytes(*values: Any) -> int:
@@ -498,11 +502,12 @@ class _Run:
             raise ValueError(f"what must be of {', '.join(PARTS)}; got {', '.join(unknown)}.")
         self.tell("calling")
         if "forward" in s.functions:
-            value = s.results["forward"] = s.call("forward")()
+            value = s.call("forward")()
+            s.results["forward"] = _copies(value)
             if isinstance(value, tuple) and len(value) == 2 and set(s.functions) == {"forward"}:
                 # A plain function that returns (value, gradient).
                 s.functions = {"both": s.functions["forward"]}
-                s.results = {"both": value}
+                s.results = {"both": s.results["forward"]}
         self.parts = [part for part in PARTS if part in wanted and part in s.functions]
         if not self.parts:
             raise ValueError(
@@ -510,7 +515,7 @@ class _Run:
             )
         for part in self.parts:
             if part not in s.results:
-                s.results[part] = s.call(part)()
+                s.results[part] = _copies(s.call(part)())
         self.race_of = {part: _Contestant(s.call(part)) for part in self.parts}
 
     # ---- step 2: are the results right ------------------------------------------------------
@@ -540,15 +545,14 @@ class _Run:
             kwargs = dict(s.kwargs)
         try:
             self.twins = self.calls_of(idiom, kwargs)
-            results = {part: call() for part, call in self.twins.items()}
+            for part, call in self.twins.items():
+                self.differences[part] = _difference(s.results[part], call())
         except Exception as error:
             if not by_default:
                 raise
             self.reference, self.twins = None, {}
             self.warnings.append(f"no NumPy reference: {error}")
             return
-        for part, result in results.items():
-            self.differences[part] = _difference(s.results[part], result)
 
     def calls_of(self, idiom: Any, kwargs: dict[str, Any]) -> dict[str, Call]:
         s, calls = self.subject, dict[str, Call]()
@@ -585,7 +589,7 @@ class _Run:
                 if part not in sample.functions:
                     continue
                 if rows and part == "vjp":
-                    sample.results["forward"] = sample.call("forward")()
+                    sample.results["forward"] = _copies(sample.call("forward")())
                 ours = s.results[part] if not rows else sample.call(part)()
                 exact = _exactly(s, sample, part)
                 if exact is None:
