@@ -142,6 +142,16 @@ def test_results_in_one_buffer_are_told_apart():
     assert p.speedup["forward"].difference == pytest.approx(1 / 3)
 
 
+@pytest.mark.parametrize("absent", [3, 7])
+@pytest.mark.parametrize("name", ["segment_sum", "segment_mean", "class_centroids"])
+def test_segments_without_rows_have_no_idiom(name, absent):
+    plan = fg.Segments.from_ids(np.delete(np.arange(8), absent)[Y], 8)
+    p = quick(getattr(fg, name), X, plan, what="forward")
+    assert p.speedup == {}
+    assert any("np.add.reduceat has no empty segments" in w for w in p.warnings)
+    assert p.accuracy["forward"] < 4
+
+
 def test_a_wrong_built_in_would_show_in_the_accuracy(monkeypatch):
     exact = measure._reference.softmax
     monkeypatch.setattr(measure._reference, "softmax", lambda x: exact(x) * (1 + 2**-40))

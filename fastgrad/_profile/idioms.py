@@ -186,46 +186,42 @@ def ids_of(segments: Any) -> Ints:
 
 
 def _sorted(segments: Any) -> tuple[Ints, Ints, Ints]:
-    """The order of the segments, the first place of each that has rows, and its number of rows."""
-    ids = np.asarray(segments)
-    order = ids.argsort(kind="stable")
-    counts = np.bincount(ids)
+    """The rows in the order of their segments, the first place of each segment, and its length."""
+    if isinstance(segments, Segments):
+        order, starts, counts = segments.order, segments.offsets[:-1], segments.counts
+    else:
+        ids = np.asarray(segments)
+        order, counts = ids.argsort(kind="stable"), np.bincount(ids)
+        starts = np.cumsum(counts) - counts
     if not counts.all():
         raise ValueError("the NumPy idiom np.add.reduceat has no empty segments")
-    return order, np.cumsum(counts) - counts, counts
+    return order, starts, counts
 
 
 def _reduceat(ufunc: np.ufunc) -> Map:
     def reduce(data: Floats, segments: Any) -> Any:
-        if isinstance(segments, Segments):
-            order, starts = segments.order, segments.offsets[:-1]
-            if not segments.counts.all():
-                raise ValueError("the NumPy idiom np.add.reduceat has no empty segments")
-        else:
-            order, starts, _ = _sorted(segments)
+        order, starts, _ = _sorted(segments)
         return ufunc.reduceat(data[order], starts)
 
     return Map(reduce, name=f"np.{ufunc.__name__}.reduceat")
 
 
 def _segment_mean(data: Floats, segments: Any) -> Any:
-    ids = ids_of(segments)
-    order, starts, counts = _sorted(ids)
+    order, starts, counts = _sorted(segments)
     shape = (-1,) + (1,) * (data.ndim - 1)
     return np.add.reduceat(data[order], starts) / counts.astype(data.dtype).reshape(shape)
 
 
 def _segment_softmax(data: Floats, segments: Any) -> Floats:
     ids = ids_of(segments)
-    order, starts, _ = _sorted(ids)
+    order, starts, _ = _sorted(segments)
     e: Floats = np.exp(data - np.maximum.reduceat(data[order], starts)[ids])
     e /= np.add.reduceat(e[order], starts)[ids]
     return e
 
 
 def _class_centroids(X: Floats, labels: Any) -> tuple[Floats, Ints]:
-    ids = ids_of(labels)
-    return _segment_mean(X, ids), np.bincount(ids)
+    return _segment_mean(X, labels), _sorted(labels)[2]
 
 
 def _prototype_logits(X: Floats, centroids: Floats) -> Floats:
