@@ -168,6 +168,34 @@ def test_results_that_are_not_finite_agree_only_with_the_same(other):
     assert p.speedup["forward"].difference == math.inf
 
 
+def test_complex_results_are_compared_as_such():
+    p = quick(lambda x: x + 1j, X, reference=lambda x: x - 5j)
+    expected = 6 / math.sqrt(np.mean(X**2) + 25)
+    assert p.speedup["forward"].difference == pytest.approx(expected)
+    p = quick(lambda x: x + 0j, X, reference=lambda x: x)
+    assert p.speedup["forward"].difference == 0
+    z = X.astype(np.complex64)
+    p = quick(np.exp, z, reference=lambda z: np.exp(z.astype(complex)))
+    assert 0 < p.speedup["forward"].difference < 1e-6
+    assert p.speedup["forward"].agrees
+
+
+def test_results_of_other_shapes_disagree():
+    for other in (lambda x: x.reshape(7, 40), lambda x: x[:, None], lambda x: x[:3]):
+        assert quick(lambda x: x, X, reference=other).speedup["forward"].difference == math.inf
+
+
+def test_dicts_of_gradients_are_compared_by_key():
+    def gradients(x):
+        return {"W": x, "b": x[0]}
+
+    p = quick(gradients, X, reference=lambda x: {"b": x[0], "W": x})
+    assert p.speedup["forward"].difference == 0
+    assert p.parts["forward"].written == X.nbytes + X[0].nbytes
+    p = quick(gradients, X, reference=lambda x: {"b": x[0], "W": 1.5 * x})
+    assert not p.speedup["forward"].agrees
+
+
 def test_only_some_rows_of_large_arrays_are_compared_exactly():
     p = quick(fg.softmax, RNG.normal(size=(5000, 100)), what="forward")
     assert p.checked == "the exact twin on 256 of 5,000 rows"
@@ -518,6 +546,21 @@ def test_plots():
             lambda: quick(fg.softmax, X, reference="jax"),
             TypeError,
             "reference must be a function, ",
+        ),
+        (
+            lambda: quick(fg.softmax, X, reference=3),
+            TypeError,
+            'reference must be a function, "NumPy" or None; got 3.',
+        ),
+        (
+            lambda: quick(fg.softmax, X, reference=X),
+            TypeError,
+            'reference must be a function, "NumPy" or None; got array([[',
+        ),
+        (
+            lambda: quick(str, X, reference=str),
+            TypeError,
+            "results must be numbers to be compared with those of a reference; got <U",
         ),
         (lambda: quick(fg.cross_entropy, X), TypeError, "missing a required argument: 'target'"),
         (

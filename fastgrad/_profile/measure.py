@@ -377,6 +377,9 @@ def _arrays(result: Any) -> Iterator[NDArray[Any]]:
     if isinstance(result, (tuple, list)):
         for part in result:
             yield from _arrays(part)
+    elif isinstance(result, Mapping):
+        for key in sorted(result, key=str):  # equal dicts may have another order
+            yield from _arrays(result[key])
     elif isinstance(result, Segments):
         yield from (result.order, result.offsets)
     elif result is not None:
@@ -403,15 +406,22 @@ def _difference(ours: Any, other: Any) -> float:
 
 
 def _distance(a: NDArray[Any], b: NDArray[Any]) -> float:
-    if a.size != b.size:
+    if a.shape != b.shape:
         return math.inf
+    number = np.complex128 if "c" in (a.dtype.kind, b.dtype.kind) else np.float64
     a, b = a.reshape(-1), b.reshape(-1)
     apart = size = 0.0
     for i in range(0, a.size, CHECKED):  # large arrays are not converted as a whole
-        x, y = (v[i : i + CHECKED].astype(np.float64) for v in (a, b))
+        try:
+            x, y = (v[i : i + CHECKED].astype(number) for v in (a, b))
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                "results must be numbers to be compared with those of a reference; got "
+                f"{a.dtype} and {b.dtype}. Give reference=None."
+            ) from error
         same = (x == y) | (np.isnan(x) & np.isnan(y))
-        apart += float((np.where(same, 0, x - y) ** 2).sum())
-        size += float((y[np.isfinite(y)] ** 2).sum())
+        apart += float((np.abs(np.where(same, 0, x - y)) ** 2).sum())
+        size += float((np.abs(y[np.isfinite(y)]) ** 2).sum())
     if apart == 0:
         return 0.0
     return math.sqrt(apart / size) if size and math.isfinite(apart) else math.inf
@@ -520,29 +530,25 @@ class _Run:
 
     # ---- step 2: are the results right ------------------------------------------------------
 
-    def compare(self, reference: Callable[..., Any] | str | None) -> None:
+    def compare(self, reference: Any) -> None:
         """Against the exact twin, and against the reference that will be timed."""
         self.tell("comparing")
         self.checked = self.compare_exactly()
         if reference is None:
             return
         s = self.subject
-        by_default = reference == "NumPy"
-        idiom: Callable[..., Any]
-        if isinstance(reference, str) and not by_default:
+        by_default = not callable(reference)
+        if callable(reference):
+            self.reference, idiom, kwargs = _name(reference), reference, s.kwargs
+        elif not isinstance(reference, str) or reference != "NumPy":
             raise TypeError(f'reference must be a function, "NumPy" or None; got {reference!r}.')
-        if by_default:
-            if s.builtin not in IDIOMS:
-                if s.builtin:
-                    self.warnings.append(f"there is no customary NumPy form of {s.builtin}")
-                return
+        elif s.builtin in IDIOMS:
             self.reference, idiom = "NumPy", IDIOMS[s.builtin]
+            kwargs = {k: v for k, v in {**s.options, **s.kwargs}.items() if k not in _OURS}
         else:
-            assert callable(reference)
-            self.reference, idiom = _name(reference), reference
-        kwargs = {k: v for k, v in {**s.options, **s.kwargs}.items() if k not in _OURS}
-        if not by_default:
-            kwargs = dict(s.kwargs)
+            if s.builtin:
+                self.warnings.append(f"there is no customary NumPy form of {s.builtin}")
+            return
         try:
             self.twins = self.calls_of(idiom, kwargs)
             for part, call in self.twins.items():
@@ -552,7 +558,6 @@ class _Run:
                 raise
             self.reference, self.twins = None, {}
             self.warnings.append(f"no NumPy reference: {error}")
-            return
 
     def calls_of(self, idiom: Any, kwargs: dict[str, Any]) -> dict[str, Call]:
         s, calls = self.subject, dict[str, Call]()
@@ -782,7 +787,7 @@ class _Run:
 
     def tolerance(self) -> float:
         """What rounding can explain: half the digits of the narrowest input."""
-        dtypes = [a.dtype for a in _arrays(self.subject.args) if a.dtype.kind in "fV"]
+        dtypes = [a.dtype for a in _arrays(self.subject.args) if a.dtype.kind in "fcV"]
         return max((float(finfo(d).eps) ** 0.5 for d in dtypes), default=1.5e-8)
 
     def inputs(self, names: Sequence[str] | None) -> Iterator[tuple[str, tuple[int, ...], str]]:
