@@ -225,6 +225,14 @@ def test_traffic_is_every_argument_read_and_every_result_written():
     assert p.traffic == "as given"
 
 
+def test_what_is_given_for_some_parts_leaves_the_others():
+    p = quick(fg.cross_entropy, X, Y, traffic={"forward": 1e4, "vjp": 1}, flops={"both": 50})
+    assert p.parts["forward"].read + p.parts["forward"].written == 10_000
+    assert p.parts["gradient"].read == X.nbytes + Y.nbytes
+    assert p.traffic.startswith("forward as given; else every argument is read once")
+    assert [p.parts[what].flops for what in ("forward", "both")] == [None, 50]
+
+
 def test_the_floor_is_a_copy_and_a_read():
     p = quick(fg.softmax, X, what="forward", ceiling=1e9)
     part = p.parts["forward"]
@@ -515,6 +523,11 @@ def test_exporters(tmp_path):
     assert isinstance(frame, pandas.DataFrame)
     assert list(frame["size"]) == [4] * 3 + [8] * 3
     assert list(frame["part"][:3]) == ["forward", "vjp", "jvp"]
+
+
+def test_json_takes_what_numpy_counted():
+    p = quick(np.exp, X, flops=np.prod(X.shape), ceiling=np.float32(1e10), traffic=np.int64(10**4))
+    assert fg.LossProfile.from_json(p.to_json()) == p
 
 
 def test_plots():

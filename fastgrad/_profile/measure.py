@@ -615,23 +615,23 @@ class _Run:
     ) -> None:
         """Bytes of every part, and the two contestants that only move bytes."""
         s = self.subject
-        self.flops = flops if isinstance(flops, Mapping) else dict.fromkeys(self.parts, flops)
+        self.flops = self.by_part(flops)
+        given_bytes = self.by_part(traffic)
         self.bytes = {}
         for part in self.parts:
             given = [a for key, a in s.kwargs.items() if key != "out"]
             read = _nbytes(*s.call(part).args, *given)
             written = _nbytes(s.results[part])
-            if traffic is not None:
-                total = traffic[part] if isinstance(traffic, Mapping) else traffic
-                written = min(written, int(total))
-                read = int(total) - written
+            if part in given_bytes:
+                written = min(written, int(given_bytes[part]))
+                read = int(given_bytes[part]) - written
             self.bytes[part] = read, written
-        self.traffic = (
-            "every argument is read once, every result is written once"
-            if traffic is None
-            else "as given"
-        )
-        self.given = ceiling
+        self.traffic = "every argument is read once, every result is written once"
+        if len(given_bytes) == len(self.parts):
+            self.traffic = "as given"
+        elif given_bytes:
+            self.traffic = f"{', '.join(given_bytes)} as given; else {self.traffic}"
+        self.given = None if ceiling is None else float(ceiling)
         self.movers: dict[tuple[str, int], _Contestant] = {}
         if ceiling is not None:
             return
@@ -652,6 +652,13 @@ class _Run:
         for threads in {1, get_num_threads()}:
             for kind, move in moves.items():
                 self.movers[kind, threads] = _Contestant(move, threads=threads)
+
+    def by_part(self, given: float | Mapping[str, float] | None) -> dict[str, float]:
+        """What was given for each part that is measured; floats, which JSON takes."""
+        if given is None:
+            return {}
+        amounts = given if isinstance(given, Mapping) else dict.fromkeys(self.parts, given)
+        return {part: float(amounts[part]) for part in self.parts if part in amounts}
 
     def rates(self) -> tuple[float, float]:
         """Bytes per second of a copy and of a read."""
