@@ -417,6 +417,42 @@ def test_a_sweep_profiles_every_size():
     assert [line.split()[0] for line in p.report().splitlines()[-3:-1]] == ["10", "20"]
 
 
+@pytest.mark.parametrize(("phase", "sizes"), [("calling", [10, 20]), ("weighing", [10, 20, 30])])
+def test_ctrl_c_in_a_sweep_gives_the_sizes_done(phase, sizes, monkeypatch):
+    monkeypatch.setattr(measure, "PAUSE", 0)
+
+    def make(n):
+        made.append(n)
+        return X[:n]
+
+    def interrupt(progress):
+        if made[-1] == 30 and progress.phase == phase:
+            raise KeyboardInterrupt
+
+    made = []
+    with pytest.raises(KeyboardInterrupt) as caught:
+        quick(fg.softmax, make, sweep=[10, 20, 30], memory=True, callback=interrupt)
+    p = caught.value.result
+    assert list(p.sweep) == sizes
+    assert p.interrupted
+    assert p.parts == p.sweep[sizes[-1]].parts
+    assert [size.interrupted for size in p.sweep.values()] == [False, False, True][: len(sizes)]
+    assert " · interrupted" in p.report()
+
+
+def test_ctrl_c_between_two_sizes_gives_those_done():
+    def make(n):
+        if n == 20:
+            raise KeyboardInterrupt
+        return X[:n]
+
+    for sizes, done in (([10, 20], [10]), ([20], None)):
+        with pytest.raises(KeyboardInterrupt) as caught:
+            quick(fg.softmax, make, sweep=sizes)
+        p = caught.value.result
+        assert (p and list(p.sweep)) == done
+
+
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_reports_keep_their_width(width):
     p = fg.profile_loss(fg.cross_entropy, X, Y, seconds=0.02, names=["scores", "classes"])

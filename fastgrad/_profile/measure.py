@@ -150,7 +150,8 @@ def profile_loss(
     TypeError, ValueError
         For options that do not fit together, before anything is measured.
     KeyboardInterrupt
-        On Ctrl-C, its attribute `result` being the profile of the rounds done (None before that).
+        On Ctrl-C, its attribute `result` being the profile of the rounds and sizes done (None
+        before that).
 
     See Also
     --------
@@ -216,12 +217,19 @@ def profile_loss(
                 "with sweep=, give sizes, and one function that makes the arguments of a size: "
                 "profile_loss(f, make, sweep=[1000, 10_000])."
             )
-        profiles = {}
-        for n in sorted(map(int, sweep)):
-            given = args[0](n)
-            given = given if isinstance(given, tuple) else (given,)
-            profiles[n] = profile_loss(f, *given, seconds=seconds / len(sweep), **options)
-        return dataclasses.replace(profiles[max(profiles)], sweep=profiles)
+        profiles: dict[int, LossProfile] = {}
+        try:
+            for n in sorted(map(int, sweep)):
+                given = args[0](n)
+                given = given if isinstance(given, tuple) else (given,)
+                profiles[n] = profile_loss(f, *given, seconds=seconds / len(sweep), **options)
+        except KeyboardInterrupt as stop:
+            if partial := getattr(stop, "result", None):
+                profiles[n] = partial
+            done = _swept(profiles, interrupted=True) if profiles else None
+            stop.result = done  # type: ignore[attr-defined]  # the caller's partial report
+            raise
+        return _swept(profiles, interrupted=False)
     with contextlib.ExitStack() as stack:
         if threads is not None:
             stack.enter_context(num_threads(threads))
@@ -239,6 +247,11 @@ def profile_loss(
             stop.result = done  # type: ignore[attr-defined]  # the caller's partial report
             raise
         return run.profile(name, names, interrupted=False)
+
+
+def _swept(profiles: dict[int, LossProfile], interrupted: bool) -> LossProfile:
+    largest = profiles[max(profiles)]
+    return dataclasses.replace(largest, sweep=profiles, interrupted=interrupted)
 
 
 def _check_model(traffic: Any, flops: Any, ceiling: Any) -> None:
