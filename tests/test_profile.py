@@ -202,6 +202,15 @@ def test_only_some_rows_of_large_arrays_are_compared_exactly():
     assert p.accuracy["forward"] < 2.5
 
 
+def test_accuracy_is_in_ulps_of_the_type_that_is_computed():
+    for x in (3.0, np.float64(3.0), np.arange(12).reshape(3, 4)):
+        assert "worst error in ulp of float64: forward 0." in quick(fg.sigmoid, x).report()
+    x = np.float32(3.0)
+    assert "worst error in ulp of float32: forward 0." in quick(fg.sigmoid, x).report()
+    pandas = pytest.importorskip("pandas")
+    assert "in ulp of float64" in quick(fg.sigmoid, pandas.Series([1.0, 2.0])).report()
+
+
 def test_half_precision():
     p = quick(fg.softmax, X.astype(np.float16), what="forward")
     assert p.accuracy["forward"] <= 0.51

@@ -506,6 +506,7 @@ class _Run:
         self.twins: dict[str, Call] = {}
         self.differences: dict[str, float] = {}
         self.accuracy: dict[str, float] = {}
+        self.dtype = np.dtype(np.float64)
         self.memory: dict[str, Memory] = {}
         self.frequency = _frequency()
 
@@ -600,8 +601,8 @@ class _Run:
         if not s.builtin:
             return "no exact twin to compare with"
         sample, rows = s.sampled(CHECKED)
-        dtype = np.asarray(s.args[0]).dtype
-        dtype = dtype if dtype.kind in "fV" else np.dtype(np.float64)
+        given = np.asarray(s.args[0]).dtype
+        self.dtype = given if given.kind in "fV" else np.dtype(np.float64)
         try:
             for part in self.parts:
                 if part not in sample.functions:
@@ -613,7 +614,7 @@ class _Run:
                 if exact is None:
                     continue
                 largest = part in ("hvp", "vjp", "jvp") or s.cancels
-                self.accuracy[part] = _ulps(ours, exact, dtype, largest)
+                self.accuracy[part] = _ulps(ours, exact, self.dtype, largest)
         except (TypeError, ValueError, IndexError) as error:
             return f"the exact twin does not take this: {error}"
         return f"the exact twin{rows}"
@@ -799,6 +800,7 @@ class _Run:
             traffic=self.traffic,
             memory=self.memory,
             accuracy=self.accuracy,
+            dtype=str(self.dtype),
             checked=self.checked,
             warnings=(*self.noise(parts), *self.warnings),
             machine=_machine(),

@@ -143,6 +143,8 @@ class LossProfile:
     sweep: dict[int, LossProfile] = dataclasses.field(default_factory=dict)
     """Profiles by size, if there was a sweep; this profile is then that of the largest."""
     interrupted: bool = False
+    dtype: str = "float64"
+    """That of whose ulps the accuracy is."""
 
     def __str__(self) -> str:
         return self.report()
@@ -210,14 +212,14 @@ class LossProfile:
             extra = f"{what}: {format_bytes(m.extra)} extra{other}"
             found.append(("memory", f"{extra}, {format_bytes(m.result)} result"))
         if self.accuracy:
-            dtype = self.inputs[0][2]
             errors = ", ".join(f"{what} {_ulp(u)}" for what, u in self.accuracy.items())
-            found.append(("accuracy", f"worst error in ulp of {dtype}: {errors} ({self.checked})"))
+            worst = f"worst error in ulp of {self.dtype}: {errors}"
+            found.append(("accuracy", f"{worst} ({self.checked})"))
         elif self.speedup:
-            worst = max(s.difference for s in self.speedup.values())
-            differ = f"differ from those of {self.reference} by {worst:.1g} in the 2-norm"
+            apart = max(s.difference for s in self.speedup.values())
+            differ = f"differ from those of {self.reference} by {apart:.1g} in the 2-norm"
             same = f"equal those of {self.reference}"
-            found.append(("accuracy", f"results {differ if worst else same}; {self.checked}"))
+            found.append(("accuracy", f"results {differ if apart else same}; {self.checked}"))
         else:
             found.append(("accuracy", self.checked))
         found.extend(("!", text) for text in self.warnings)
