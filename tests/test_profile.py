@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import re
 import tracemalloc
 import weakref
 
@@ -200,6 +201,43 @@ def test_only_some_rows_of_large_arrays_are_compared_exactly():
     p = quick(fg.softmax, RNG.normal(size=(5000, 100)), what="forward")
     assert p.checked == "the exact twin on 256 of 5,000 rows"
     assert p.accuracy["forward"] < 2.5
+
+
+SQUARE = RNG.normal(size=(40, 40))
+CLASSES = RNG.permutation(40)
+
+
+@pytest.mark.parametrize(
+    ("f", "args", "kwargs", "rows"),
+    [
+        (fg.cross_entropy, (SQUARE, CLASSES), {"weight": np.ones(40)}, 40),
+        (fg.cross_entropy, (SQUARE, CLASSES), {"axis": 0, "sample_weight": np.ones(40)}, 40),
+        (fg.cross_entropy, (X.T, Y), {"axis": 0}, 40),
+        pytest.param(
+            fg.cross_entropy.with_options(sample_weight=np.ones(40)), (X, Y), {}, 40, id="options"
+        ),
+        (fg.linear_cross_entropy, (X, X[::-1], CLASSES), {"bias": S}, 40),
+        (fg.binary_cross_entropy, (SQUARE, SQUARE > 0), {"pos_weight": np.full(40, 2.0)}, 40),
+        (fg.prototype_logits, (X, X[::-1]), {}, 40),
+        (fg.softmax, (X, 0), {}, 7),
+        (fg.softmax, (X.reshape(20, 2, 7),), {"axis": (0, -1)}, None),
+        (fg.softmax.vjp, (X, X), {}, 40),
+        (fg.segment_max, (X, fg.Segments.from_ids(Y)), {}, 40),
+        (fg.sigmoid, (np.tile(S, 5),), {}, 200),
+        (fg.softmax, (np.tile(S, 5),), {}, None),
+    ],
+)
+def test_samples_for_the_exact_twin_are_whole_rows(f, args, kwargs, rows, monkeypatch):
+    monkeypatch.setattr(measure, "CHECKED", 120)
+    p = quick(f, *args, kwargs=kwargs, reference=None)
+    if rows is None:
+        each = args[0].size // (2 if args[0].ndim == 3 else 1)
+        why = f"a row of {each} elements (120 at most)"
+        assert p.checked == f"the exact twin does not take this: {why}"
+        return
+    assert re.fullmatch(rf"the exact twin on \d+ of {rows} rows", p.checked)
+    assert set(p.accuracy) == set(p.parts)
+    assert max(p.accuracy.values()) < 6
 
 
 def test_accuracy_is_in_ulps_of_the_type_that_is_computed():

@@ -337,6 +337,8 @@ class _Subject:
             return np.asarray(rng.standard_normal(a.shape)).astype(dtype)
 
         if part == "vjp":
+            if "forward" not in self.results:
+                self.results["forward"] = _copies(self.call("forward")())
             return like(self.results["forward"][0])
         if part == "hvp" and "gradient" in self.functions:
             slope = self.functions["gradient"](*self.args, **self.kwargs)
@@ -346,23 +348,38 @@ class _Subject:
         return like(self.args[0])
 
     def sampled(self, most: int) -> tuple[_Subject, str]:
-        """The same on some rows only, if there are more than `most` elements; and in words."""
+        """The same on some rows only, if there are more than `most` elements; and in words.
+
+        ValueError if a single row has more.
+        """
+        f = self.functions[self.only or "forward"]
+        signature = signature_of(f)
+        bound = signature.bind(*self.args, **self.kwargs)
+        named = {**self.options, **bound.arguments}
         first = np.asarray(self.args[0])
-        n = len(first) if first.ndim else 0
-        keep = min(CHECKED_ROWS, max(most // max(first.size // max(n, 1), 1), 1))
-        if first.ndim < 1 or n <= keep or (first.ndim == 1 and first.size <= most):
+        axes = named.get("axis", -1) if "axis" in signature.parameters else ()
+        row = range(first.ndim) if axes is None else np.atleast_1d(axes) % max(first.ndim, 1)
+        along = next((d for d in range(first.ndim) if d not in row), -1)
+        n = first.shape[along] if along >= 0 else 1
+        each = first.size // max(n, 1)
+        if each > most:
+            raise ValueError(f"a row of {each:,} elements ({most:,} at most)")
+        keep = min(CHECKED_ROWS, most // max(each, 1))
+        if n <= keep or (first.ndim == 1 and n <= most):
             return self, ""
         at = np.linspace(0, n - 1, keep).astype(np.intp)
 
         def some(a: Any) -> Any:
-            if isinstance(a, Segments) and len(a.order) == n:
-                return Segments.from_ids(ids_of(a)[at], a.num_segments)
-            return a[at] if isinstance(a, np.ndarray) and a.ndim and len(a) == n else a
+            if isinstance(a, Segments):
+                return Segments.from_ids(ids_of(a)[at], a.num_segments) if len(a.order) == n else a
+            shape = (len(a),) if isinstance(a, list) else getattr(a, "shape", ())
+            # What has one value for each row lacks the axes of a row, and those are in front.
+            place = along if len(shape) == first.ndim else 0
+            return np.take(a, at, place) if shape[place : place + 1] == (n,) else a
 
-        kwargs = {key: some(a) for key, a in self.kwargs.items()}
-        args = tuple(some(np.asarray(a) if isinstance(a, list) else a) for a in self.args)
-        f = self.functions[self.only] if self.only else self.functions["forward"]
-        return _Subject(f, args, kwargs), f" on {keep:,} of {n:,} rows"
+        for name in named.keys() - _WITHOUT_ROWS:
+            bound.arguments[name] = some(named[name])
+        return _Subject(f, bound.args, bound.kwargs), f" on {keep:,} of {n:,} rows"
 
 
 def _without_options(f: Any) -> tuple[Any, dict[str, Any]]:
@@ -600,15 +617,13 @@ class _Run:
         s = self.subject
         if not s.builtin:
             return "no exact twin to compare with"
-        sample, rows = s.sampled(CHECKED)
         given = np.asarray(s.args[0]).dtype
         self.dtype = given if given.kind in "fV" else np.dtype(np.float64)
         try:
+            sample, rows = s.sampled(CHECKED)
             for part in self.parts:
                 if part not in sample.functions:
                     continue
-                if rows and part == "vjp":
-                    sample.results["forward"] = _copies(sample.call("forward")())
                 ours = s.results[part] if not rows else sample.call(part)()
                 exact = _exactly(s, sample, part)
                 if exact is None:
@@ -886,6 +901,9 @@ class _Run:
 
 _OURS = ("out", "memory")
 """Options about where, not what: an idiom and the twins have none of them."""
+
+_WITHOUT_ROWS = {"W", "weight", "bias", "centroids", "pos_weight"}
+"""Arguments that are of classes, also where there are as many of these as of rows."""
 
 
 def _nothing(*args: Any, **kwargs: Any) -> None:
