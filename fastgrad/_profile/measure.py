@@ -395,7 +395,10 @@ def _bound(
     f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments with those that have a place in it: derivatives put a vector behind them."""
-    bound = signature_of(f).bind(*args, **kwargs)
+    try:
+        bound = signature_of(f).bind(*args, **kwargs)
+    except TypeError as error:
+        raise TypeError(f"{_name(f)} cannot be called with these arguments: {error}.") from error
     return bound.args, bound.kwargs
 
 
