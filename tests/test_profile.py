@@ -249,6 +249,11 @@ def test_accuracy_is_in_ulps_of_the_type_that_is_computed():
     assert "in ulp of float64" in quick(fg.sigmoid, pandas.Series([1.0, 2.0])).report()
 
 
+def test_the_idiom_may_warn():
+    p = quick(fg.cross_entropy, X[:0], Y[:0], what="both")
+    assert p.speedup["both"].agrees
+
+
 def test_half_precision():
     p = quick(fg.softmax, X.astype(np.float16), what="forward")
     assert p.accuracy["forward"] <= 0.51
@@ -719,7 +724,7 @@ def test_noise_is_told(monkeypatch):
     def said(parts):
         return "\n".join(run.noise(parts))
 
-    assert "only 5 rounds" in said(steady)
+    assert "only 5 of 10 rounds: give more seconds" in said(steady)
     assert "load average 99.0" in said(steady)
     assert "do not rely on these times" in said(noisy)
     assert "drift: forward took" in said(drift)

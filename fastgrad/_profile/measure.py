@@ -19,6 +19,7 @@ import re
 import sysconfig
 import time
 import tracemalloc
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
@@ -234,6 +235,8 @@ def profile_loss(
         if threads is not None:
             stack.enter_context(num_threads(threads))
         stack.enter_context(np.errstate(all="ignore"))
+        # Functions such as np.mean of nothing warn past that, here once in every call.
+        stack.enter_context(warnings.catch_warnings(action="ignore", category=RuntimeWarning))
         run = _Run(_Subject(f, args, dict(kwargs or {}), grad), seconds, rounds, cold, callback)
         try:
             run.choose(what)
@@ -847,7 +850,7 @@ class _Run:
         cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         threads = get_num_threads()
         if self.done < self.rounds:
-            yield f"only {self.done} rounds: the calls are slow; give more seconds"
+            yield f"only {self.done} of {self.rounds} rounds: give more seconds"
         if threads > (cpus or 1):
             yield f"{threads} threads on {cpus} CPU{'s' * (cpus != 1)}"
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
