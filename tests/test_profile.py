@@ -97,6 +97,12 @@ def test_parts_of_losses_maps_derivatives_and_functions():
     ]
 
 
+def test_arrays_in_a_list_are_inputs():
+    p = quick(lambda ps, x: ps[0].sum(), [W, W[0]], X)
+    shapes = {name: shape for name, shape, _ in p.inputs}
+    assert shapes == {"ps[0]": (7, 7), "ps[1]": (7,), "x": (40, 7)}
+
+
 def test_keywords_that_have_a_place_stay_in_front_of_the_vector():
     p = quick(fg.cross_entropy, X, kwargs={"target": Y})
     assert "hvp" in p.parts

@@ -839,11 +839,7 @@ class _Run:
         known = [*(names or []), *parameters[len(names or []) :]]
         given = [(known[i] if i < len(known) else f"arg{i}", a) for i, a in enumerate(s.args)]
         for name, value in [*given, *s.kwargs.items()]:
-            if isinstance(value, Segments):
-                yield name, (len(value.order),), f"Segments of {value.num_segments}"
-            elif isinstance(value, (np.ndarray, list)):
-                a = np.asarray(value)
-                yield name, a.shape, str(a.dtype)
+            yield from _described(name, value)
 
     def noise(self, parts: Mapping[str, Part]) -> Iterator[str]:
         """Reasons to trust the times less, in words."""
@@ -914,6 +910,18 @@ _WITHOUT_ROWS = {"W", "weight", "bias", "centroids", "pos_weight"}
 
 def _nothing(*args: Any, **kwargs: Any) -> None:
     """Do nothing."""
+
+
+def _described(name: str, value: Any) -> Iterator[tuple[str, tuple[int, ...], str]]:
+    """Name, shape and dtype of every array in an argument."""
+    if isinstance(value, Segments):
+        yield name, (len(value.order),), f"Segments of {value.num_segments}"
+    elif isinstance(value, (list, tuple)) and any(isinstance(a, np.ndarray) for a in value):
+        for i, a in enumerate(value):
+            yield from _described(f"{name}[{i}]", a)
+    elif isinstance(value, (np.ndarray, list)):
+        a = np.asarray(value)
+        yield name, a.shape, str(a.dtype)
 
 
 def _exactly(s: _Subject, sample: _Subject, part: str) -> Any:
