@@ -152,7 +152,10 @@ class FastgradMagics(Magics):
 
         The result is returned, and kept in _gradcheck.
         """
-        names = {**self.shell.user_ns, **(local_ns or {})}
+        # Itself, not a copy, unless this is called in a function.
+        names = self.shell.user_ns
+        if local_ns is not None and local_ns is not names:
+            names = {**names, **local_ns}
         with _usage("fastgrad._gradcheck"):
             options, expression = self._options("gradcheck", line)
             if options.save and not options.save.endswith(".json"):

@@ -9,10 +9,12 @@ from __future__ import annotations
 import argparse
 import ast
 import builtins
+import copy
 import difflib
 import inspect
 import math
 import re
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +24,8 @@ import numpy as np
 Names = dict[str, Any]
 
 _QUOTE = re.compile(r"'''|\"\"\"|'|\"")
+_ONE_AT_A_TIME = threading.RLock()
+"""A check in another subshell would take the values of this one for the user's, and keep them."""
 
 
 class Misuse(Exception):
@@ -206,11 +210,13 @@ def call_of(expression: str, wrt: str, names: Names) -> Call:
             return call(expression, names)
     check_names(tree, names)
     code = compile(ast.Expression(tree), "<expression>", "eval")
+    bound = _bound(tree)
     if unknown := [v for v in variables if v not in names]:
         raise Misuse(f"--wrt: {unknown[0]!r} is no variable.")
 
     def f(*values: Any) -> Any:
-        return eval(code, {**names, **dict(zip(variables, values, strict=True))})
+        given = dict(zip(variables, values, strict=True))
+        return _within(names, given, bound, lambda: eval(code, names))
 
     f.__name__ = expression
     f.__signature__ = _signature(variables)  # type: ignore[attr-defined]  # read by inspect
@@ -224,10 +230,7 @@ def _signature(names: Sequence[str]) -> inspect.Signature:
 
 def check_names(tree: ast.AST, names: Names) -> None:
     """Refuse names that nothing defines, with those that are close."""
-    bound = {
-        n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
-    }
-    bound |= {n.arg for n in ast.walk(tree) if isinstance(n, ast.arg)}
+    bound = _bound(tree)
     for node in ast.walk(tree):
         if not isinstance(node, ast.Name) or not isinstance(node.ctx, ast.Load):
             continue
@@ -235,6 +238,39 @@ def check_names(tree: ast.AST, names: Names) -> None:
             near = difflib.get_close_matches(node.id, names, 1, cutoff=0.7)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise Misuse(f"name {node.id!r} is not defined{hint}")
+
+
+def _bound(tree: ast.AST) -> set[str]:
+    """The names that a text gives values itself, in whatever scope of it."""
+    found = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=name, ctx=ast.Store() | ast.Del()) | ast.arg(arg=name):
+                found.add(name)
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                found.add(name)
+            case ast.ClassDef(name=name) | ast.ExceptHandler(name=str(name)):
+                found.add(name)
+            case ast.alias(name=name, asname=other):
+                found.add(other or name.partition(".")[0])
+    return found
+
+
+def _within(names: Names, values: Names, bound: set[str], run: Callable[[], Any]) -> Any:
+    """What `run` returns while names have other values; these, and what it binds, do not stay.
+
+    In the namespace itself, because there, not in a copy, the user's functions read variables.
+    """
+    with _ONE_AT_A_TIME:
+        bound = bound | values.keys()
+        before = {n: names[n] for n in bound if n in names}
+        try:
+            names.update(values)
+            return run()
+        finally:
+            names.update(before)  # at once, and first: Ctrl-C must not come in between
+            for n in bound - before.keys():
+                names.pop(n, None)
 
 
 def evaluate(expression: str, names: Names) -> Any:
@@ -269,25 +305,32 @@ def backprop(
     """A cell of hand-written backprop as a function, its gradients, and what they are of.
 
     The cell runs once as a whole for the gradients, which are its last expression; the function
-    runs what is before that, in a copy of the namespace, and returns the variable `value`.
+    runs what is before that, and returns the variable `value`.  Neither leaves anything behind.
     """
     tree = ast.parse(body)
     if not tree.body or not isinstance(tree.body[-1], ast.Expr):
         raise Misuse("the cell must end with its gradients: a dict by name, a tuple, or an array.")
-    check_loads(tree, names)
+    check_names(tree, names)
+    bound = _bound(tree)
+    if value not in bound:
+        raise Misuse(f"the cell sets no variable {value!r}; name the loss with --value.")
     prefix = compile(ast.Module(tree.body[:-1], []), "<%%gradcheck>", "exec")
     last = compile(ast.Expression(tree.body[-1].value), "<%%gradcheck>", "eval")
     read = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
+    written = [n for n in read if _holds_arrays(names.get(n))]
 
-    def scratch_copy() -> Names:
-        # With copies of the arrays read: the cell may write into them.
-        return names | {n: v.copy() for n in read if isinstance(v := names.get(n), np.ndarray)}
+    def run(given: Names, then: Callable[[], Any]) -> Any:
+        # With copies of all arrays read, alone or in dicts and lists: the cell may write into them.
+        fresh = copy.deepcopy({n: names[n] for n in written}) | given
 
-    scratch = scratch_copy()
-    exec(prefix, scratch)
-    gradients = eval(last, scratch)
-    if value not in scratch:
-        raise Misuse(f"the cell sets no variable {value!r}; name the loss with --value.")
+        def whole() -> Any:
+            exec(prefix, names)
+            return then()
+
+        return _within(names, fresh, bound, whole)
+
+    # A copy, too: a function of the user may write the next gradients into the same arrays.
+    gradients = run({}, lambda: copy.deepcopy(eval(last, names)))
     if not wrt:
         if not isinstance(gradients, dict):
             raise Misuse("say what the gradients are of: --wrt W,b, or end the cell with a dict.")
@@ -302,30 +345,19 @@ def backprop(
         raise Misuse(f"{unknown[0]!r} is no variable that exists before the cell.")
 
     def loss(*values: Any) -> Any:
-        scratch = scratch_copy() | dict(zip(wrt, values, strict=True))
-        exec(prefix, scratch)
-        return scratch[value]
+        return run(dict(zip(wrt, values, strict=True)), lambda: names[value])
 
     loss.__name__ = value
     loss.__signature__ = _signature(wrt)  # type: ignore[attr-defined]  # read by inspect
     return loss, gradients, tuple(wrt)
 
 
-def check_loads(tree: ast.Module, names: Names) -> None:
-    """`check_names` for statements: imports and definitions bind names too."""
-    defined = {
-        a.asname or a.name.partition(".")[0]
-        for n in ast.walk(tree)
-        if isinstance(n, (ast.Import, ast.ImportFrom))
-        for a in n.names
-    }
-    defined |= {
-        n.name
-        for n in ast.walk(tree)
-        if isinstance(n, (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef))
-    }
-    defined |= {n.name for n in ast.walk(tree) if isinstance(n, ast.ExceptHandler) and n.name}
-    check_names(tree, {**dict.fromkeys(defined), **names})
+def _holds_arrays(value: Any) -> bool:
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return any(map(_holds_arrays, value))
+    return isinstance(value, np.ndarray)
 
 
 def timed(body: str, names: Names) -> Call:
@@ -337,7 +369,7 @@ def timed(body: str, names: Names) -> Call:
         only = tree.body[0].value
         if isinstance(only, ast.Call):
             return call(ast.unparse(only), names)
-    check_loads(tree, names)
+    check_names(tree, names)
     arrays = sorted(
         {
             n.id

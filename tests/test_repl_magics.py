@@ -233,6 +233,32 @@ def test_gradients_written_out_in_a_cell(run):
     )
 
 
+def test_gradients_that_a_cell_adds_up_in_a_dict(run, shell):
+    run("W = np.eye(4); grads = {'W': np.zeros((4, 4))}")
+    done = run(
+        "%%gradcheck --wrt W -v r\n"
+        "loss, G = fg.cross_entropy.value_and_grad(X @ W, y)\n"
+        "grads['W'] += X.T @ G\n"
+        "grads"
+    )
+    assert done.error is None, done.out
+    assert not shell.user_ns["grads"]["W"].any()
+
+
+def test_functions_that_read_what_moves_as_a_global(run, shell):
+    run("W = np.eye(4)\ndef forward(X): return X @ W")
+    W = shell.user_ns["W"]
+    done = run(
+        "%%gradcheck\nloss, G = fg.cross_entropy.value_and_grad(forward(X), y)\n{'W': X.T @ G}"
+    )
+    assert done.error is None, done.out
+    gradient = "(lambda W: X.T @ fg.cross_entropy.grad(X @ W, y))"
+    done = run(f"%gradcheck fg.cross_entropy(forward(X), y) --wrt W --grad {gradient}")
+    assert done.error is None, done.out
+    assert shell.user_ns["W"] is W
+    np.testing.assert_array_equal(W, np.eye(4))
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

@@ -163,7 +163,7 @@ def test_backpropagation_in_a_cell():
     assert wrt == ("W",)
     assert f(np.zeros((2, 1))) == 1.5
     np.testing.assert_array_equal(gradients["W"], np.full((2, 1), 9.0))
-    assert set(names) == {"X", "W"}
+    assert set(names) - {"__builtins__"} == {"X", "W"}
     _, gradients, wrt = syntax.backprop(BODY + "X.T @ Z, Z @ W.T", "loss", names, ["W", "X"])
     assert wrt == ("W", "X")
     assert len(gradients) == 2
@@ -176,6 +176,68 @@ def test_a_cell_does_not_write_into_the_users_arrays():
     assert names["X"].tolist() == [1, 1, 1]
 
 
+def test_a_cell_does_not_write_into_arrays_in_lists_and_dicts_either():
+    W = np.ones(3)
+    names = {"W": W, "layers": [{"W": W, "dW": np.zeros(3)}]}
+    body = "layer = layers[0]\nlayer['dW'] += 2 * W\nloss = (W ** 2).sum()\nlayer['dW']"
+    f, gradient, _ = syntax.backprop(body, "loss", names, ["W"])
+    assert f(np.zeros(3)) == 0.0
+    assert gradient.tolist() == [2, 2, 2]
+    assert names["layers"][0]["dW"].tolist() == [0, 0, 0]
+
+
+def test_the_gradients_of_a_cell_are_those_of_its_first_run():
+    names = {"W": np.ones(3)}
+    exec(
+        "import numpy as np\nkept = np.empty(3)\ndef slope(W): return np.multiply(2, W, kept)",
+        names,
+    )
+    body = "G = slope(W)\nloss = (W ** 2).sum()\nG"
+    f, gradient, _ = syntax.backprop(body, "loss", names, ["W"])
+    assert f(np.zeros(3)) == 0.0
+    assert gradient.tolist() == [2, 2, 2]
+
+
+HELPED = {"W": np.ones(2), "X": np.ones((3, 2))}
+
+
+@pytest.fixture
+def helped():
+    """A namespace with a function that reads one of its variables, and a variable to overwrite."""
+    names = {**HELPED, "Z": "mine"}
+    exec("def forward(X): return X @ W", names)
+    return names
+
+
+def test_functions_that_a_cell_calls_see_what_moves(helped):
+    before = dict(helped)
+    body = "Z = forward(X)\nfresh = Z\nloss = (Z ** 2).sum() / 2\nX.T @ Z"
+    f, gradient, _ = syntax.backprop(body, "loss", helped, ["W"])
+    assert gradient.tolist() == [6, 6]
+    assert [f(np.zeros(2)), f(np.ones(2))] == [0, 6]
+    assert helped == before
+
+
+def test_functions_in_an_expression_see_what_moves(helped):
+    before = dict(helped)
+    f = syntax.call_of("(Z := forward(X)).sum()", "W", helped).function
+    assert [f(np.zeros(2)), f(np.ones(2))] == [0, 6]
+    assert helped == before
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, ValueError])
+def test_what_moves_is_put_back_after_an_error(helped, stop):
+    def refuse(W):
+        raise stop
+
+    helped["refuse"] = refuse
+    before = dict(helped)
+    f = syntax.call_of("refuse(W)", "W", helped).function
+    with pytest.raises(stop):
+        f(np.zeros(2))
+    assert helped == before
+
+
 @pytest.mark.parametrize(
     ("body", "wrt", "message"),
     [
@@ -186,11 +248,13 @@ def test_a_cell_does_not_write_into_the_users_arrays():
         (BODY + "{'V': 1}", [], "'V' is no variable that exists before the cell."),
         ("Z = X @ U\n{'X': Z}", [], "name 'U' is not defined"),
         ("Z = X\n{'X': Z}", [], "the cell sets no variable 'loss'; name the loss with --value."),
+        ("loss + 1", ["X"], "the cell sets no variable 'loss'; name the loss with --value."),
     ],
 )
 def test_misused_cells(body, wrt, message):
+    names = {"X": np.ones((3, 2)), "W": np.ones((2, 1)), "loss": "of another cell"}
     with pytest.raises(Misuse) as caught:
-        syntax.backprop(body, "loss", {"X": np.ones((3, 2)), "W": np.ones((2, 1))}, wrt)
+        syntax.backprop(body, "loss", names, wrt)
     assert str(caught.value).startswith(message)
 
 
