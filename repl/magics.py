@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
+import itertools
 import shutil
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -240,8 +243,8 @@ class FastgradMagics(Magics):
           %profile_loss my_loss(X, y) --ref old_loss
           %profile_loss fg.softmax(X[:n]) --sweep n=1e2:1e6
 
-        The arguments are evaluated once per size.  All derivatives that the function carries are
-        measured; built-ins against the usual NumPy idiom.
+        All derivatives that the function carries are measured; built-ins against the usual NumPy
+        idiom.  A sweep evaluates everything typed once per size.
 
         %%profile_loss measures a cell; what stands on its first line runs once, untimed:
 
@@ -258,62 +261,65 @@ class FastgradMagics(Magics):
                 base, *_ = others
                 print(others.pop(base).compare(others, name=base))
                 return None
-            swept = syntax.sizes(options.sweep) if options.sweep else None
-            if swept:
-                names[swept[0]] = swept[1][0]
-            call = self._timed(expression, cell, names)
-            given: dict[str, Any] = {
-                "seconds": options.time,
-                "rounds": options.rounds,
-                "threads": options.threads,
-                "cold": options.cold,
-                "memory": not options.no_mem,
-                "what": options.what,
-                "name": None if hasattr(call.function, "__name__") else call.name,
-            }
-            if options.ref:
-                none = options.ref.lower() == "none"
-                given["reference"] = None if none else _reference(options.ref, names)
-            for option, text in (("traffic", options.bytes), ("flops", options.flops)):
-                if text:
-                    given[option] = syntax.evaluate(text, names)
-            if self.peak_bandwidth:
-                given["ceiling"] = self.peak_bandwidth * 1e9
-            note = ""
-            if options.grad:
-                given["grad"] = _function(options.grad, names, "--grad")
-            elif not any(hasattr(call.function, d) for d in ("grad", "value_and_grad", "vjp")):
-                found = syntax.find_gradient(call.name, names)
-                if found and not found.endswith("_vjp"):
-                    given["grad"], note = names[found], f"gradient: {found}"
-            args, kwargs = call.args, call.kwargs
-            if swept:
-                variable, given["sweep"] = swept
-                first = {swept[1][0]: call.args}
-
-                def make(n: int) -> tuple[Any, ...]:
-                    if n in first:
-                        return first[n]
-                    return self._timed(expression, cell, {**names, variable: n}).args
-
-                args = (make,)
-            else:
-                given["names"] = call.names
-            with self._reporting(options, note, "_profile") as (progress, give):
-                result = fg.profile_loss(
-                    call.function, *args, kwargs=kwargs, callback=progress, **given
+            variable, sizes = syntax.sizes(options.sweep) if options.sweep else ("", [])
+            options.time /= len(sizes) or 1  # --time is that of all sizes together
+            scopes = ({**names, variable: n} for n in sizes) if sizes else [names]
+            runs = (self._prepared(options, expression, cell, scope) for scope in scopes)
+            run, note = next(runs)
+            if sizes and not syntax.reads(f"{expression}\n{cell or ''}", variable):
+                raise Misuse(
+                    f"--sweep: nothing here reads {variable}, so that every size would be the "
+                    f"same; write it where the size stands, as in X[:{variable}]."
                 )
+            with self._reporting(options, note, "_profile") as (progress, give):
+                if sizes:
+                    result = _swept(sizes, itertools.chain([(run, note)], runs), progress)
+                else:
+                    result = run(callback=progress)
                 give(result)
         if others and not options.quiet:
             print(result.compare(others))
         return result
 
-    def _timed(self, line: str, cell: str | None, names: Names) -> syntax.Call:
-        """The call to measure; what a cell has on its first line is run before, in `names`."""
+    def _prepared(
+        self, options: Any, expression: str, cell: str | None, names: Names
+    ) -> tuple[Callable[..., fg.LossProfile], str]:
+        """What was typed as a call of `fg.profile_loss`, lacking only callback=; and a note on it.
+
+        What a cell has on its first line is run here, in `names`.
+        """
         if cell is None:
-            return syntax.call(line, names)
-        exec(compile(line, "<setup>", "exec"), names)
-        return syntax.timed(cell, names)
+            call = syntax.call(expression, names)
+        else:
+            exec(compile(expression, "<setup>", "exec"), names)
+            call = syntax.timed(cell, names)
+        given: dict[str, Any] = {
+            "kwargs": call.kwargs,
+            "names": call.names,
+            "name": None if hasattr(call.function, "__name__") else call.name,
+            "seconds": options.time,
+            "rounds": options.rounds,
+            "threads": options.threads,
+            "cold": options.cold,
+            "memory": not options.no_mem,
+            "what": options.what,
+        }
+        if options.ref:
+            none = options.ref.lower() == "none"
+            given["reference"] = None if none else _reference(options.ref, names)
+        for option, text in (("traffic", options.bytes), ("flops", options.flops)):
+            if text:
+                given[option] = syntax.evaluate(text, names)
+        if self.peak_bandwidth:
+            given["ceiling"] = self.peak_bandwidth * 1e9
+        note = ""
+        if options.grad:
+            given["grad"] = _function(options.grad, names, "--grad")
+        elif not any(hasattr(call.function, d) for d in ("grad", "value_and_grad", "vjp")):
+            found = syntax.find_gradient(call.name, names)
+            if found and not found.endswith("_vjp"):
+                given["grad"], note = names[found], f"gradient: {found}"
+        return functools.partial(fg.profile_loss, call.function, *call.args, **given), note
 
     def _saved(self, text: str | None, names: Names) -> dict[str, fg.LossProfile]:
         found = {}
@@ -394,6 +400,27 @@ def _function(text: str, names: Names, option: str) -> Any:
     if not callable(value):
         raise Misuse(f"{option} wants a function; {text} is {type(value).__name__}.")
     return value
+
+
+def _swept(
+    sizes: list[int],
+    runs: Iterable[tuple[Callable[..., fg.LossProfile], str]],
+    progress: views.Progress,
+) -> fg.LossProfile:
+    """The profile of the largest size with those of all; after Ctrl-C, of those that are done.
+
+    Not sweep= of `fg.profile_loss`: there only the positional arguments depend on the size.
+    """
+    profiles: dict[int, fg.LossProfile] = {}
+    try:
+        for n, (run, _) in zip(sizes, runs, strict=True):
+            profiles[n] = run(callback=progress)
+    except KeyboardInterrupt as stop:
+        if profiles:
+            done = dataclasses.replace(profiles[max(profiles)], sweep=profiles, interrupted=True)
+            stop.result = done  # type: ignore[attr-defined]  # the partial report
+        raise
+    return dataclasses.replace(profiles[max(profiles)], sweep=profiles)
 
 
 def _reference(text: str, names: Names) -> Any:

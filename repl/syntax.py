@@ -390,6 +390,12 @@ def timed(body: str, names: Names) -> Call:
     return Call(scope["cell"], "cell", tuple(names[n] for n in arrays), {}, tuple(arrays))
 
 
+def reads(text: str, name: str) -> bool:
+    """Whether statements or an expression read a variable."""
+    read = (n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Name))
+    return any(n.id == name and isinstance(n.ctx, ast.Load) for n in read)
+
+
 def sizes(text: str) -> tuple[str, list[int]]:
     """The variable and the values of ``n=1e3:1e6:7``: evenly spaced on a logarithmic scale."""
     match = re.fullmatch(r"\s*([A-Za-z_]\w*)\s*=\s*([^:]+):([^:]+)(?::(\d+))?\s*", text)

@@ -276,6 +276,8 @@ def test_functions_that_read_what_moves_as_a_global(run, shell):
         ("%profile_loss --what all right(X, y)", "argument --what"),
         ("%profile_loss --compare a right(X, y)", "there is no profile 'a'"),
         ("%profile_loss --what hvp right(X, y)", "right has no hvp"),
+        ("%profile_loss right(X, y) --sweep m=1:9 --flops m", "--sweep: nothing here reads m"),
+        ("%%profile_loss --sweep m=1:9\nm = X * 2", "--sweep: nothing here reads m"),
     ],
 )
 def test_misuse_is_one_line(run, line, message):
@@ -403,6 +405,43 @@ def test_a_sweep(run, shell):
     assert [q.inputs[0][1] for q in p.sweep.values()] == [(1, 4), (6, 4)]
     p = run("%%profile_loss -t 0.02 --sweep n=2:4:2 Z = X[:n]\nfg.softmax(Z)").value
     assert [q.inputs[0][1] for q in p.sweep.values()] == [(2, 4), (4, 4)]
+
+
+def test_a_sweep_makes_the_whole_call_anew(run, shell):
+    run(
+        "seen = set()\n"
+        "def loss(X, k, n):\n"
+        "    seen.add((len(X), k, n))\n"
+        "    return X.sum()\n"
+        "def make(k): return lambda X, n: loss(X, k, n)"
+    )
+    line = "make(n)(X[:n], n=n) --sweep n=2:6:2 --flops 50*n --bytes 160*n --ref make(-n)"
+    p = run(f"%profile_loss -t 0.02 --no-mem {line}").value
+    assert shell.user_ns["seen"] == {(2, 2, 2), (2, -2, 2), (6, 6, 6), (6, -6, 6)}
+    parts = {n: q.parts["forward"] for n, q in p.sweep.items()}
+    assert {n: part.flops for n, part in parts.items()} == {2: 100, 6: 300}
+    assert {n: part.read + part.written for n, part in parts.items()} == {2: 320, 6: 960}
+
+
+def test_a_sweep_runs_its_cell_for_every_size(run, shell):
+    run("seen = []")
+    run(
+        "%%profile_loss -t 0.02 --no-mem --sweep n=2:6:2 Z = X[:n]\n"
+        "seen.append((len(Z), n))\n"
+        "Z.sum()"
+    )
+    assert set(shell.user_ns["seen"]) == {(2, 2), (6, 6)}
+
+
+def test_ctrl_c_in_a_sweep_keeps_the_sizes_that_are_done(run, shell):
+    run("def f(X):\n    if len(X) > 4: raise KeyboardInterrupt\n    return X.sum()")
+    done = run("%profile_loss -t 0.02 --no-mem f(X[:n]) --sweep n=2:6:3")
+    assert type(done.error) is KeyboardInterrupt
+    assert shell.user_ns["_profile"] is done.error.result
+    assert done.error.result.interrupted
+    assert list(done.error.result.sweep) == [2, 3]
+    (report,) = done.reports
+    assert "interrupted" in report["text/plain"]
 
 
 def test_profiles_are_kept_and_compared(run, tmp_path):
