@@ -277,7 +277,7 @@ def _gradcheck(r: Any) -> str:
                         _number(e.analytic),
                         f"{_number(e.numeric)} ± {e.bar:.1g}",
                         _relative(e.rel),
-                        f"{e.ratio:.2g}",
+                        f"{e.error / e.bar:.0e}" if e.bar > 0 else "inf",
                     ]
                     for e in elements
                 ],

@@ -561,6 +561,15 @@ def test_names_are_escaped():
     assert "<i>" not in page
 
 
+def test_a_page_holds_the_numbers_of_the_report(results):
+    _, wrong, _, _ = results
+    first = wrong.wrong[0]
+    (row,) = (r for r in wrong.report().splitlines() if r.startswith(f"  {first.place} "))
+    ratio = row.split()[-1]
+    assert ratio == f"{first.error / first.bar:.0e}"
+    assert f">{ratio}</td></tr>" in views.html(wrong)
+
+
 def test_colour_changes_no_column(results):
     import re
 
