@@ -105,7 +105,8 @@ def in_kernel(shell: InteractiveShell) -> bool:
 
 def text(result: Result, shell: InteractiveShell) -> str:
     """The report as this shell's terminal can show it."""
-    width = 100 if in_kernel(shell) else shutil.get_terminal_size().columns
+    # Of a terminal that is narrower than a report can be, the lines are broken by itself.
+    width = 100 if in_kernel(shell) else max(shutil.get_terminal_size().columns, 40)
     # A kernel's stdout is a stream of UTF-8, whatever the terminal that it was started from.
     encoding = "utf-8" if in_kernel(shell) else getattr(sys.stdout, "encoding", None)
     report = plain(result.report(width), encoding)

@@ -529,6 +529,14 @@ def test_other_lines_complete_as_before(shell):
 # ---- views --------------------------------------------------------------------------------------
 
 
+def test_a_terminal_narrower_than_a_report(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "30")
+    for line in ("%gradcheck fg.softmax(X)", "%profile_loss -t 0.01 fg.softmax(X)"):
+        done = run(line)
+        assert done.error is None, done.err
+        assert done.reports[0]["text/plain"] == done.value.report(40)
+
+
 @pytest.fixture(scope="module")
 def results():
     X, y = np.random.default_rng(0).normal(size=(6, 4)), np.arange(6) % 4
