@@ -291,7 +291,7 @@ class FastgradMagics(Magics):
         if cell is None:
             call = syntax.call(expression, names)
         else:
-            exec(compile(expression, "<setup>", "exec"), names)
+            exec(compile(syntax.statements(expression, "the setup"), "<setup>", "exec"), names)
             call = syntax.timed(cell, names)
         given: dict[str, Any] = {
             "kwargs": call.kwargs,

@@ -299,6 +299,16 @@ def find_gradient(name: str, names: Names) -> str | None:
 # ---- cells --------------------------------------------------------------------------------------
 
 
+def statements(text: str, what: str) -> ast.Module:
+    """The syntax tree of a cell, or of its setup."""
+    try:
+        tree = ast.parse(text)
+        compile(tree, what, "exec")  # refuses what only functions may hold, as yield
+    except SyntaxError as error:
+        raise Misuse(f"line {error.lineno} of {what} is no Python: {error.msg}.") from None
+    return tree
+
+
 def backprop(
     body: str, value: str, names: Names, wrt: Sequence[str]
 ) -> tuple[Callable[..., Any], Any, tuple[str, ...]]:
@@ -307,7 +317,7 @@ def backprop(
     The cell runs once as a whole for the gradients, which are its last expression; the function
     runs what is before that, and returns the variable `value`.  Neither leaves anything behind.
     """
-    tree = ast.parse(body)
+    tree = statements(body, "the cell")
     if not tree.body or not isinstance(tree.body[-1], ast.Expr):
         raise Misuse("the cell must end with its gradients: a dict by name, a tuple, or an array.")
     check_names(tree, names)
@@ -361,8 +371,11 @@ def _holds_arrays(value: Any) -> bool:
 
 
 def timed(body: str, names: Names) -> Call:
-    """A cell as a call: one that it is, or a function of the arrays and numbers that it reads."""
-    tree = ast.parse(body)
+    """A cell as a call: one that it is, or a function of the arrays that it reads.
+
+    Also of the variables that it reads before it sets them: to a function they are its own.
+    """
+    tree = statements(body, "the cell")
     if not tree.body:
         raise Misuse("the cell is empty; write what is to be timed below the magic.")
     if len(tree.body) == 1 and isinstance(tree.body[0], ast.Expr):
@@ -370,24 +383,62 @@ def timed(body: str, names: Names) -> Call:
         if isinstance(only, ast.Call):
             return call(ast.unparse(only), names)
     check_names(tree, names)
-    arrays = sorted(
-        {
-            n.id
-            for n in ast.walk(tree)
-            if isinstance(n, ast.Name)
-            and isinstance(n.ctx, ast.Load)
-            and isinstance(names.get(n.id), np.ndarray)
-        }
+    order = _Order()
+    order.visit(tree)
+    bound = _bound(tree)
+    read = sorted(
+        n for n in order.read & names.keys() if n in bound or isinstance(names[n], np.ndarray)
     )
     if isinstance(tree.body[-1], ast.Expr):
         tree.body[-1] = ast.copy_location(ast.Return(tree.body[-1].value), tree.body[-1])
-    definition = ast.parse(f"def cell({', '.join(arrays)}): pass").body[0]
+    definition = ast.parse(f"def cell({', '.join(read)}): pass").body[0]
     assert isinstance(definition, ast.FunctionDef)
     definition.body = tree.body
     scope = dict(names)
     module = ast.fix_missing_locations(ast.Module([definition], []))
     exec(compile(module, "<%%profile_loss>", "exec"), scope)
-    return Call(scope["cell"], "cell", tuple(names[n] for n in arrays), {}, tuple(arrays))
+    # Copies of what it changes: W -= G would be done thousands of times to the user's W.
+    args = tuple(copy.deepcopy(names[n]) if n in bound else names[n] for n in read)
+    return Call(scope["cell"], "cell", args, {}, tuple(read))
+
+
+class _Order(ast.NodeVisitor):
+    """Follows statements in the order of a run: what may be read that they have not set before."""
+
+    def __init__(self) -> None:
+        self.read: set[str] = set()
+        self.known: set[str] = set()
+
+    def visit_Name(self, node: ast.Name) -> None:
+        if isinstance(node.ctx, ast.Load):
+            self.read |= {node.id} - self.known
+        self.known |= {node.id}
+
+    def visit_arg(self, node: ast.arg) -> None:
+        self.known |= {node.arg}
+
+    def visit_alias(self, node: ast.alias) -> None:
+        self.known |= _bound(node)
+
+    def visit_AugAssign(self, node: ast.AugAssign) -> None:
+        if isinstance(node.target, ast.Name):
+            self.read |= {node.target.id} - self.known
+        self.generic_visit(node)
+
+    def generic_visit(self, node: ast.AST) -> None:
+        before = set(self.known)
+        first = {"generators": 0, "iter": 1, "value": 2}  # before what is named after them
+        for name, field in sorted(ast.iter_fields(node), key=lambda f: first.get(f[0], 3)):
+            if name in ("orelse", "handlers", "finalbody"):
+                self.known = set(before)
+            for part in field if isinstance(field, list) else [field]:
+                if isinstance(part, ast.AST):
+                    self.visit(part)
+        branch = hasattr(node, "body") or hasattr(node, "generators")
+        if branch and not isinstance(node, (ast.Module, ast.With)):
+            self.known = before  # it may not have run, or has names of its own
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            self.known |= {node.name}
 
 
 def reads(text: str, name: str) -> bool:

@@ -276,6 +276,8 @@ def test_functions_that_read_what_moves_as_a_global(run, shell):
         ("%profile_loss --what all right(X, y)", "argument --what"),
         ("%profile_loss --compare a right(X, y)", "there is no profile 'a'"),
         ("%profile_loss --what hvp right(X, y)", "right has no hvp"),
+        ("%%profile_loss Z = (\nX", "line 1 of the setup is no Python: '(' was never closed."),
+        ("%%profile_loss\nyield X", "line 1 of the cell is no Python: 'yield' outside function."),
         ("%profile_loss right(X, y) --sweep m=1:9 --flops m", "--sweep: nothing here reads m"),
         ("%%profile_loss --sweep m=1:9\nm = X * 2", "--sweep: nothing here reads m"),
     ],

@@ -270,6 +270,62 @@ def test_a_timed_cell_is_its_call_or_a_function_of_its_arrays():
         syntax.timed("", names)
 
 
+@pytest.mark.parametrize(
+    ("body", "read"),
+    [
+        ("Z = X @ X\nZ.sum()", "X"),
+        ("Z.sum()\nZ = X", "XZ"),
+        ("Z = Z @ X", "XZ"),
+        ("Z -= X", "XZ"),
+        ("Z -= Z.mean()", "Z"),
+        ("Z[0] = X[0]", "XZ"),
+        ("n += 1", "n"),
+        ("Y = [Z.sum() for Z in X]", "X"),
+        ("Y = [Z.sum() for Z in X]\nY.append(Z)", "XZ"),
+        ("Y = {n: Z for n, Z in enumerate(X)}", "X"),
+        ("f = lambda Z: Z + n\nf(X)", "X"),
+        ("def f(Z): return Z + n\nf(X)", "X"),
+        ("def Z(X): return X\nZ(X)", "X"),
+        ("for n, Z in enumerate(X):\n    Y = Z\nelse:\n    Y = X", "X"),
+        ("if n:\n    Z = X\nZ.sum()", "XZ"),
+        ("if n:\n    Z = X\nelse:\n    Y = Z", "XZ"),
+        ("try:\n    Z = X\nfinally:\n    Z.sum()", "XZ"),
+        ("with open('/dev/null') as n:\n    Z = X\nZ.sum()", "X"),
+        ("import math as Z\nZ.exp(X[0])", "X"),
+        ("(Z := X)\nZ.sum()", "X"),
+    ],
+)
+def test_a_timed_cell_takes_what_it_reads_before_it_sets_it(body, read):
+    names = {"X": np.ones(3), "Z": np.ones(3), "n": 2}
+    call = syntax.timed(body, names)
+    assert "".join(call.names) == read
+    call.function(*call.args)
+
+
+def test_a_timed_cell_does_not_change_the_users_variables():
+    names = {"W": np.ones(3), "steps": [1]}
+    call = syntax.timed("W -= 1\nsteps += [2]\nW", names)
+    assert call.function(*call.args).tolist() == [0, 0, 0]
+    assert (names["W"].tolist(), names["steps"]) == ([1, 1, 1], [1])
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("Z = (X\nX", "line 1 of the cell is no Python: '(' was never closed."),
+        ("Z = X\nyield Z", "line 2 of the cell is no Python: 'yield' outside function."),
+    ],
+)
+def test_cells_that_are_no_python(body, message):
+    names = {"X": np.ones(3)}
+    with pytest.raises(Misuse) as caught:
+        syntax.timed(body, names)
+    assert str(caught.value) == message
+    with pytest.raises(Misuse) as caught:
+        syntax.backprop(body, "loss", names, [])
+    assert str(caught.value) == message
+
+
 def test_sizes_of_a_sweep():
     assert syntax.sizes("n=10:1e3:3") == ("n", [10, 100, 1000])
     assert syntax.sizes(" m = 1:4") == ("m", [1, 2, 3, 4])
