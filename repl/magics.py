@@ -316,9 +316,9 @@ class FastgradMagics(Magics):
         if options.grad:
             given["grad"] = _function(options.grad, names, "--grad")
         elif not any(hasattr(call.function, d) for d in ("grad", "value_and_grad", "vjp")):
-            found = syntax.find_gradient(call.name, names)
-            if found and not found.endswith("_vjp"):
-                given["grad"], note = names[found], f"gradient: {found}"
+            found = syntax.find_gradient(call.written, call.owner, names)
+            if found and not found[0].endswith("_vjp"):
+                given["grad"], note = found[1], f"gradient: {found[0]}"
         return functools.partial(fg.profile_loss, call.function, *call.args, **given), note
 
     def _saved(self, text: str | None, names: Names) -> dict[str, fg.LossProfile]:
@@ -427,9 +427,9 @@ def _reference(text: str, names: Names) -> Any:
     """A function to compare with, with its gradient if one has the right name."""
     f = _function(text, names, "--ref")
     if text.isidentifier() and not isinstance(f, (fg.Loss, fg.Map)):
-        found = syntax.find_gradient(text, names)
-        if found and not found.endswith("_vjp"):
-            return fg.Loss(f, grad=names[found], name=text)
+        found = syntax.find_gradient(text, None, names)
+        if found and not found[0].endswith("_vjp"):
+            return fg.Loss(f, grad=found[1], name=text)
     return f
 
 
@@ -469,14 +469,15 @@ def _differentiable(
         return fg.Loss(f, value_and_grad=both), None, None, ""
     if callable(g := getattr(f, "vjp", None)):
         return f, g, "vjp", ""
-    found = syntax.find_gradient(call.name, names)
-    if found:
-        return f, names[found], "vjp" if found.endswith("_vjp") else None, f"gradient: {found}"
+    if found := syntax.find_gradient(call.written, call.owner, names):
+        name, g = found
+        return f, g, "vjp" if name.endswith("_vjp") else None, f"gradient: {name}"
     value = f(*call.args, **call.kwargs)
     if isinstance(value, tuple) and len(value) == 2 and np.ndim(value[0]) == 0:
         return fg.Loss(value_and_grad=f, name=call.name), None, None, ""
+    tried = ", ".join(syntax.gradient_names(call.written))
     raise Misuse(
-        f"no gradient of {call.written} found: it has no .grad, .value_and_grad or .vjp, returns "
-        f"no pair (value, gradient), and none of {', '.join(syntax.gradient_names(call.name))} is "
-        "defined. Name one with --grad."
+        f"no gradient of {call.written} found: it has no .grad, .value_and_grad or .vjp, and "
+        f"returns no pair (value, gradient){f'; none of {tried} is defined' if tried else ''}. "
+        "Name one with --grad."
     )

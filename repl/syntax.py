@@ -146,6 +146,8 @@ class Call:
     kwargs: Names
     names: tuple[str, ...]
     """The positional arguments as typed."""
+    owner: Any = None
+    """What the function was looked up on: `fg` of "fg.cross_entropy"."""
 
     @property
     def name(self) -> str:
@@ -193,10 +195,14 @@ def call(expression: str, names: Names) -> Call:
     kwargs: Names = {}
     for keyword in tree.keywords:
         kwargs |= {keyword.arg: value(keyword.value)} if keyword.arg else value(keyword.value)
-    function = value(tree.func)
+    if isinstance(tree.func, ast.Attribute):
+        owner = value(tree.func.value)
+        function = getattr(owner, tree.func.attr)
+    else:
+        owner, function = None, value(tree.func)
     if not callable(function):
         raise Misuse(f"{ast.unparse(tree.func)} is no function but {type(function).__name__}.")
-    return Call(function, ast.unparse(tree.func), tuple(args), kwargs, tuple(written))
+    return Call(function, ast.unparse(tree.func), tuple(args), kwargs, tuple(written), owner)
 
 
 def call_of(expression: str, wrt: str, names: Names) -> Call:
@@ -283,17 +289,29 @@ def evaluate(expression: str, names: Names) -> Any:
 # ---- the gradient -------------------------------------------------------------------------------
 
 
-def gradient_names(name: str) -> tuple[str, ...]:
-    """The names under which people keep the gradient of a function."""
-    return f"{name}_grad", f"grad_{name}", f"d{name}", f"d_{name}", f"{name}_vjp"
+def gradient_names(written: str) -> tuple[str, ...]:
+    """The names under which people keep the gradient of a function; none if it has no name."""
+    if not re.fullmatch(r"[\w.]+", written):
+        return ()
+    owner, dot, name = written.rpartition(".")
+    forms = (f"{name}_grad", f"grad_{name}", f"d{name}", f"d_{name}", f"{name}_vjp")
+    return tuple(f"{owner}{dot}{form}" for form in forms)
 
 
-def find_gradient(name: str, names: Names) -> str | None:
-    """The one of these names that is defined, or None; two are refused."""
-    found = [n for n in gradient_names(name) if callable(names.get(n))]
+def find_gradient(written: str, owner: Any, names: Names) -> tuple[str, Any] | None:
+    """The one of these names that is defined, and its value, or None; two are refused.
+
+    What belongs to a method is looked for on its owner only: a function elsewhere is another's.
+    """
+    found = {}
+    for name in gradient_names(written):
+        last = name.rpartition(".")[2]
+        value = names.get(last) if owner is None else getattr(owner, last, None)
+        if callable(value):
+            found[name] = value
     if len(found) > 1:
         raise Misuse(f"both {' and '.join(found)} could be the gradient; choose one with --grad.")
-    return found[0] if found else None
+    return next(iter(found.items()), None)
 
 
 # ---- cells --------------------------------------------------------------------------------------

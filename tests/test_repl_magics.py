@@ -36,6 +36,10 @@ def wrong(X, y):
     return value, G
 def bare(X, y): return fg.cross_entropy(X, y)
 """
+NO_GRADIENT = (
+    "no gradient of lambda X: X found: it has no .grad, .value_and_grad or .vjp, and returns no "
+    "pair (value, gradient)."
+)
 
 
 @pytest.fixture
@@ -140,6 +144,24 @@ def test_the_gradient_that_was_found_by_name_is_told(run):
     done = run("%gradcheck right(X, y)")
     assert done.reports[0]["text/plain"].endswith("gradient: right_grad")
     assert "gradient: right_grad" in done.reports[0]["text/html"]
+
+
+def test_the_gradient_of_a_method_is_another_method(run):
+    run(
+        "class Model:\n"
+        "    def loss(self, X): return (X ** 2).sum()\n"
+        "    def loss_grad(self, X): return 2 * X\n"
+        "model = Model()\n"
+        "def loss_grad(X): return 0 * X\n"
+        "def dsum(X): return 0 * X"
+    )
+    done = run("%gradcheck model.loss(X)")
+    assert done.error is None, done.out
+    assert done.reports[0]["text/plain"].endswith("gradient: model.loss_grad")
+    p = run("%profile_loss -t 0.01 --no-mem model.loss(X)").value
+    assert list(p.parts) == ["forward", "gradient"]
+    p = run("%profile_loss -t 0.01 --no-mem np.sum(X)").value
+    assert list(p.parts) == ["forward"]
 
 
 def test_only_what_wrt_names_is_checked(run):
@@ -267,6 +289,7 @@ def test_functions_that_read_what_moves_as_a_global(run, shell):
         ("%gradcheck --mode fast f(X)", "argument -m/--mode: invalid choice: 'fast'"),
         ("%gradcheck rigth(X, y)", "name 'rigth' is not defined; did you mean 'right'?"),
         ("%gradcheck bare(X, y)", "no gradient of bare found: it has no .grad"),
+        ("%gradcheck (lambda X: X)(X)", f"{NO_GRADIENT} Name one with --grad."),
         ("%gradcheck --wrt Z right(X, y)", "--wrt: 'Z' is no argument of right; they are X, y."),
         ("%gradcheck -v 1 right(X, y)", "-v wants the name of a variable"),
         ("%gradcheck --save r right(X, y)", "--save wants a file that ends with .json"),

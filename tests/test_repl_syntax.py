@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -144,11 +146,21 @@ def test_any_expression_of_given_variables():
 
 
 def test_the_gradient_is_found_by_name():
-    assert syntax.find_gradient("f", {"f_grad": len}) == "f_grad"
-    assert syntax.find_gradient("f", {"d_f": len, "df": 1}) == "d_f"
-    assert syntax.find_gradient("f", {}) is None
+    assert syntax.find_gradient("f", None, {"f_grad": len}) == ("f_grad", len)
+    assert syntax.find_gradient("f", None, {"d_f": len, "df": 1}) == ("d_f", len)
+    assert syntax.find_gradient("f", None, {}) is None
+    assert syntax.find_gradient("partial(f)", None, {"df": len}) is None
+    assert syntax.find_gradient("lambda o: o.f", None, {"df": len}) is None
     with pytest.raises(Misuse, match="both f_grad and df could be the gradient"):
-        syntax.find_gradient("f", {"df": len, "f_grad": len})
+        syntax.find_gradient("f", None, {"df": len, "f_grad": len})
+
+
+def test_the_gradient_of_a_method_is_on_its_owner():
+    owner = SimpleNamespace(f=abs, f_grad=len)
+    call = syntax.call("o.f(1)", {"o": owner})
+    assert (call.function, call.owner) == (abs, owner)
+    assert syntax.find_gradient("o.f", owner, {"df": min}) == ("o.f_grad", len)
+    assert syntax.find_gradient("o.g", owner, {"g_grad": min}) is None
 
 
 BODY = """Z = X @ W
