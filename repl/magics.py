@@ -198,6 +198,8 @@ class FastgradMagics(Magics):
                         f"%%gradcheck takes options only, not {expression!r}: what is checked is "
                         "the cell. For a call use %gradcheck."
                     )
+                if options.grad:
+                    raise Misuse("%%gradcheck takes no --grad: the cell ends with its gradients.")
                 wrt = [w.strip() for w in options.wrt.split(",")] if options.wrt else []
                 f, given["grad"], of = syntax.backprop(cell, options.value, names, wrt)
                 args, kwargs = tuple(names[n] for n in of), {}

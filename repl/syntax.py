@@ -359,6 +359,11 @@ def backprop(
 
     # A copy, too: a function of the user may write the next gradients into the same arrays.
     gradients = run({}, lambda: copy.deepcopy(eval(last, names)))
+    if gradients is None:
+        raise Misuse(
+            "the cell must end with its gradients: a dict by name, a tuple, or an array; its last "
+            "line gives None."
+        )
     if not wrt:
         if not isinstance(gradients, dict):
             raise Misuse("say what the gradients are of: --wrt W,b, or end the cell with a dict.")

@@ -295,6 +295,10 @@ def test_functions_that_read_what_moves_as_a_global(run, shell):
         ("%gradcheck --save r right(X, y)", "--save wants a file that ends with .json"),
         ("%gradcheck --grad X[:2] right(X, y)", ""),
         ("%%gradcheck f(X)\nX", "%%gradcheck takes options only, not 'f(X)'"),
+        (
+            "%%gradcheck --grad X\nX",
+            "%%gradcheck takes no --grad: the cell ends with its gradients.",
+        ),
         ("%profile_loss", "there is nothing to call"),
         ("%profile_loss --what all right(X, y)", "argument --what"),
         ("%profile_loss --compare a right(X, y)", "there is no profile 'a'"),

@@ -163,6 +163,7 @@ def test_the_gradient_of_a_method_is_on_its_owner():
     assert syntax.find_gradient("o.g", owner, {"g_grad": min}) is None
 
 
+END = "the cell must end with its gradients: a dict by name, a tuple, or an array"
 BODY = """Z = X @ W
 Z += 1
 loss = (Z ** 2).sum() / 2
@@ -253,12 +254,13 @@ def test_what_moves_is_put_back_after_an_error(helped, stop):
 @pytest.mark.parametrize(
     ("body", "wrt", "message"),
     [
-        (BODY, [], "the cell must end with its gradients"),
-        ("", [], "the cell must end with its gradients"),
+        (BODY, [], f"{END}."),
+        ("", [], f"{END}."),
         (BODY + "(X, W)", [], "say what the gradients are of: --wrt W,b"),
         (BODY + "{'W': 1}", ["X"], "the dict at the end has no 'X'; it has W."),
         (BODY + "{'V': 1}", [], "'V' is no variable that exists before the cell."),
         ("Z = X @ U\n{'X': Z}", [], "name 'U' is not defined"),
+        ("loss = 1\nprint()", ["X"], f"{END}; its last line gives None."),
         ("Z = X\n{'X': Z}", [], "the cell sets no variable 'loss'; name the loss with --value."),
         ("loss + 1", ["X"], "the cell sets no variable 'loss'; name the loss with --value."),
     ],
