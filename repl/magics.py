@@ -343,6 +343,9 @@ class FastgradMagics(Magics):
         options = parser.parse_args(words)
         if options.variable and not options.variable.isidentifier():
             raise Misuse(f"-v wants the name of a variable, not {options.variable!r}.")
+        file = Path(options.save or "")
+        if file.suffix == ".json" and not file.parent.is_dir():
+            raise Misuse(f"--save: there is no folder {str(file.parent)!r}.")
         return options, expression
 
     @contextlib.contextmanager
@@ -353,10 +356,15 @@ class FastgradMagics(Magics):
         progress = views.Progress(self.shell, options.quiet)
 
         def give(result: Any) -> None:
-            self._keep(result, options, hidden)
+            self._shown = id(result), self.shell.execution_count
+            self.shell.user_ns[hidden] = result
+            if options.variable:
+                self.shell.user_ns[options.variable] = result
             if not options.quiet:
                 figure, hint = self._figure(result) if options.plot else (None, "")
                 progress.replace(views.bundle(result, self.shell, note + hint, figure))
+            if options.save:  # last, because a disk can be full
+                self._save(result, options.save)
 
         try:
             yield progress, give
@@ -369,16 +377,11 @@ class FastgradMagics(Magics):
         finally:
             progress.close()
 
-    def _keep(self, result: Any, options: Any, hidden: str) -> None:
-        """Bind and save a result, as the options say."""
-        self._shown = id(result), self.shell.execution_count
-        self.shell.user_ns[hidden] = result
-        if options.variable:
-            self.shell.user_ns[options.variable] = result
-        if options.save and options.save.endswith(".json"):
-            Path(options.save).write_text(result.to_json(), "utf-8")
-        elif options.save:
-            self.saved[options.save] = result
+    def _save(self, result: Any, name: str) -> None:
+        if name.endswith(".json"):
+            Path(name).write_text(result.to_json(), "utf-8")
+        else:
+            self.saved[name] = result
 
     def _figure(self, result: Any) -> tuple[Figure | None, str]:
         """What --plot shows, or a hint where it cannot."""

@@ -225,6 +225,15 @@ def test_no_raise_quiet_variable_save(run, shell, tmp_path):
     assert json.loads((tmp_path / "r.json").read_text())["verdict"] == "FAIL"
 
 
+@pytest.mark.parametrize("magic", ["gradcheck", "profile_loss -t 0.01 --no-mem"])
+def test_what_cannot_be_saved_is_shown(run, shell, tmp_path, magic):
+    (tmp_path / "r.json").mkdir()
+    done = run(f"%{magic} -v r wrong(X, y) --save r.json")
+    assert isinstance(done.error, OSError)
+    assert len(done.reports) == 1
+    assert "r" in shell.user_ns
+
+
 def test_strict_raises_where_it_cannot_tell(run):
     run("def nowhere(x): return np.sum(x) * np.nan, np.ones_like(x)")
     loose = run("%gradcheck nowhere(X)")
@@ -293,6 +302,7 @@ def test_functions_that_read_what_moves_as_a_global(run, shell):
         ("%gradcheck --wrt Z right(X, y)", "--wrt: 'Z' is no argument of right; they are X, y."),
         ("%gradcheck -v 1 right(X, y)", "-v wants the name of a variable"),
         ("%gradcheck --save r right(X, y)", "--save wants a file that ends with .json"),
+        ("%gradcheck --save no/r.json right(X, y)", "--save: there is no folder 'no'."),
         ("%gradcheck --grad X[:2] right(X, y)", ""),
         ("%%gradcheck f(X)\nX", "%%gradcheck takes options only, not 'f(X)'"),
         (
@@ -302,6 +312,7 @@ def test_functions_that_read_what_moves_as_a_global(run, shell):
         ("%profile_loss", "there is nothing to call"),
         ("%profile_loss --what all right(X, y)", "argument --what"),
         ("%profile_loss --compare a right(X, y)", "there is no profile 'a'"),
+        ("%profile_loss --save no/p.json right(X, y)", "--save: there is no folder 'no'."),
         ("%profile_loss --what hvp right(X, y)", "right has no hvp"),
         ("%%profile_loss Z = (\nX", "line 1 of the setup is no Python: '(' was never closed."),
         ("%%profile_loss\nyield X", "line 1 of the cell is no Python: 'yield' outside function."),
