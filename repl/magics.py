@@ -261,7 +261,7 @@ class FastgradMagics(Magics):
             others = self._saved(options.compare, names)
             if cell is None and not expression and others:
                 base, *_ = others
-                print(others.pop(base).compare(others, name=base))
+                print(views.printable(others.pop(base).compare(others, name=base), self.shell))
                 return None
             variable, sizes = syntax.sizes(options.sweep) if options.sweep else ("", [])
             options.time /= len(sizes) or 1  # --time is that of all sizes together
@@ -280,7 +280,7 @@ class FastgradMagics(Magics):
                     result = run(callback=progress)
                 give(result)
         if others and not options.quiet:
-            print(result.compare(others))
+            print(views.printable(result.compare(others), self.shell))
         return result
 
     def _prepared(

@@ -22,6 +22,7 @@ import numpy as np
 from IPython.display import DisplayHandle, display
 
 import fastgrad as fg
+from fastgrad._gradcheck.result import plain
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -33,36 +34,7 @@ Result = Any
 PATIENCE = 0.5
 """Seconds before progress is shown."""
 
-ASCII = str.maketrans(
-    {
-        "✔": "OK",
-        "✘": "X",
-        "±": "+-",
-        "×": "x",
-        "µ": "u",
-        "–": "-",
-        "−": "-",
-        "·": "|",
-        "…": "...",
-        "≤": "<=",
-        "≥": ">=",
-        "∈": "in",
-        "→": "->",
-        "₂": "_2",
-        "²": "^2",
-    }
-)
-
 # ---- text ---------------------------------------------------------------------------------------
-
-
-def plain(text: str, encoding: str | None) -> str:
-    """The text, in ASCII if the encoding cannot carry it."""
-    try:
-        text.encode(encoding or "utf-8")  # a text buffer has none
-    except UnicodeEncodeError:
-        return text.translate(ASCII).encode("ascii", "replace").decode()
-    return text
 
 
 def coloured(text: str) -> str:
@@ -103,14 +75,20 @@ def in_kernel(shell: InteractiveShell) -> bool:
     return getattr(shell, "kernel", None) is not None
 
 
-def text(result: Result, shell: InteractiveShell) -> str:
-    """The report as this shell's terminal can show it."""
+def text(result: Result, shell: InteractiveShell, note: str = "") -> str:
+    """The report, and a note below it, as this shell's terminal can show it."""
     # Of a terminal that is narrower than a report can be, the lines are broken by itself.
     width = 100 if in_kernel(shell) else max(shutil.get_terminal_size().columns, 40)
+    report = result.report(width) + (f"\n{note}" if note else "")
+    report = printable(report, shell)
+    return coloured(report) if shows_colour(shell) else report
+
+
+def printable(text: str, shell: InteractiveShell) -> str:
+    """The text as this shell's stdout can carry it."""
     # A kernel's stdout is a stream of UTF-8, whatever the terminal that it was started from.
     encoding = "utf-8" if in_kernel(shell) else getattr(sys.stdout, "encoding", None)
-    report = plain(result.report(width), encoding)
-    return coloured(report) if shows_colour(shell) else report
+    return plain(text, encoding)
 
 
 # ---- HTML ---------------------------------------------------------------------------------------
@@ -422,9 +400,9 @@ def bundle(
     result: Result, shell: InteractiveShell, note: str = "", figure: Figure | None = None
 ) -> dict[str, str]:
     """The report in every form that a client may choose from."""
-    page, words = html(result), text(result, shell)
+    page = html(result)
     if note:
-        page, words = _card(page, _line(escape(note))), f"{words}\n{note}"
+        page = _card(page, _line(escape(note)))
     if figure is not None:
         page = _card(page, image(figure))
-    return {"text/plain": words, "text/html": page}
+    return {"text/plain": text(result, shell, note), "text/html": page}

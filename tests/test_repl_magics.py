@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import json
 import sys
 import tracemalloc
@@ -652,3 +653,21 @@ def test_text_for_terminals_that_know_no_unicode(results):
         assert words.isascii()
         assert "?" not in words.replace("? ", "")
         assert views.plain(result.report(80), "utf-8") == result.report(80)
+
+
+def test_streams_that_know_no_unicode(shell, results, monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    shell.run_cell(
+        "def soft(X): return fg.softmax(X)\ndef dsoft(X, g): return fg.softmax.vjp(X, g)"
+    )
+    shell.run_line_magic("gradcheck", "soft(X)")
+    shell.run_line_magic("profile_loss", "-t 0.01 --save a fg.softmax(X)")
+    shell.run_line_magic("profile_loss", "-t 0.01 --save b fg.softmax(X) --compare a")
+    shell.run_line_magic("profile_loss", "--compare a,b")
+    for result in results[:3]:
+        print(result)
+    stream.flush()
+    text = stream.buffer.getvalue().decode("ascii")
+    assert "OK PASS  soft   v^T|d/dX (6, 4) float64" in text
+    assert "X FAIL  cross_entropy" in text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -12,6 +13,29 @@ from numpy.typing import NDArray
 
 from fastgrad._gradcheck.diagnosis import Diagnosis
 from fastgrad._gradcheck.problem import Array
+
+ASCII = str.maketrans(
+    {
+        "✔": "OK",
+        "✘": "X",
+        "±": "+-",
+        "×": "x",
+        "µ": "u",
+        "–": "-",
+        "−": "-",
+        "·": "|",
+        "…": "...",
+        "≤": "<=",
+        "≥": ">=",
+        "∈": "in",
+        "∉": "not in",
+        "ᵀ": "^T",
+        "→": "->",
+        "₂": "_2",
+        "²": "^2",
+        "½": "1/2",
+    }
+)
 
 GLYPHS = {"PASS": "✔", "KINK": "✔", "FAIL": "✘", "UNRESOLVED": "?", "INTERRUPTED": "…"}
 
@@ -215,7 +239,8 @@ class GradcheckResult:
         return f"<GradcheckResult {self.verdict} {', '.join(parts)}>".replace(" >", ">")
 
     def __str__(self) -> str:
-        return self.report()
+        # For print; a stream that cannot carry it would lose the report to an error.
+        return plain(self.report(), getattr(sys.stdout, "encoding", None))
 
     # ---- text ------------------------------------------------------------------------------------
 
@@ -382,6 +407,15 @@ class GradcheckResult:
         return pd.DataFrame(
             rows, columns=["input", "index", "analytic", "numeric", "bar", "status"]
         )
+
+
+def plain(text: str, encoding: str | None) -> str:
+    """The text, in ASCII if the encoding cannot carry it."""
+    try:
+        text.encode(encoding or "utf-8")  # a text buffer has none
+    except UnicodeEncodeError:
+        return text.translate(ASCII).encode("ascii", "replace").decode()
+    return text
 
 
 STATUS = ("not measured", "pass", "below noise", "kink", "wrong", "unresolved")
