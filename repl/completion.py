@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -98,6 +99,8 @@ class Matcher:
             return
         value = self.shell.user_ns[first]
         for name in rest:
-            value = getattr(value, name, None)
+            value = inspect.getattr_static(value, name, None)
+            if inspect.isdatadescriptor(value):
+                return  # what it would give is not known before it is called
         for name in dir(value):
-            yield name, getattr(value, name, None)
+            yield name, inspect.getattr_static(value, name, None)

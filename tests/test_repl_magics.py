@@ -24,6 +24,7 @@ from traitlets.config import Config
 import fastgrad as fg
 from fastgrad._profile import measure
 from fastgrad.repl import views
+from fastgrad.repl.completion import Matcher
 
 SETUP = """
 import numpy as np, fastgrad as fg
@@ -560,6 +561,23 @@ def test_tab_completes_variables_arrays_and_functions_first(shell):
     assert complete(shell, "%gradcheck --wrt y,Xa") == ["Xarray"]
     assert complete(shell, "%gradcheck --grad right_") == ["right_grad"]
     assert complete(shell, "%gradcheck nothing.here") == []
+
+
+def test_tab_calls_nothing_of_the_users(run, shell):
+    run(
+        "called = []\n"
+        "class Model:\n"
+        "    inner = {}\n"
+        "    @property\n"
+        "    def weights(self): called.append(1); raise RuntimeError\n"
+        "model = Model()"
+    )
+    # Not by way of the shell's completer, whose jedi does call properties.
+    found = Matcher(shell, {}).variables
+    assert found("model.w") == ("model.w", [("model.weights", "instance")])
+    assert found("model.weights.f") == ("model.weights.f", [])
+    assert found("model.inner.upd") == ("model.inner.upd", [("model.inner.update", "function")])
+    assert shell.user_ns["called"] == []
 
 
 def test_other_lines_complete_as_before(shell):
