@@ -15,6 +15,7 @@ from typing import Any
 from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 from jupyter_client.manager import start_new_kernel
 from jupyter_core.paths import jupyter_data_dir
+from traitlets import TraitError
 
 MODULE = "fastgrad.repl.kernel"
 PATIENCE = 60
@@ -60,6 +61,9 @@ def install(
         where = manager.install_kernel_spec(folder, kernel_name=name, user=user, prefix=prefix)
     option = "--user" if user else f"--prefix {prefix}"
     print(f"installed kernel {name!r} in {where}")
+    kernels = Path(where).resolve().parent
+    if kernels not in [Path(folder).resolve() for folder in manager.kernel_dirs]:
+        print(f"Jupyter here does not look there, unless JUPYTER_PATH has {kernels.parent}")
     print(f"to undo: fastgrad kernel uninstall --name {name} {option}")
     return 0
 
@@ -74,6 +78,8 @@ def uninstall(name: str, user: bool, prefix: str | None) -> int:
     except FileNotFoundError:
         print(f"there is no kernel {name!r} in {folder.parent}", file=sys.stderr)
         return 1
+    except (ValueError, LookupError, TypeError):  # it is damaged
+        argv = []
     if MODULE not in argv:
         print(f"{folder} is not a fastgrad kernel; left as it is", file=sys.stderr)
         return 1
@@ -98,19 +104,31 @@ def doctor(name: str) -> int:
     return 0 if worked else 1
 
 
+def _same(python: str, other: str) -> bool:
+    """Whether both are the Python of one environment, as `python` and `python3` are.
+
+    The folder counts, too: environments hold links to one Python outside of them.
+    """
+    a, b = Path(python), Path(other)
+    return a.exists() and a.samefile(b) and a.parent.samefile(b.parent)
+
+
 def _findings(name: str) -> Iterator[tuple[bool, str]]:
     try:
         found = KernelSpecManager().get_kernel_spec(name)
     except NoSuchKernel:
         yield False, f"Jupyter knows no kernel {name!r}; run: fastgrad kernel install"
         return
+    except (ValueError, TypeError, TraitError) as error:
+        yield False, f"kernel.json is damaged: {error}; run: fastgrad kernel install --name {name}"
+        return
     yield True, f"Jupyter finds kernel {name!r} in {found.resource_dir}"
-    same = found.argv[0] == sys.executable
-    hint = "" if same else f", not this one, {sys.executable}; run fastgrad kernel install again"
-    yield same, f"it starts {found.argv[0]}{hint}"
     if MODULE not in found.argv:
         yield False, f"it does not start {MODULE}"
         return
+    same = _same(found.argv[0], sys.executable)
+    hint = "" if same else f", not this one, {sys.executable}; run fastgrad kernel install again"
+    yield same, f"it starts {found.argv[0]}{hint}"
     try:
         manager, client = start_new_kernel(startup_timeout=PATIENCE, kernel_name=name)
     except (RuntimeError, OSError) as error:

@@ -23,6 +23,8 @@ import nbformat  # noqa: E402
 from jupyter_client.kernelspec import KernelSpecManager  # noqa: E402
 from jupyter_client.manager import start_new_kernel  # noqa: E402
 
+from fastgrad.repl import install  # noqa: E402
+
 SETUP = "X = np.random.default_rng(0).normal(size=(6, 4)); y = np.arange(6) % 4"
 WRONG = "%gradcheck fg.cross_entropy(X, y) --grad -fg.cross_entropy.grad(X,y)"
 
@@ -352,6 +354,53 @@ def test_doctor_sees_another_interpreter(capsys, prefix):
     assert main(["kernel", "doctor", "--name", "stale"]) == 1
     said = capsys.readouterr().out
     assert "BAD  it starts /nowhere/python, not this one" in said
+
+
+def test_doctor_knows_its_interpreter_by_another_name(capsys, prefix, monkeypatch):
+    python = prefix / "python"
+    python.symlink_to(sys.executable)
+    (prefix / "python3").symlink_to(python)
+    (prefix / "elsewhere").mkdir()
+    (prefix / "elsewhere" / "python").symlink_to(python)
+    monkeypatch.setattr(install, "start_new_kernel", _no_start)
+    for starts, runs, good in (
+        ("python", "python3", True),
+        ("python", "elsewhere/python", False),
+        ("nowhere", "python", False),
+    ):
+        monkeypatch.setattr(sys, "executable", str(prefix / starts))
+        main(["kernel", "install", "--prefix", str(prefix), "--name", "alias"])
+        monkeypatch.setattr(sys, "executable", str(prefix / runs))
+        main(["kernel", "doctor", "--name", "alias"])
+        said = capsys.readouterr().out
+        assert (f"ok   it starts {prefix / starts}\n" in said) is good
+        assert (f"BAD  it starts {prefix / starts}, not this one" in said) is not good
+
+
+def _no_start(**options):
+    raise RuntimeError("not tried")
+
+
+@pytest.mark.parametrize("text", ["{bad", "[1]", '{"language": 3}', "{}", '{"argv": []}'])
+def test_a_damaged_kernel_is_said_in_one_line(capsys, prefix, text):
+    folder = prefix / "share/jupyter/kernels/damaged"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "kernel.json").write_text(text)
+    assert main(["kernel", "doctor", "--name", "damaged"]) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert said[-1].startswith(("BAD  kernel.json is damaged: ", "BAD  it does not start fastgrad"))
+    assert main(["kernel", "uninstall", "--name", "damaged", "--prefix", str(prefix)]) == 1
+    assert "is not a fastgrad kernel; left as it is" in capsys.readouterr().err
+    assert folder.exists()
+
+
+def test_a_place_where_jupyter_does_not_look_is_told(capsys, prefix, tmp_path):
+    main(["kernel", "install", "--prefix", str(tmp_path)])
+    said = capsys.readouterr().out.splitlines()
+    where = (tmp_path / "share/jupyter").resolve()
+    assert said[1] == f"Jupyter here does not look there, unless JUPYTER_PATH has {where}"
+    main(["kernel", "install", "--prefix", str(prefix), "--name", "there"])
+    assert "does not look" not in capsys.readouterr().out
 
 
 # ---- without the extra --------------------------------------------------------------------------
