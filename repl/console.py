@@ -14,13 +14,20 @@ def main(argv: Sequence[str] = ()) -> int:
     try:
         import IPython  # noqa: F401
     except ModuleNotFoundError:
-        return plain()
+        return plain(argv)
     ipython(argv)
     return 0
 
 
-def plain() -> int:
+def plain(argv: Sequence[str]) -> int:
     """Python's own prompt, where IPython is missing: the functions without the magics."""
+    if argv:
+        print(
+            f"fastgrad repl needs IPython for {' '.join(argv)}; install it with: "
+            "pip install 'fastgrad[repl]'",
+            file=sys.stderr,
+        )
+        return 1
     print(
         "IPython is not installed, so there are no magics: call fg.gradcheck(f, X, y) and "
         "fg.profile_loss(f, X, y), or install it with: pip install 'fastgrad[repl]'",

@@ -11,6 +11,7 @@ import time
 import pytest
 
 import fastgrad as fg
+from fastgrad.__main__ import main
 
 for _module in ("IPython", "rich", "pexpect", "pyte"):
     pytest.importorskip(_module)
@@ -163,6 +164,17 @@ def test_a_failed_check_fails_the_command(tmp_path):
     )
     assert done.returncode != 0, line
     assert "GradcheckError" in done.stdout + done.stderr
+
+
+def test_nothing_runs_without_ipython(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "IPython", None)
+    assert main(["repl", "-c", "print(1)"]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err == (
+        "fastgrad repl needs IPython for -c print(1); install it with: "
+        "pip install 'fastgrad[repl]'\n"
+    )
 
 
 def test_python_s_own_prompt_without_ipython(tmp_path):
