@@ -263,6 +263,8 @@ class FastgradMagics(Magics):
                 base, *_ = others
                 print(views.printable(others.pop(base).compare(others, name=base), self.shell))
                 return None
+            if options.threads is not None and options.threads < 1:
+                raise Misuse(f"--threads must be 1 at least; got {options.threads}.")
             variable, sizes = syntax.sizes(options.sweep) if options.sweep else ("", [])
             options.time /= len(sizes) or 1  # --time is that of all sizes together
             scopes = ({**names, variable: n} for n in sizes) if sizes else [names]
@@ -327,7 +329,7 @@ class FastgradMagics(Magics):
         found = {}
         for name in (n.strip() for n in (text or "").split(",") if n.strip()):
             if name.endswith(".json"):
-                found[Path(name).stem] = fg.LossProfile.from_json(Path(name).read_text("utf-8"))
+                found[Path(name).stem] = _profile_in(Path(name))
             elif isinstance(p := self.saved.get(name, names.get(name)), fg.LossProfile):
                 found[name] = p
             else:
@@ -405,6 +407,16 @@ def _function(text: str, names: Names, option: str) -> Any:
     if not callable(value):
         raise Misuse(f"{option} wants a function; {text} is {type(value).__name__}.")
     return value
+
+
+def _profile_in(file: Path) -> fg.LossProfile:
+    """A profile that --save has written."""
+    try:
+        return fg.LossProfile.from_json(file.read_text("utf-8"))
+    except OSError as error:
+        raise Misuse(f"--compare: {file} cannot be read: {error.strerror}.") from None
+    except (ValueError, LookupError, TypeError):
+        raise Misuse(f"--compare: {file} holds no profile, as --save writes it.") from None
 
 
 def _swept(

@@ -315,6 +315,8 @@ def test_functions_that_read_what_moves_as_a_global(run, shell):
         ("%profile_loss --what all right(X, y)", "argument --what"),
         ("%profile_loss --compare a right(X, y)", "there is no profile 'a'"),
         ("%profile_loss --save no/p.json right(X, y)", "--save: there is no folder 'no'."),
+        ("%profile_loss --compare no.json", "--compare: no.json cannot be read: No such file or"),
+        ("%profile_loss --threads 0 right(X, y)", "--threads must be 1 at least; got 0."),
         ("%profile_loss --what hvp right(X, y)", "right has no hvp"),
         ("%%profile_loss Z = (\nX", "line 1 of the setup is no Python: '(' was never closed."),
         ("%%profile_loss\nyield X", "line 1 of the cell is no Python: 'yield' outside function."),
@@ -497,6 +499,14 @@ def test_profiles_are_kept_and_compared(run, tmp_path):
     done = run("%profile_loss --compare first,p")
     assert done.error is None
     assert done.out.split()[:2] == ["first", "p"]
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "{}", '{"parts": {}}'])
+def test_files_that_hold_no_profile(run, tmp_path, text):
+    (tmp_path / "p.json").write_text(text)
+    done = run("%profile_loss --compare p.json")
+    assert type(done.error) is UsageError
+    assert str(done.error) == "--compare: p.json holds no profile, as --save writes it."
 
 
 # ---- loading ------------------------------------------------------------------------------------
