@@ -8,6 +8,7 @@ import functools
 import itertools
 import shutil
 import textwrap
+from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,7 +56,7 @@ class GradcheckError(Exception):
 def _parts(text: str) -> list[str]:
     parts = [SHORT_PARTS.get(p.strip(), p.strip()) for p in text.split(",")]
     if unknown := [p for p in parts if p not in PARTS]:
-        raise ValueError(unknown[0])
+        raise ArgumentTypeError(f"must be of {', '.join(PARTS)}; got {unknown[0]!r}")
     return parts
 
 
@@ -453,6 +454,9 @@ def _reference(text: str, names: Names) -> Any:
 def _positions(text: str | None, call: syntax.Call) -> tuple[int | str, ...] | None:
     """What --wrt says, as positions of arguments or names of keywords."""
     if text is None:
+        if call.kwargs and not call.args:
+            known = ", ".join(call.kwargs)
+            raise Misuse(f"say with --wrt which of the keywords to check: {known}.")
         return None
     found: list[int | str] = []
     for word in (w.strip() for w in text.split(",")):

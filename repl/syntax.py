@@ -52,7 +52,7 @@ def split(line: str, parser: argparse.ArgumentParser) -> tuple[list[str], str]:
         words += taken
     end = _trailing(rest, known)
     expression, rest = rest[:end].strip(), rest[end:].strip()
-    while rest:
+    while rest and not rest.startswith("#"):
         taken, rest = _option(rest, known)
         if not taken:
             raise Misuse(f"{rest!r} stands behind the options; the call goes before or after all.")

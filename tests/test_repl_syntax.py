@@ -76,6 +76,7 @@ def test_options_that_are_expressions():
 
 def test_two_minus_signs_end_the_options():
     assert split("-- f(x) --top")[1] == "f(x) --top"
+    assert split("f(x) --top 3 # as --top 2") == split("--top 3 f(x)")
     assert split("f(x) # --top 3") == (split("")[0], "f(x) # --top 3")
 
 
