@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -246,10 +247,35 @@ def test_what_moves_is_put_back_after_an_error(helped, stop):
 
     helped["refuse"] = refuse
     before = dict(helped)
-    f = syntax.call_of("refuse(W)", "W", helped).function
+    f = syntax.call_of("not refuse(W)", "W", helped).function
     with pytest.raises(stop):
         f(np.zeros(2))
     assert helped == before
+
+
+def test_two_checks_at_once_do_not_keep_each_others_values():
+    inside, other_inside, over = (threading.Event() for _ in range(3))
+
+    def first(W):
+        inside.set()
+        other_inside.wait(0.2)  # in vain: the other has to wait
+
+    def second(W):
+        other_inside.set()
+        over.wait(10)
+
+    names = {"W": 1, "first": first, "second": second}
+
+    def run():
+        syntax.call_of("not first(W)", "W", names).function(2)
+        over.set()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert inside.wait(10)
+    syntax.call_of("not second(W)", "W", names).function(3)
+    thread.join()
+    assert names["W"] == 1
 
 
 @pytest.mark.parametrize(
