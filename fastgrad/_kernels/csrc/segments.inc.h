@@ -10,13 +10,18 @@
  * Accumulators of a segment are `pitch` doubles: one for every column, and for double as many tails behind.
  * A row of weight 0 is left out, whatever it holds.
  *
- * Prefetches (measured, benchmarks/NOTES.md): rows as they come want one of the rows, fg_ahead, and of the table only
- * where a row is a vector or two; rows by their positions want one into L2 only, far ahead.
+ * Prefetches (measured, benchmarks/NOTES.md) go out one by one between the additions, for in a burst those of a wide row
+ * wait for each other.  Rows as they come want one fg_ahead, and of the table only where a row is a vector or two; rows by
+ * their positions want one as many rows ahead as make GATHER_AHEAD bytes.
  */
 #define STEP (FG_DOUBLE ? LANES : LANES / 2) /* columns of an accumulator of one vector */
-#define GATHERED (FG_DOUBLE ? 4 : 8)         /* such accumulators that gather keeps */
-#define TABLE_AHEAD 16                       /* rows between a prefetch and its use: of accumulators, */
-#define ROWS_AHEAD 32                        /* and of rows by their positions */
+#define LINE (64 / (ptrdiff_t)sizeof(T))     /* columns in a line of the cache */
+/* Accumulators of a step that gather keeps: half of the registers. */
+#define GATHERED ((FG_DOUBLE ? 4 : 8) * (LANES * sizeof(T) == 64 ? 2 : 1))
+#define TABLE_AHEAD 16    /* rows between a prefetch and its use: of accumulators, */
+#define ROWS_AHEAD 32     /* and of rows by their positions, of which only some columns are wanted */
+#define GATHER_AHEAD 8192 /* bytes between them, of rows by their positions */
+#define STREAM_AHEAD 2048 /* and of each of LANES segments that are read side by side */
 
 #if FG_DOUBLE
 typedef V2 Acc;
@@ -99,6 +104,19 @@ FG_INLINE T weight_at(const fg_segments *run, ptrdiff_t r) {
 
 enum { ANY_COLUMNS, ONE_VECTOR, TWO_VECTORS, ONE_COLUMN };
 
+FG_INLINE void prefetch_columns(const T *row, ptrdiff_t columns) {
+  for (ptrdiff_t c = 0; c < columns; c += LINE) FG_PREFETCH(row + c);
+}
+
+FG_INLINE void add_part(double *a, ptrdiff_t pitch, const T *x, const int weighs, T w) {
+  Acc v = acc_load(a, pitch);
+  if (weighs)
+    acc_add_times(&v, part_load(x), w);
+  else
+    acc_add(&v, part_load(x));
+  acc_store(a, pitch, v);
+}
+
 FG_INLINE void add_as(const fg_segments *run, const int weighs, const int shape, const int some) {
   const int fixed = shape == ONE_VECTOR || shape == TWO_VECTORS;
   const ptrdiff_t columns = fixed ? shape * STEP : shape == ONE_COLUMN ? 1 : run->columns;
@@ -111,21 +129,26 @@ FG_INLINE void add_as(const fg_segments *run, const int weighs, const int shape,
     const char *const x = run->x + r * run->x_row;
     const T w = weighs ? weight_at(run, r) : 1;
     double *const a = run->table + code * pitch;
-    if (shape != ONE_COLUMN)
-      for (ptrdiff_t b = 0; b < bytes; b += 64) FG_PREFETCH(x + ahead + b);
     if (fixed && i + TABLE_AHEAD < run->rows) FG_PREFETCH(run->table + run->code[i + TABLE_AHEAD] * pitch);
-    if (code < 0 || (weighs && w == 0)) continue;
-    const T *const row = (const T *)x;
+    const T *const row = (const T *)x, *const next = (const T *)(x + ahead);
     ptrdiff_t c = 0;
-    if (shape != ONE_COLUMN)
+    if (code < 0 || (weighs && w == 0)) {
+      if (shape != ONE_COLUMN) prefetch_columns(next, columns);
+      continue;
+    }
+    if (shape != ONE_COLUMN) {
+      for (; c + 4 * LINE <= whole; c += 4 * LINE)
+#pragma GCC unroll 32
+        for (ptrdiff_t k = c; k < c + 4 * LINE; k += STEP) {
+          if ((k - c) % LINE == 0) FG_PREFETCH(next + k);
+          add_part(a + k, pitch, row + k, weighs, w);
+        }
       for (; c < whole; c += STEP) {
-        Acc v = acc_load(a + c, pitch);
-        if (weighs)
-          acc_add_times(&v, part_load(row + c), w);
-        else
-          acc_add(&v, part_load(row + c));
-        acc_store(a + c, pitch, v);
+        if (c % LINE == 0) FG_PREFETCH(next + c);
+        add_part(a + c, pitch, row + c, weighs, w);
       }
+      if (c < columns) FG_PREFETCH(next + c);
+    }
     for (; c < columns; c++) {
       Acc1 v = acc1_load(a + c, pitch);
       acc1_add(&v, weighs, row[c], w);
@@ -270,31 +293,38 @@ FG_INLINE ptrdiff_t row_at(const fg_segments *run, ptrdiff_t i) {
 /* `parts` vectors of columns from c on, of the rows [begin, end) in `order`, which is known up to `limit`. */
 FG_INLINE void gather_parts(const fg_segments *run, const int weighs, const int parts, ptrdiff_t begin, ptrdiff_t end,
                             ptrdiff_t limit, ptrdiff_t c, double *a) {
-  const ptrdiff_t bytes = parts * STEP * (ptrdiff_t)sizeof(T);
+  const ptrdiff_t columns = parts * STEP, ahead = GATHER_AHEAD / (columns * (ptrdiff_t)sizeof(T));
   const char *const x = run->x + c * (ptrdiff_t)sizeof(T);
   Acc v[GATHERED];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int k = 0; k < parts; k++) v[k] = acc_zero();
   for (ptrdiff_t i = begin; i < end; i++) {
-    const ptrdiff_t r = row_at(run, i);
-    if (i + ROWS_AHEAD < limit) {
-      const char *const next = x + row_at(run, i + ROWS_AHEAD) * run->x_row;
-      for (ptrdiff_t b = 0; b < bytes; b += 64) FG_PREFETCH_L2(next + b);
-      if ((uintptr_t)next & 63) FG_PREFETCH_L2(next + bytes - 1); /* NumPy's arrays begin at 16 of a line */
+    const T *const row = (const T *)(x + row_at(run, i) * run->x_row);
+    const T *const next = (const T *)(x + row_at(run, i + ahead < limit ? i + ahead : i) * run->x_row);
+    if ((uintptr_t)next & 63) FG_PREFETCH(next + columns - 1); /* NumPy's arrays begin at 16 of a line */
+    const T w = weighs ? weight_at(run, row_at(run, i)) : 1;
+    if (weighs && w == 0) {
+      prefetch_columns(next, columns);
+      continue;
     }
-    const T w = weighs ? weight_at(run, r) : 1;
-    if (weighs && w == 0) continue;
-    const T *const row = (const T *)(x + r * run->x_row);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int k = 0; k < parts; k++) {
+      if (k * STEP % LINE == 0) FG_PREFETCH(next + k * STEP);
       if (weighs)
         acc_add_times(&v[k], part_load(row + k * STEP), w);
       else
         acc_add(&v[k], part_load(row + k * STEP));
     }
   }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int k = 0; k < parts; k++) acc_store(a + c + k * STEP, run->pitch, v[k]);
+}
+
+/* All that fill so many vectors from column c on; returns where the rest begins. */
+FG_INLINE ptrdiff_t gather_by(const fg_segments *run, const int weighs, const int parts, ptrdiff_t begin, ptrdiff_t end,
+                              ptrdiff_t limit, ptrdiff_t c, double *a) {
+  for (; c + parts * STEP <= run->columns; c += parts * STEP) gather_parts(run, weighs, parts, begin, end, limit, c, a);
+  return c;
 }
 
 FG_INLINE void gather_columns(const fg_segments *run, const int weighs, ptrdiff_t begin, ptrdiff_t end, ptrdiff_t limit,
@@ -354,7 +384,7 @@ FG_INLINE int gather_lines(const fg_segments *run, const int weighs, ptrdiff_t s
 FG_INLINE int gather_lanes(const fg_segments *run, ptrdiff_t s, int lines) {
   T tile[LANES][TILE_ROWS];
   const T *at[LANES];
-  ptrdiff_t left[LANES], most = 0;
+  ptrdiff_t left[LANES], most = 0, common = PTRDIFF_MAX;
   const V zero = vset(0);
   Wide sums = wide_start();
   for (int k = 0; k < LANES; k++) {
@@ -362,6 +392,22 @@ FG_INLINE int gather_lanes(const fg_segments *run, ptrdiff_t s, int lines) {
     left[k] = k < lines ? (ptrdiff_t)run->offsets[s + k + 1] - begin : 0;
     at[k] = (const T *)run->x + begin;
     most = most > left[k] ? most : left[k];
+    common = k < lines && left[k] < common ? left[k] : common;
+  }
+  if (common >= LINE) { /* what all have needs no filling up, and so no tile; spare lanes read the first segment */
+    common -= common % LINE;
+    for (int k = lines; k < LANES; k++) at[k] = at[0];
+    for (ptrdiff_t c = 0; c < common; c += LINE) {
+      for (int k = 0; k < LANES; k++) FG_PREFETCH((const char *)(at[k] + c) + STREAM_AHEAD);
+#pragma GCC unroll 4
+      for (ptrdiff_t i = 0; i < LINE; i += 4) {
+        V v[4];
+        vgather4(starts_listed(at, c + i), 4, 0, v);
+        for (int k = 0; k < 4; k++) wide_add(&sums, v[k]);
+      }
+    }
+    for (int k = 0; k < lines; k++) at[k] += common, left[k] -= common;
+    most -= common;
   }
   for (; most > 0; most -= TILE_ROWS) {
     const ptrdiff_t n = most < TILE_ROWS ? (most + 3) / 4 * 4 : TILE_ROWS;
@@ -416,9 +462,10 @@ FG_INLINE int gather_as(const fg_segments *run, const int weighs, ptrdiff_t firs
     const ptrdiff_t begin = (ptrdiff_t)run->offsets[s], end = (ptrdiff_t)run->offsets[s + 1];
     double *const a = run->table;
     ptrdiff_t c = 0;
-    for (; c + GATHERED * STEP <= run->columns; c += GATHERED * STEP)
-      gather_parts(run, weighs, GATHERED, begin, end, limit, c, a);
-    for (; c + STEP <= run->columns; c += STEP) gather_parts(run, weighs, 1, begin, end, limit, c, a);
+    c = gather_by(run, weighs, GATHERED, begin, end, limit, c, a);
+    c = gather_by(run, weighs, GATHERED / 2, begin, end, limit, c, a);
+    c = gather_by(run, weighs, GATHERED / 4, begin, end, limit, c, a);
+    c = gather_by(run, weighs, 1, begin, end, limit, c, a);
     if (c < run->columns) gather_columns(run, weighs, begin, end, limit, c, run->columns, a);
     lost |= finish_row(run, s, a, run->columns, (T *)(run->out + s * run->out_row));
   }
