@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from fastgrad._gradcheck.result import plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -147,7 +150,7 @@ class LossProfile:
     """That of whose ulps the accuracy is."""
 
     def __str__(self) -> str:
-        return self.report()
+        return plain(self.report(), getattr(sys.stdout, "encoding", None))
 
     def __repr__(self) -> str:
         shown = ", ".join(
