@@ -185,10 +185,12 @@ def as_factors(b: ArrayLike, x: FloatArray) -> FloatArray:
 
 
 def cast(a: FloatArray, dtype: np.dtype[Any]) -> FloatArray:
-    """The scores decide the dtype; what is too large for it becomes infinite, quietly."""
+    """The scores decide the dtype; what is too large for it becomes infinite, quietly, and what is
+    too small loses digits.
+    """
     if a.dtype == dtype:
         return a
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", under="ignore"):
         return a.astype(dtype, copy=False)
 
 
@@ -329,7 +331,7 @@ def as_target(
     if y.shape != shape:
         raise _not_probabilities(y, shape, rows, name)
     t = _fitted(as_scores(y, "target"), logits.dtype)
-    _check_fit(t, "target", "a probability, finite and >= 0")
+    check_fit(t, "target", "a probability, finite and >= 0")
     return t.reshape(logits.shape), True
 
 
@@ -355,7 +357,7 @@ def as_binary_target(
         y = cast(as_scores(target, "target", BY_WHERE), dtype)
     _check_elements(y, shape, "logits")
     if _is_real(y):
-        _check_fit(y, "target", "a probability in [0, 1]", 1.0)
+        check_fit(y, "target", "a probability in [0, 1]", 1.0)
         return y
     y = y if y.flags.aligned and y.dtype.isnative else y.astype(y.dtype.newbyteorder("="))
     bad, _ = _kernels.scan(y, 2, None)
@@ -559,7 +561,7 @@ def as_class_weight(
             f"weight must have shape ({classes},), one number per class; it has shape "
             f"{np.shape(weight)}. Weights of rows go to sample_weight."
         )
-    _check_fit(w, "weight", "finite and >= 0")
+    check_fit(w, "weight", "finite and >= 0")
     return w
 
 
@@ -578,7 +580,7 @@ def as_row_weight(
             f"sample_weight must have shape {rows}, one number per row; it has shape {s.shape}. "
             "Nothing is broadcast; weights of classes go to weight."
         )
-    _check_fit(s, "sample_weight", "finite and >= 0")
+    check_fit(s, "sample_weight", "finite and >= 0")
     return s
 
 
@@ -597,11 +599,11 @@ def as_element_weight(
         return None
     w = _as_weights(weight, name, dtype, mean)
     broadcast = _broadcast(w, shape, name, scores)
-    _check_fit(w, name, "finite and >= 0")
+    check_fit(w, name, "finite and >= 0")
     return broadcast
 
 
-def _check_fit(a: FloatArray, name: str, what: str, high: float = math.inf) -> None:
+def check_fit(a: FloatArray, name: str, what: str, high: float = math.inf) -> None:
     """Every element in [0, high] and finite."""
     largest = min(high, float(finfo(a.dtype).max))
     bad = _kernels.first_unfit(a, largest)
@@ -932,7 +934,7 @@ def numbers_of_segments(
             f"{option} must be one number, {fits}{name} of shape {ids.shape}; it has shape "
             f"{given.shape}."
         )
-    least, most = int(given.min(initial=2**63 - 1)), int(given.max(initial=0))
+    least, most = (int(given.min()), int(given.max())) if given.size else (0, 0)
     if least < 0 or most >= 2**48:  # beyond any memory; B * K then fits in int64
         raise ValueError(
             f"{option} must be >= 0 and less than 2**48; got {least if least < 0 else most}."
@@ -943,9 +945,18 @@ def numbers_of_segments(
 def check_ids(
     ids: IntArray, num_segments: int | ArrayLike | None, ignore_index: int | None, name: str
 ) -> int:
-    """The number of segments; IndexError for the first id out of range that is not ignored."""
+    """The number of segments; IndexError for the first id out of range that is not ignored, and
+    ValueError for more segments than any memory holds.
+    """
     if num_segments is None:
-        return check_range_of_ids(ids, None, ignore_index, name) + 1
+        largest = check_range_of_ids(ids, None, ignore_index, name)
+        if largest >= 2**48:
+            raise ValueError(
+                f"{name} must be less than 2**48 where {_option_of(name)} is left out, for every "
+                f"number up to the largest has a result; got {largest}. Number them from 0 on with "
+                "np.unique(..., return_inverse=True)."
+            )
+        return largest + 1
     number, each = numbers_of_segments(num_segments, ids, name)
     check_range_of_ids(ids, each, ignore_index, name)
     return number
@@ -1007,7 +1018,7 @@ def as_segment_weights(
             f"weights must have the shape of segments, {shape}, one number per row; it has shape "
             f"{w.shape}. Nothing is broadcast."
         )
-    _check_fit(w, "weights", "finite and >= 0")
+    check_fit(w, "weights", "finite and >= 0")
     return np.ascontiguousarray(w)
 
 
@@ -1016,7 +1027,13 @@ def balanced(weights: FloatArray | None) -> FloatArray | None:
     largest = 0.0 if weights is None or not weights.size else float(weights.max())
     if weights is None or largest == 0 or 2.0**-32 < largest < 2.0**32:
         return weights
-    return as_zero_as(np.asarray(np.ldexp(weights, -math.frexp(largest)[1])), weights)
+    return scaled_weights(weights, -math.frexp(largest)[1])
+
+
+@np.errstate(under="ignore")
+def scaled_weights(weights: FloatArray, exponents: Any) -> FloatArray:
+    """Weights times powers of two; none becomes 0."""
+    return as_zero_as(np.asarray(np.ldexp(weights, exponents)), weights)
 
 
 def check_empty_value(x: float) -> float:
@@ -1063,7 +1080,7 @@ def as_training_weight(weight: ArrayLike, rows: int, dtype: np.dtype[Any]) -> Fl
         raise ValueError(
             f"sample_weight must have shape ({rows},), one number per row; it has shape {w.shape}."
         )
-    _check_fit(w, "sample_weight", "finite and >= 0")
+    check_fit(w, "sample_weight", "finite and >= 0")
     return w
 
 
@@ -1163,5 +1180,5 @@ def as_losses(values: ArrayLike, weight: ArrayLike | None) -> tuple[FloatArray, 
             f"weight must be one number or have the shape of values, {given.shape}; it has shape "
             f"{w.shape}."
         )
-    _check_fit(w, "weight", "finite and >= 0")
+    check_fit(w, "weight", "finite and >= 0")
     return v, np.ascontiguousarray(w)

@@ -275,7 +275,7 @@ class ClassCentroids(Map):
 def _means(rows: _Rows) -> Centroids:
     means = segment_mean(rows.X, rows.plan, weights=rows.weight)
     if rows.weight is None:
-        return Centroids(means, rows.plan.counts)
+        return Centroids(means, rows.plan.counts.copy())
     there = (rows.weight != 0).astype(np.float64)
     return Centroids(means, segment_sum(there, rows.plan).astype(np.int64))
 

@@ -227,6 +227,9 @@ class Segments:
     def __setattr__(self, name: str, value: Any) -> NoReturn:
         _arrays.refuse_change_of_segments(name)
 
+    def __delattr__(self, name: str) -> NoReturn:
+        _arrays.refuse_change_of_segments(name)
+
     def __getstate__(self) -> dict[str, Any]:
         """Without what is made of the ids; from a pickle NumPy would make it writeable."""
         now = dict(vars(self))  # another thread may be making some
@@ -462,9 +465,10 @@ def evened(
         return w, None
     if w.max() < 2.0**32 and not ((w > 0) & (w < 2.0**-64)).any():
         return w, None
+    _arrays.check_fit(w, name, "finite and >= 0")
     exponents = np.frexp(segment_max(w, plan, empty_value=0.0))[1].astype(np.int64)
     of_rows = segment_sum.vjp(w, plan, exponents.astype(np.float64)).astype(np.int64)
-    return _arrays.as_zero_as(np.ldexp(w, -of_rows), w), exponents
+    return _arrays.scaled_weights(w, -of_rows), exponents
 
 
 class _Additive(Map):
@@ -523,12 +527,12 @@ class _Additive(Map):
         cotangent = _arrays.as_cotangent(g, rows.reduced, rows.dtype, "g")
         w = self._weights(weights, rows)
         result = rows.result(out, rows.whole.shape, g=cotangent, weights=w)
-        table = rows.table(cotangent)
-        if self._mean:
-            totals = plan.counts if w is None else _totals(w, plan)
-            assert totals is not None
+        table, totals = rows.table(cotangent), None
+        if self._mean and w is None:
             with np.errstate(all="ignore"):
-                table = table / totals.reshape(plan._items, plan.num_segments, 1)
+                table = table / plan.counts.reshape(plan._items, plan.num_segments, 1)
+        elif self._mean:
+            totals = _totals(w, plan)
         _kernels.spread(
             np.ascontiguousarray(_arrays.cast(table, rows.computed)),
             plan._ids,
@@ -536,6 +540,7 @@ class _Additive(Map):
             plan.offsets if plan._ids is None else None,
             rows.flat(result.array),
             w,
+            totals,
         )
         return result.give()
 

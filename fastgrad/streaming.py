@@ -33,7 +33,7 @@ from fastgrad import _arrays
 from fastgrad._arrays import FloatArray
 from fastgrad._centroids import _items, _Rows
 from fastgrad._kernels import centroids as _kernels
-from fastgrad._segments import Segments
+from fastgrad._segments import Segments, segment_sum
 from fastgrad._softmax import logsumexp
 
 __all__ = ["CentroidState", "LogSumExpState", "LossSum"]
@@ -167,14 +167,17 @@ class CentroidState:
             exponents += rows.exponents
         moments = self._moments(rows, weight)
         if rows.X.dtype == np.float64:
-            lost = ~np.isfinite(moments[2][0]).all(axis=0)
-            columns = np.abs(rows.X[:, lost])
+            lost = ~np.isfinite(moments[2][0])
+            columns = np.abs(rows.X[:, lost.any(axis=0)])
             if (
                 np.isfinite(columns) & (columns > _LARGE)
             ).any():  # else an infinity or NaN was there
                 weight = np.ones(rows.X.shape[:1]) if weight is None else weight
-                moments = self._moments(rows, np.ldexp(weight, -_ROOM))
-                exponents += _ROOM
+                room = _ROOM * lost.any(axis=1)
+                of_rows = segment_sum.vjp(weight, rows.plan, room.astype(np.float64))
+                weight = _arrays.scaled_weights(weight, -of_rows.astype(np.int64))
+                moments = self._moments(rows, weight)
+                exponents += room
         self._add(*moments, exponents, rows.X.dtype)
         return self
 
@@ -595,7 +598,8 @@ class _Number(NamedTuple):
 def _total(a: FloatArray) -> _Number:
     total = _Number(*_kernels.total(a))
     if not math.isfinite(total.head) and np.isfinite(a).all():
-        total = _Number(*_kernels.total(np.ldexp(a, -_ROOM)), _ROOM)
+        with np.errstate(under="ignore"):
+            total = _Number(*_kernels.total(np.ldexp(a, -_ROOM)), _ROOM)
     return total
 
 

@@ -686,3 +686,10 @@ def test_weights_of_one_class_say_nothing_of_another(dtype, size, apart):
     ]
     np.testing.assert_allclose(states[1].centroids, states[0].centroids, rtol=tolerance)
     np.testing.assert_allclose(states[1].variance, states[0].variance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("options", [{}, {"sample_weight": [1, 1, 1]}, {"leave_one_out": True}])
+def test_counts_belong_to_the_caller(options):
+    plan = fg.Segments.from_ids([0, 1, 0])
+    fg.class_centroids(np.ones((3, 2)), plan, **options).counts[:] = 7
+    np.testing.assert_array_equal(plan.counts, [2, 1])

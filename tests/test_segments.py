@@ -18,6 +18,7 @@ from fastgrad._kernels import isa as _isa
 from fastgrad._kernels import sort
 
 INF, NAN = np.inf, np.nan
+EPS32 = np.finfo(np.float32).eps
 INTEGERS = ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", ">i4", ">u8"]
 REDUCE = ["sum", "mean", "max", "min", "logsumexp"]
 NORMALIZE = ["softmax", "log_softmax"]
@@ -987,3 +988,58 @@ def test_weights_too_small_for_float32_still_count(shares):
     )
     nan = fg.segment_sum(x, [0, 0, 1, 1], weights=np.array([1.0, 1.0, 1e-60, 1.0]))
     np.testing.assert_array_equal(nan, np.float32([[6.0], [NAN]]))
+
+
+@pytest.mark.parametrize("dtype", ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8"])
+def test_numbers_of_segments_of_any_integer_dtype(dtype):
+    ids = np.array([[0, 1, 0], [2, 1, 0]])
+    each = np.array([2, 3], dtype)
+    plan = fg.Segments.from_ids(ids, each)
+    np.testing.assert_array_equal(plan.counts.reshape(2, 3), [[2, 1, 0], [1, 1, 1]])
+    np.testing.assert_array_equal(
+        fg.segment_sum(np.ones((2, 3)), ids, num_segments=each), [[2, 1, 0], [1, 1, 1]]
+    )
+    if dtype[0] == "i":
+        for bad in (each.dtype.type(-1), -each):
+            with pytest.raises(ValueError, match=r"num_segments must be >= 0 .*; got -"):
+                fg.Segments.from_ids(ids, bad)
+
+
+@pytest.mark.parametrize(
+    ("ids", "weights", "g", "exact"),
+    [
+        ([0, 1], [1, 1e-9], [1, 1e30], [1, 1e30]),
+        ([0, 0], [1e9, 1e9], [1e-36], [5e-37, 5e-37]),
+        ([0, 0], [1e-30, 3e-30], [1e20], [0.25e20, 0.75e20]),
+        ([0, 1], [1, 1e-39], [1, 1], [1, 1]),
+    ],
+)
+def test_a_pulled_back_mean_is_multiplied_by_shares(ids, weights, g, exact):
+    w, g = np.float32(weights), np.float32(g)
+    share = np.float64(w) / np.bincount(ids, w)[ids]
+    pulled = fg.segment_mean.vjp(np.ones(2, np.float32), ids, g, weights=w)
+    np.testing.assert_allclose(pulled, share * np.float64(g)[ids], rtol=EPS32)
+    np.testing.assert_allclose(pulled, exact, rtol=4 * EPS32)
+
+
+def test_nothing_is_told_of_what_becomes_small():
+    x, tiny = np.full(3, 1e-4, np.float16), np.float32([1e-7])
+    with np.errstate(all="raise"):
+        fg.segment_sum.vjp(x, [0, 0, 0], tiny)
+        fg.segment_softmax(np.float16([0, -14]), [0, 0])
+        fg.segment_mean(np.ones(2, np.float32), [0, 0], weights=[1, 1e-40])
+        fg.segment_mean(np.ones(3), [0, 0, 1], weights=[1, 1e-320, 1e300])
+        fg.prototype_logits(x[None], np.zeros((1, 3), np.float16))
+        fg.streaming.CentroidState(1).update([[1e-200]], [0], sample_weight=[1e-200])
+        fg.streaming.LossSum().update([1.5e308, 1.5e308, 1e-310])
+
+
+@pytest.mark.parametrize("weights", [[1e10, -3.0], [1e-30, -5.0], [1e-30, NAN]])
+def test_weights_are_named_as_they_were_given(weights):
+    with pytest.raises(ValueError, match=rf"weights\[1\] is {weights[1]} "):
+        fg.segment_mean([1.0, 2.0], [0, 0], weights=weights)
+
+
+def test_attributes_of_a_plan_cannot_be_deleted():
+    with pytest.raises(AttributeError, match="must not change"):
+        del fg.Segments.from_ids([0, 1]).num_segments

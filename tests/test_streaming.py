@@ -421,3 +421,9 @@ def test_a_plan_has_its_own_ignored_ids():
 def test_a_number_without_dimensions():
     assert LogSumExpState(0).update(1.5).logsumexp == 1.5
     assert LogSumExpState().update(1.5).update(1.5).logsumexp == pytest.approx(1.5 + np.log(2))
+
+
+def test_a_class_near_the_end_of_the_range_costs_the_others_nothing():
+    X = np.array([[1.7e308], [1.7e308], [1e-305], [1e-305]])
+    state = CentroidState(2).update(X, [0, 0, 1, 1])
+    np.testing.assert_array_equal(state.centroids, [[1.7e308], [1e-305]])

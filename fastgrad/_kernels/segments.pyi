@@ -26,6 +26,7 @@ def spread(
     offsets: NDArray[Any] | None,
     out: NDArray[Any],
     weight: NDArray[Any] | None,
+    total: NDArray[Any] | None,
 ) -> None: ...
 def extreme(
     x: NDArray[Any],

@@ -464,10 +464,11 @@ def reduce(
 
 
 def spread(
-    cnp.ndarray table, ids, ignore_index, const int64_t[::1] offsets, cnp.ndarray out, weight
+    cnp.ndarray table, ids, ignore_index, const int64_t[::1] offsets, cnp.ndarray out, weight,
+    const double[::1] total,
 ):
     """out (B, N, d), contiguous: row k of table (B, K, d) for each row of segment k, times its
-    weight; 0 for rows of no segment."""
+    weight, or its share of total (B K); 0 for rows of no segment."""
     cdef fg_segments common
     cdef Unit u
     cdef Py_ssize_t items = cnp.PyArray_DIM(out, 0), chunks, which
@@ -484,6 +485,8 @@ def spread(
         u.weight = <const char *>cnp.PyArray_DATA(weight)
     if cnp.PyArray_SIZE(out) == 0:
         return
+    if total is not None:
+        common.total = &total[0]
     common.out = <char *>cnp.PyArray_DATA(out)
     common.columns = u.columns
     common.x_row = common.out_row = u.columns * u.x.size
@@ -520,6 +523,8 @@ cdef void _spread_unit(
     run.rows = min(<Py_ssize_t>CHUNK, u.n - i)
     run.code = _segment_of(&u.rows, begin, run.rows, chunk, &segment)
     run.x = u.x.data + b * u.rows.segments * run.x_row
+    if run.total != NULL:
+        run.total += b * u.rows.segments
     run.out = common.out + begin * run.out_row
     if u.weight != NULL:
         run.weight = u.weight + begin * u.x.size

@@ -478,22 +478,25 @@ FG_KERNEL int FG_NAME(segment_gather)(const fg_segments *run, ptrdiff_t first, p
 
 /* ---- spread --------------------------------------------------------------------------------------- */
 
-/* out = the row of its segment, times its weight; 0 for a row of no segment. */
+/* out = the row of its segment, times its weight or its share of the total; 0 for a row of no segment.  A factor is a
+ * double, of which neither a weight nor a share leaves the range. */
 FG_KERNEL void FG_NAME(segment_spread)(const fg_segments *run) {
   const ptrdiff_t columns = run->columns;
   const T *const weight = (const T *)run->weight;
   for (ptrdiff_t i = 0; i < run->rows; i++) {
     T *const out = (T *)(run->out + i * run->out_row);
     const int64_t code = run->code[i];
-    const T *const from = (const T *)(run->x + code * run->x_row), w = weight ? weight[i] : 1;
-    if (code < 0 || w == 0)
+    const T *const from = (const T *)(run->x + code * run->x_row);
+    if (code < 0 || (weight && weight[i] == 0)) {
       memset(out, 0, (size_t)columns * sizeof(T));
-    else if (columns == 1)
-      out[0] = weight ? from[0] * w : from[0];
-    else if (weight)
-      for (ptrdiff_t c = 0; c < columns; c++) out[c] = from[c] * w;
-    else
+    } else if (weight) {
+      const double w = (double)weight[i], factor = run->total ? w / run->total[code] : w;
+      for (ptrdiff_t c = 0; c < columns; c++) out[c] = (T)((double)from[c] * factor);
+    } else if (columns == 1) {
+      out[0] = from[0];
+    } else {
       memcpy(out, from, (size_t)columns * sizeof(T));
+    }
   }
 }
 
