@@ -143,11 +143,8 @@ FG_INLINE void add_as(const fg_segments *run, const int weighs, const int shape,
           if ((k - c) % LINE == 0) FG_PREFETCH(next + k);
           add_part(a + k, pitch, row + k, weighs, w);
         }
-      for (; c < whole; c += STEP) {
-        if (c % LINE == 0) FG_PREFETCH(next + c);
-        add_part(a + c, pitch, row + c, weighs, w);
-      }
-      if (c < columns) FG_PREFETCH(next + c);
+      prefetch_columns(next + c, columns - c);
+      for (; c < whole; c += STEP) add_part(a + c, pitch, row + c, weighs, w);
     }
     for (; c < columns; c++) {
       Acc1 v = acc1_load(a + c, pitch);
