@@ -1479,3 +1479,155 @@ def test_one_element_far_out_tells_nothing_of_the_others(outlier):
     for mode in ("full", "random"):
         assert fg.gradcheck(f, x, grad=right, mode=mode)
         assert fg.gradcheck(f, x, grad=1.01 * right, mode=mode).verdict == "FAIL"
+
+
+# ---- what a reader with fresh eyes found --------------------------------------------------------
+
+
+def test_complex_steps_of_several_inputs(rng):
+    x, y = rng.standard_normal((2, 4))
+
+    def grad(x, y):
+        return y**2, 2 * x * y
+
+    assert fg.gradcheck(lambda x, y: np.sum(x * y**2), x, y, grad=grad, mode="complex")
+
+
+def test_complex_steps_that_are_lost_beside_large_slopes():
+    # slogdet takes complex numbers, and returns the logarithm of an absolute value.
+    q, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((4, 4)))
+    A = q @ np.diag([1, 1e-2, 1e-4, 1e-6]) @ q.T
+    with pytest.raises(ValueError, match=r"mode='complex' does not suit .* lost "):
+        fg.gradcheck(
+            lambda A: np.linalg.slogdet(A)[1], A, grad=lambda A: np.linalg.inv(A).T, mode="complex"
+        )
+
+
+P = np.arange(9.0).reshape(3, 3) % 2
+HINGED = np.random.default_rng(0).integers(-2, 3, 1000).astype(float)
+NEAR_EDGES = np.array([1e-9, 1 - 1e-12, 0.5, 1e-4, 0.999])
+HITS = np.array([1.0, 0, 1, 1, 0])
+
+
+def _cross_entropy_of(p):
+    return -np.mean(HITS * np.log(p) + (1 - HITS) * np.log(1 - p))
+
+
+def _but_one(p):
+    a = (-HITS / p + (1 - HITS) / (1 - p)) / 5
+    a[1] = 0  # 2e11
+    return a
+
+
+@pytest.mark.parametrize(
+    ("f", "x", "grad"),
+    [
+        (lambda x: np.maximum(x, x.T).sum(), P, np.zeros_like),
+        (
+            lambda x: np.exp(-x * x).sum(),
+            np.array([0.3, -1, 0.5, 2, 1e4, 0.1, -0.7]),
+            np.zeros_like,
+        ),
+        (lambda x: np.maximum(np.abs(x) - 1, 0).sum(), HINGED, np.zeros_like),
+        (_cross_entropy_of, NEAR_EDGES, _but_one),
+    ],
+)
+def test_directions_do_not_pass_what_they_cannot_see(f, x, grad):
+    assert fg.gradcheck(f, x, grad=grad, mode="random").verdict in ("FAIL", "UNRESOLVED")
+
+
+SCALES = np.array([1e3, 1, 1e-3])
+FAR = np.array([0.3, -1.0, 0.5, 2.0, 1e5, 0.1])
+ROWS = np.random.default_rng(1).standard_normal((4, 3))
+
+
+def _scaled_jvp(X, d):
+    return (1 - np.tanh(X * SCALES) ** 2) * SCALES * d
+
+
+@pytest.mark.parametrize(
+    ("f", "x", "grad", "kind"),
+    [
+        (np.tanh, FAR, lambda x: np.diag(1 - np.tanh(x) ** 2), "jac"),
+        (np.tanh, FAR, lambda x, d: (1 - np.tanh(x) ** 2) * d, "jvp"),
+        (lambda x: 1 / x, np.array([1e-5, 1, 4, 0.5]), lambda x: np.diag(-1 / x**2), "jac"),
+        (lambda X: np.tanh(X * SCALES), ROWS / SCALES, _scaled_jvp, "jvp"),
+        (lambda X: np.tanh(X * SCALES), ROWS * SCALES[::-1], _scaled_jvp, "jvp"),
+    ],
+)
+def test_array_functions_that_bend_on_several_scales(f, x, grad, kind):
+    assert fg.gradcheck(f, x, grad=grad, kind=kind)
+
+    def half(*args):
+        return 0.5 * grad(*args)
+
+    assert fg.gradcheck(f, x, grad=half, kind=kind).verdict == "FAIL"
+
+
+def test_a_numerical_jacobian_near_a_pole():
+    x = np.array([1e-5, 1.0, 4.0])
+    np.testing.assert_allclose(np.diag(fg.numerical_jacobian(np.log, x)), 1 / x, rtol=1e-8)
+
+
+def test_a_numerical_gradient_where_f_is_nan():
+    with np.errstate(invalid="ignore"):
+        found = fg.numerical_gradient(lambda x: np.log(x).sum(), np.array([-1.0]))
+    np.testing.assert_array_equal(found, [np.nan])
+
+
+def test_what_directions_said_stands_without_the_sample(rng):
+    given = rng.standard_normal((4, 60, 60))
+    result = fg.gradcheck(
+        lambda *a: sum((np.tanh(t) ** 2).sum() for t in a),
+        *given,
+        grad=lambda *a: tuple(2 * np.tanh(t) * (1 - np.tanh(t) ** 2) for t in a),
+        max_evals=300,
+    )
+    assert result
+    assert "a smaller sample than planned" in str(result)
+
+
+def test_a_place_is_not_taken_for_a_pattern(rng):
+    z, b = rng.standard_normal(20), (rng.random(20) > 0.5).astype(float)
+    spoilt = int(np.flatnonzero(b == 0)[0])
+
+    def grad(z, b):
+        a = (1 / (1 + np.exp(-z)) - b) / 20
+        a[spoilt] = 0
+        return a
+
+    result = fg.gradcheck(lambda z, b: np.mean(np.logaddexp(0, z) - b * z), z, b, grad=grad, wrt=0)
+    assert "weights" not in [d.code for d in result.diagnoses]
+    w = rng.standard_normal(20000)
+
+    def flipped(w):
+        a = np.sign(w)
+        a[77] *= -1
+        return a
+
+    result = fg.gradcheck(lambda w: np.abs(w).sum(), w, grad=flipped, mode="random")
+    assert [d.code for d in result.diagnoses] == ["element"]
+
+
+@pytest.mark.parametrize(
+    ("f", "x", "grad", "codes"),
+    [
+        (
+            lambda z: np.mean(np.log(np.exp(z).sum(1)) - z[:, 0]),
+            np.random.default_rng(2).standard_normal((5, 3)),
+            np.zeros_like,
+            ["zero"],
+        ),
+        (lambda a: np.sum(a // 2), np.arange(5), lambda a: np.full(5, 0.5), ["integer"]),
+    ],
+)
+def test_nothing_is_a_common_shift_by_chance(f, x, grad, codes):
+    assert [d.code for d in fg.gradcheck(f, x, grad=grad).diagnoses] == codes
+
+
+def test_a_sparse_derivative_is_refused_in_words():
+    sparse = pytest.importorskip("scipy.sparse")
+    with pytest.raises(TypeError, match=r"is a csr_array; pass its toarray\(\)"):
+        fg.gradcheck(
+            lambda x: np.sum(x**2), np.ones(3), grad=lambda x: sparse.csr_array(2 * x[None])
+        )

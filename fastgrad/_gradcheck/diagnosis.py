@@ -68,6 +68,8 @@ class Measured:
     labels: list[tuple[str, NDArray[np.intp]]]
     constants: list[tuple[str, Array]]
     along_ones: tuple[float, float] | None = None
+    located: bool = False
+    """Directions elsewhere agree: what was measured is where the error is, not a sample."""
 
     @property
     def complete(self) -> bool:
@@ -95,7 +97,8 @@ def diagnose(m: Measured) -> list[Diagnosis]:
     """
     found: list[Diagnosis] = []
     with np.errstate(all="ignore"):
-        for hypothesis in (*_OF_THE_WHOLE, *_OF_A_PLACE):
+        whole = _OF_PLACES if m.located else _OF_THE_WHOLE
+        for hypothesis in (*whole, *_OF_A_PLACE):
             if hypothesis in _OF_A_PLACE[:1] and found:
                 break
             found += list(hypothesis(m))
@@ -257,13 +260,17 @@ def _permuted(m: Measured) -> Iterator[Diagnosis]:
                     {"how": "rolled by 1"},
                 )
                 return
+    yield from _swapped(m)
+
+
+def _swapped(m: Measured) -> Iterator[Diagnosis]:
     if m.wrong.sum() == 2:
         i, j = np.flatnonzero(m.wrong)
         a, n, slack = m.at, m.n, m.slack
         if abs(a[i] - n[j]) <= 2 * slack[j] + 1e-6 * abs(n[j]) and abs(a[j] - n[i]) <= 2 * slack[
             i
         ] + 1e-6 * abs(n[i]):
-            places = [_place(m.index[k], shape, m.name) for k in (i, j)]
+            places = [_place(m.index[k], m.a.shape, m.name) for k in (i, j)]
             yield Diagnosis(
                 "permuted", f"{places[0]} and {places[1]} are swapped", {"how": "swapped"}
             )
@@ -271,15 +278,15 @@ def _permuted(m: Measured) -> Iterator[Diagnosis]:
 
 def _common_shift(m: Measured) -> Iterator[Diagnosis]:
     """Every coordinate moved at once: all elements are the derivative along ones."""
-    if m.a.size < 2 or m.along_ones is None or (m.a.ndim == 1 and not np.any(m.a)):
-        return
+    if m.a.size < 2 or m.along_ones is None or not np.any(m.a):
+        return  # of zeros `_zero` speaks, though a sum may be 0 too
     largest = float(np.max(np.abs(m.n), initial=0))
     if float(np.ptp(m.n)) <= 1e-6 * largest:
         return
     # Such a gradient comes of one difference with some eps: few of its digits hold.
     noise = 1e-4 * largest
     total, bar = m.along_ones
-    sums: list[tuple[str, Any]] = [("array", total)]
+    sums: list[tuple[str, Any]] = [("array", total)] if bar <= noise else []
     if m.complete:
         flat = np.empty(m.a.size)
         flat[m.index] = m.n
@@ -289,7 +296,7 @@ def _common_shift(m: Measured) -> Iterator[Diagnosis]:
         if n.ndim > 1 and n.shape[0] > 1:
             sums.append(("column", n.sum(axis=0, keepdims=True)))
     for what, along in sums:
-        if np.all(np.abs(m.a - along) <= noise + bar + 1e-3 * np.abs(along)):
+        if np.all(np.abs(m.a - along) <= 2 * noise + 1e-3 * np.abs(along)):
             yield Diagnosis(
                 "common shift",
                 f"every element holds the derivative along ones of the whole {what}: all "
@@ -387,7 +394,8 @@ def _weights(m: Measured) -> Iterator[Diagnosis]:
             # Up to one common factor: a weighted mean divides by another sum.
             for how, basis in (("lacks", m.at * wide), ("has twice", m.at / wide)):
                 telling = np.isfinite(basis) & (np.abs(m.n) > 10 * m.slack)
-                if telling.sum() < 2:
+                # A weight of 0 tells nothing of the elements it belongs to: they must be right.
+                if telling.sum() < 2 or not np.all(np.isfinite(basis[m.wrong])):
                     continue
                 c = float(np.sum(basis[telling] * m.n[telling]) / np.sum(basis[telling] ** 2))
                 if _explains(m, c * np.where(np.isfinite(basis), basis, m.n)):
@@ -588,9 +596,6 @@ def _segments(m: Measured, places: tuple[NDArray[np.intp], ...], zero: bool) -> 
         hit = len({tuple(int(p[i]) for p in rows) for i in range(len(rows[0]))})
         if members < 2 or hit < min(members, 2) or (m.complete and hit < members):
             continue
-        right = np.unravel_index(m.index[~m.wrong & np.isfinite(m.n)], m.a.shape)[: ids.ndim]
-        if len(right[0]) and np.any(ids[right] == wrong[0]) and m.complete and zero:
-            pass
         if zero:
             yield Diagnosis(
                 "missing segment",
@@ -645,6 +650,8 @@ _OF_THE_WHOLE: tuple[_Hypothesis, ...] = (
     _centroid,
     _weights,
 )
+_OF_PLACES: tuple[_Hypothesis, ...] = (_nan, _flat, _swapped, _target, _weights)
+"""Those of the whole that may also be of a few places."""
 _OF_A_PLACE: tuple[_Hypothesis, ...] = (
     _lines,
     _element,

@@ -8,6 +8,7 @@ largest step first.  `derivative` makes of it one number with an error bar per e
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +65,32 @@ class Slopes:
     jump: NDArray[np.bool_]
     edge: NDArray[np.bool_]
     reach: Array
+
+    def picked(self, which: Any) -> Slopes:
+        """Those of some elements."""
+        return Slopes(*(getattr(self, f)[which] for f in self.__dataclass_fields__))
+
+    def take(self, other: Slopes, where: NDArray[np.bool_]) -> None:
+        """Replace those of some elements."""
+        for f in self.__dataclass_fields__:
+            getattr(self, f)[where] = getattr(other, f)[where]
+
+    def outdoes(self, value: Array, bar: Array, step: Array) -> NDArray[np.bool_]:
+        """Where these are better than a value and bar at another step.
+
+        Of two that are both sure of themselves and disagree, the one of the smaller step has seen
+        the function bend: at large steps a bend or a wave may pass for a straight line.
+        """
+        relative = np.abs(self.value) + np.abs(value)
+        sure, was_sure = (self.bar < 1e-3 * relative) & ~self.edge, bar < 1e-3 * relative
+        smaller = self.step <= step
+        # A kink that is not there any more at a smaller step lies beside x.
+        less = ~np.isfinite(bar) | ((self.bar < bar) & (~self.kink | smaller))
+        agree = np.abs(self.value - value) <= self.bar + bar
+        better: NDArray[np.bool_] = np.isfinite(self.bar) & (
+            (sure & smaller) | (less & (agree | ~was_sure))
+        )
+        return better
 
 
 def richardson(h: Array, d: Array, noise: Array, exponents: tuple[int, ...]) -> tuple[Array, ...]:

@@ -646,6 +646,10 @@ class Problem:
                 )
             parts = [out]
         for part, g in zip(inputs, parts, strict=False):
+            if hasattr(g, "toarray"):
+                raise TypeError(
+                    f"the derivative for {part.name} is a {type(g).__name__}; pass its toarray()."
+                )
             if np.iscomplexobj(g):
                 raise TypeError(f"the derivative for {part.name} is complex; pass its real part.")
             if np.asarray(g).dtype.kind in "USmM":

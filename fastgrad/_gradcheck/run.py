@@ -37,6 +37,10 @@ MANY_ROWS = 4096
 """Up to so many rows every pair is seen apart."""
 SAMPLE = 64
 """Elements measured one by one beside the directions, and where an error is dense."""
+COARSE = 8
+"""Steps along a direction of an array function; twice as many where an element bends on a smaller
+scale.
+"""
 
 
 @dataclass
@@ -115,9 +119,11 @@ class Run:
         self.search: Search | None = None
         self.directions: list[Direction] = []
         self.guarantee = ""
+        self.radius = 0.0
         self.stopped = ""
         self.trouble = ""
         self.mixed: list[Diagnosis] = []
+        self.located: set[int] = set()
         self.along_ones: list[tuple[float, float]] = []
         self.noise = 0.0
 
@@ -207,8 +213,13 @@ class Run:
         if mode == "auto" and not any(d.failed for d in self.directions):
             self.done_mode = "random + sample"
             self.clock.phase = "sample"
-            for which, a in enumerate(analytic):
-                s.elements(which, _search.sample(a.shape, [None] * a.ndim, SAMPLE, self.rng))
+            try:
+                for which, a in enumerate(analytic):
+                    s.elements(which, _search.sample(a.shape, [None] * a.ndim, SAMPLE, self.rng))
+            except _search.OutOfBudget as stop:
+                # What the directions said stands without it.
+                problem.notes.append(f"{stop}: a smaller sample than planned")
+                problem.reset()
         if not any(d.failed for d in self.directions):
             self._transforms(s)
 
@@ -458,7 +469,9 @@ class Run:
         """The error, in parts of the norm, that these allowances miss with probability `miss`."""
         norm = self.norm
         if norm == 0:
-            return 0.0
+            # A claim of 0 everywhere is sure only if the bars are rounding and nothing else.
+            own = 0.0 if self.search is None else self.search.own_rounding(self.search.gaussian())
+            return 0.0 if all(t <= 1e4 * own for t in taus) else math.inf
         if not taus or not all(0 < t < math.inf for t in taus):
             return math.inf
         k = len(taus)
@@ -485,6 +498,7 @@ class Run:
             found = _search.sample(shape, axes, min(SAMPLE, max(8, room)), self.rng)
             s.elements(which, found)
             if axes and not all(a is None for a in axes):
+                self.located.add(which)
                 # Some places beside them, which are right: a pattern needs both.
                 others = _search.sample(shape, [None] * len(shape), len(found) // 2, self.rng)
                 s.elements(which, np.setdiff1d(others, found))
@@ -521,8 +535,9 @@ class Run:
                 f"max, real, a comparison or a cast): {probe:.6g} along a direction, where "
                 f"differences say {n:.6g}."
             )
+        problem.reset()
+        found = []
         for which, (part, x) in enumerate(zip(problem.inputs, real, strict=True)):
-            part.moving[...] = x
             flat = part.moving.flat
             values = np.empty(part.size)
             for i, at in enumerate(x.reshape(-1).tolist()):
@@ -532,17 +547,70 @@ class Run:
                 values[i] = imaginary()
                 flat[i] = at
             s.take(which, values, 64 * float(np.finfo(float).eps) * _largest(values))
+            found.append(values)
         problem.real_inputs(real)
+        self._not_blind(s, found)
         self.parts = parts_of(s)
+
+    def _not_blind(self, s: Search, found: Sequence[Array]) -> None:
+        """Complex steps beside differences: at what looks wrong, and at a few places more."""
+        problem = self.problem
+        by = Search(
+            problem, s.weight, s.analytic, self.tolerance, self.clock, self.rng, noise=s.noise
+        )
+        for which, exact in enumerate(found):
+            shape = problem.inputs[which].shape
+            few = _search.sample(shape, [None] * len(shape), _search.CONFIRM, self.rng)
+            wrong = np.flatnonzero(s.status[which].reshape(-1) == FAIL)
+            index = np.union1d(few, wrong)
+            by.elements(which, index)
+            n, bar = (a[which].reshape(-1)[index] for a in (by.numeric, by.bar))
+            rounding = 64 * float(np.finfo(float).eps) * s.rounding[which]
+            apart = np.abs(exact[index] - n) - (10 * bar + 1e-6 * np.abs(n) + rounding)
+            if np.any(apart > 0):
+                place = "[{}]".format(
+                    ", ".join(map(str, np.unravel_index(index[np.argmax(apart)], shape)))
+                )
+                raise ValueError(
+                    f"mode='complex' does not suit {problem.name}: its imaginary part is lost "
+                    f"(abs, max, real, a comparison or a cast) at {problem.inputs[which].name}"
+                    f"{place if shape else ''}, where differences see a slope."
+                )
+            s.status[which].reshape(-1)[wrong] = by.status[which].reshape(-1)[wrong]
 
     # ---- derivatives that are arrays along a direction -------------------------------------------
 
     def along(
         self, at: Callable[[Sequence[Array]], Array], d: Sequence[Array], middle: Array
-    ) -> Any:
-        """Slopes of an array function along d, element by element."""
+    ) -> tuple[Slopes, list[Array]]:
+        """Slopes of an array function along d, element by element, and d as it is stored."""
+        slopes, exact = self._ladder(at, d, middle, COARSE)
+        size = np.maximum(np.abs(slopes.value), 1e-6 * _largest(slopes.value))
+        if not np.all(slopes.bar <= 1e-3 * size):
+            # Some element may bend on a smaller scale than these steps.
+            fine = next((n for n in range(2 * COARSE, COARSE + 2, -1) if self._stores(d, n)), 0)
+            if fine:
+                slopes, exact = self._ladder(at, d, middle, fine)
+        return slopes, exact
+
+    def _stores(self, d: Sequence[Array], count: int) -> bool:
+        """Whether the smallest of so many steps is more than the spacing of the numbers."""
+        spacing = 64 * float(np.finfo(self.problem.eval_dtype).eps)
+        least = 0.1 * 4.0 ** (1 - count)
+        return all(
+            np.all(least * np.abs(one[one != 0]) >= spacing * np.abs(p.x[one != 0]))
+            for p, one in zip(self.problem.inputs, d, strict=True)
+        )
+
+    def _ladder(
+        self,
+        at: Callable[[Sequence[Array]], Array],
+        d: Sequence[Array],
+        middle: Array,
+        count: int,
+    ) -> tuple[Slopes, list[Array]]:
         problem = self.problem
-        steps = np.concatenate([0.1 * 4.0 ** -np.arange(8.0)])
+        steps = 0.1 * 4.0 ** -np.arange(float(count))
         exact = []
         for part, one in zip(problem.inputs, d, strict=True):
             stored = (part.x + (steps[-1] * one).astype(part.x.dtype)) - part.x
@@ -556,24 +624,26 @@ class Run:
 
         narrow = problem.eval_dtype.itemsize < 8
         spacing = 3e-4 if narrow else 1e-9
-        points = np.array(
-            [middle.reshape(-1), *(at(shifted(i * spacing)).reshape(-1) for i in range(1, 7))]
-        )
-        noise = np.nan_to_num(difference_noise(points))
-        size = np.abs(middle.reshape(-1))
+        value = middle.reshape(-1)
+        points = np.array([value, *(at(shifted(i * spacing)).reshape(-1) for i in range(1, 7))])
+        size = np.abs(value)
         largest = float(np.max(size, initial=0, where=np.isfinite(size)))
         # An element's rounding may come from its row, which is larger than itself.
-        noise = np.maximum(
-            noise,
-            0.5 * float(np.finfo(problem.eval_dtype).eps) * np.maximum(size, 0.1 * largest),
-        )
-        self.clock.check()
-        above = np.array([at(shifted(float(t))).reshape(-1) for t in steps])
-        below = np.array([at(shifted(-float(t))).reshape(-1) for t in steps])
-        h = np.broadcast_to(steps[:, None], above.shape)
-        return derivative(
-            Sweep(h, h, above, below, middle.reshape(-1), np.nan_to_num(noise))
-        ), exact
+        floor = 0.5 * float(np.finfo(problem.eval_dtype).eps) * np.maximum(size, 0.1 * largest)
+        noise = np.nan_to_num(np.maximum(np.nan_to_num(difference_noise(points)), floor))
+
+        def rungs(steps: Array) -> Slopes:
+            self.clock.check(2 * len(steps))
+            above = np.array([at(shifted(float(t))).reshape(-1) for t in steps])
+            below = np.array([at(shifted(-float(t))).reshape(-1) for t in steps])
+            h = np.broadcast_to(steps[:, None], above.shape)
+            return derivative(Sweep(h, h, above, below, value, noise))
+
+        slopes = rungs(steps[:COARSE])
+        if count > COARSE:
+            fine = rungs(steps[COARSE:])
+            slopes.take(fine, fine.outdoes(slopes.value, slopes.bar, slopes.step))
+        return slopes, exact
 
     def _compare(
         self,
@@ -641,7 +711,7 @@ class Run:
             products.append((d, found))
             start = 0
             for i, (p, a) in enumerate(zip(problem.inputs, found, strict=True)):
-                cut = _search.picked(slopes, slice(start, start + p.size))
+                cut = slopes.picked(slice(start, start + p.size))
                 natural = _largest(middle[start : start + p.size])
                 start += p.size
                 label = p.name if self.count == 1 else f"{p.name}·v{j}"
@@ -710,7 +780,7 @@ class Run:
             d[i] = small[i]
             slopes, exact = self.along(self._gradients_at, [d.reshape(part.shape)], middle)
             unit = float(exact[0].reshape(-1)[i])
-            one = _search.scaled(_search.picked(slopes, slice(i, i + 1)), 1 / unit)
+            one = _search.scaled(slopes.picked(slice(i, i + 1)), 1 / unit)
             out.judge(np.array([i]), one, max(_largest(found), _largest(middle) / unit))
             self.clock.done += 1
         self.parts.append(out)
@@ -774,8 +844,6 @@ class Run:
             slopes, _ = s.along(d, 0.1 * 4.0 ** -np.arange(5.0))
             unit = s.scales[which].typical
             self.along_ones.append((float(slopes.value[0]) / unit, float(slopes.bar[0]) / unit))
-
-    radius: float = 0.0
 
 
 def numerical_columns(check: Run, clock: Clock) -> Iterator[tuple[int, Slopes]]:

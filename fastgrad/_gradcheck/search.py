@@ -63,6 +63,8 @@ class Direction:
     allowance: float
     ok: bool
     failed: bool
+    edge: bool = False
+    """F is finite on one side alone."""
     left_out: bool = False
     """It does not move elements that are 0, for f has kinks there."""
 
@@ -197,12 +199,15 @@ class Search:
 
         Three steps first; where those do not settle it, a ladder over all scales.
         """
-        first = min(32 if len(index) > 512 else 8, len(index))
+        each = self.clock.seconds / max(self.problem.evals, 1)
+        # A chunk is a small part of the budget, for between chunks alone is it looked at.
+        most = max(1, int(min(0.05 * self.clock.budget / (6 * each + 1e-9), CHUNK)))
+        first = min(32 if len(index) > 512 else 8, len(index), most)
         # The first chunk shows which step suits the function.
         spread = np.unique(np.linspace(0, len(index) - 1, first).astype(int))
         rest = np.delete(np.arange(len(index)), spread)
         exponent = self._first_exponent()
-        size = min(CHUNK, max(1, self.clock.evals_left() // 12))
+        size = min(most, max(1, self.clock.evals_left() // 12))
         for chunk in (spread, *(rest[i : i + size] for i in range(0, len(rest), size))):
             if not len(chunk):
                 continue
@@ -230,7 +235,8 @@ class Search:
         """Of 2, for the largest of three steps: truncation h⁶ against noise/h."""
         norm = _norm(s.small * a for s, a in zip(self.scales, self.analytic, strict=True))
         count = sum(a.size for a in self.analytic) or 1
-        typical = norm / math.sqrt(count) or abs(self.middle) or 1.0
+        size = abs(self.middle) if math.isfinite(self.middle) else 0.0
+        typical = norm / math.sqrt(count) or size or 1.0
         relative = min(max(self.noise / typical, 1e-17), 1.0)
         return float(np.clip(round(math.log2(relative) / 7 + 1), -8, -2))
 
@@ -248,7 +254,7 @@ class Search:
         value, bar = (a[which].reshape(-1)[index] for a in (self.numeric, self.bar))
         flat = (np.abs(slopes.value) < 10 * slopes.bar) & (slopes.step > 1e3 * small)
         flat &= (np.abs(value) > 2 * bar) & (np.abs(slopes.value) < 1e-3 * np.abs(value))
-        self._settle(which, index[~flat], picked(slopes, ~flat), last=True)
+        self._settle(which, index[~flat], slopes.picked(~flat), last=True)
         self._refine(which, index, slopes)
         suits = np.log2(slopes.step / small)
         suits = suits[np.isfinite(slopes.bar) & np.isfinite(suits)]
@@ -326,26 +332,9 @@ class Search:
             a[which].reshape(-1)[index] for a in (self.numeric, self.bar, self.step)
         )
         # The slope of one side may be sure of itself, and wrong.
-        better = self._outdoes(s, value, np.where(s.edge, bar, np.inf) if edge else bar, step)
+        better = s.outdoes(value, np.where(s.edge, bar, np.inf) if edge else bar, step)
         if better.any():
-            self._settle(which, index[better], picked(s, better), last=True)
-
-    def _outdoes(self, s: Slopes, value: Array, bar: Array, step: Array) -> NDArray[np.bool_]:
-        """Where these slopes are better than a value and bar at another step.
-
-        Of two that are both sure of themselves and disagree, the one of the smaller step has seen
-        the function bend: at large steps a bend or a wave may pass for a straight line.
-        """
-        relative = np.abs(s.value) + np.abs(value)
-        sure, was_sure = (s.bar < 1e-3 * relative) & ~s.edge, bar < 1e-3 * relative
-        smaller = s.step <= step
-        # A kink that is not there any more at a smaller step lies beside x.
-        less = ~np.isfinite(bar) | ((s.bar < bar) & (~s.kink | smaller))
-        agree = np.abs(s.value - value) <= s.bar + bar
-        better: NDArray[np.bool_] = np.isfinite(s.bar) & (
-            (sure & smaller) | (less & (agree | ~was_sure))
-        )
-        return better
+            self._settle(which, index[better], s.picked(better), last=True)
 
     def _ladder(self, big: Array, small: Array) -> Array:
         """Steps over all scales that the function may have, its own and 1, largest first."""
@@ -364,6 +353,7 @@ class Search:
         flat, phi, mark = part.moving.flat, self.phi, self.problem.mark
         fresh = self.problem.fresh
         for j, i in enumerate(index.tolist()):
+            self.clock.check()
             for k in range(len(h)):
                 flat[i] = plus[k, j]
                 if fresh:
@@ -491,17 +481,14 @@ class Search:
                 h = self._ladder(big[:, column], small[:, column])
                 self.clock.check(2 * len(h))
                 wide = self._column(per_row, moving, x, column, h, noise, middle)
-                for name in s.__dataclass_fields__:
-                    getattr(s, name)[rough] = getattr(wide, name)[rough]
+                s.take(wide, rough)
                 status, _ = judge(s)
             doubtful = (status == FAIL) | s.kink
             if doubtful.any():
                 h = self._deeper(x[:, column], small[:, column])
                 self.clock.check(2 * len(h))
                 near = self._column(per_row, moving, x, column, h, noise, middle)
-                better = doubtful & self._outdoes(near, s.value, s.bar, s.step)
-                for name in s.__dataclass_fields__:
-                    getattr(s, name)[better] = getattr(near, name)[better]
+                s.take(near, doubtful & near.outdoes(s.value, s.bar, s.step))
                 status, _ = judge(s)
             if (status == FAIL).any():
                 center = np.where(s.step > 0, s.step, small[:, column] / 16)
@@ -626,6 +613,13 @@ class Search:
         a = self.dot(exact)
         norm = self.norm()
         rounding = SIGMAS * ULPS["direction"] * max(t.eps for t in self.tolerance) * norm
+        if norm == 0:
+            # Of a claim of 0 everywhere only steps of all scales tell: f may be flat from afar.
+            for start in (2.0, 7.0, 12.0):
+                found, stored = self.along(d, reach * 4.0 ** -(start + np.arange(5.0)))
+                better = found.outdoes(slopes.value, slopes.bar, slopes.step)
+                if better and self._moves(stored, d):
+                    slopes, exact = found, stored
         settled = float(slopes.bar[0]) <= max(1e-7 * norm, rounding) and not slopes.kink[0]
         if not settled:
             # Down the scales, for a bend or a kink nearer than the steps; up, if x is tiny.
@@ -637,6 +631,8 @@ class Search:
                 others.append(0.25 / typical * 2.0 ** -np.arange(5.0))
             for other in others:
                 found, stored = self.along(d, other)
+                if not self._moves(stored, d):
+                    continue
                 worse = slopes.edge[0] or not np.isfinite(slopes.bar[0])
                 if float(found.bar[0]) < float(slopes.bar[0]) or (worse and not found.edge[0]):
                     slopes, exact = found, stored
@@ -657,9 +653,7 @@ class Search:
         result = self._compare(a, slopes, rounding, exact)
         if result.failed:
             near, stored = self.along(d, reach * 4.0 ** -np.arange(11.0, 20.0))
-            # Steps below the spacing of the numbers move nothing, and so acquit of everything.
-            moved = all(np.all((now != 0) | (one == 0)) for now, one in zip(stored, d, strict=True))
-            if moved and float(near.bar[0]) < 1e-3 * norm and not near.edge[0]:
+            if self._moves(stored, d) and float(near.bar[0]) < 1e-3 * norm and not near.edge[0]:
                 closer = self._compare(self.dot(stored), near, rounding, stored)
                 if not closer.failed:
                     result = closer
@@ -669,6 +663,23 @@ class Search:
             if not second.failed:
                 result = second
         return result, reach
+
+    def own_rounding(self, d: Sequence[Array]) -> float:
+        """What the analytic side may say along d of a function that does not move at all."""
+        return sum(
+            ULPS["direction"] * t.eps * r * _norm([one])
+            for t, r, one in zip(self.tolerance, self.rounding, d, strict=True)
+        )
+
+    def _moves(self, stored: Sequence[Array], d: Sequence[Array]) -> bool:
+        """Whether steps move all that they should, masks such as -1e9 apart.
+
+        Those below the spacing of the numbers move nothing, and so acquit of everything.
+        """
+        return all(
+            np.all((now != 0) | (one == 0) | _masked(np.asarray(part.x, float)))
+            for part, now, one in zip(self.problem.inputs, stored, d, strict=True)
+        )
 
     def _compare(self, a: float, s: Slopes, rounding: float, d: list[Array]) -> Direction:
         n, bar = float(s.value[0]), float(s.bar[0])
@@ -680,16 +691,13 @@ class Search:
             bar += high - low
         if n == 0 and s.reach[0] == 0:
             # f does not move at all, and what a says of it is its own rounding.
-            rounding += sum(
-                ULPS["direction"] * t.eps * r * _norm([one])
-                for t, r, one in zip(self.tolerance, self.rounding, d, strict=True)
-            )
+            rounding += self.own_rounding(d)
         error = abs(a - n)
         ok = error <= bar + rounding
         ok = ok and not s.edge[0]
         failed = math.isnan(a) or (error > 2 * bar + rounding and math.isfinite(bar))
         failed = failed and not s.edge[0]  # what lies beyond the edge bends the slope
-        return Direction(a, n, bar, bar + rounding, ok, failed)
+        return Direction(a, n, bar, bar + rounding, ok, failed, bool(s.edge[0]))
 
     # ---- localise --------------------------------------------------------------------------------
 
@@ -817,11 +825,6 @@ def _masked(x: Array) -> NDArray[np.bool_]:
         return np.abs(x) >= (above[0] if above.size else np.inf)
 
     return ((x < 0) & beyond(1e4)) | beyond(1e8)
-
-
-def picked(s: Slopes, which: Any) -> Slopes:
-    """Those of some elements."""
-    return Slopes(*(getattr(s, f)[which] for f in s.__dataclass_fields__))
 
 
 def _norm(arrays: Iterable[Array]) -> float:

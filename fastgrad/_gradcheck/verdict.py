@@ -78,9 +78,14 @@ class Judge:
             message = f"{problem.name}: {self._why(unresolved, undecided)}"
         elif run.directions and self.radius_is_poor():
             verdict = "UNRESOLVED"
+            why = f"noise of f {run.noise:.1e}, or kinks on the way"
+            widest = max(run.directions, key=lambda d: d.allowance)
+            if widest.bar < 0.1 * widest.allowance:
+                why = f"rounding of a gradient in {run.parts[0].dtype}"
+            what = f" an error of less than {run.radius:.1g} of the gradient's norm"
             message = (
-                f"{problem.name}: the bars along random directions are too wide to tell "
-                f"(noise of f {run.noise:.1e}); use mode='full', or eval_dtype='float64'."
+                f"{problem.name}: random directions cannot tell"
+                f"{what if math.isfinite(run.radius) else ''} ({why}); use mode='full'."
             )
         elif kinks and not bad_kinks:
             verdict = "KINK"
@@ -174,6 +179,11 @@ class Judge:
             )
         if undecided:
             d = undecided[0]
+            if d.edge or not math.isfinite(d.bar):
+                return (
+                    "along a random direction f leaves its domain before differences settle: some "
+                    f"element lies too near its edge. Try mode='full'. {advice}"
+                )
             return (
                 f"finite differences cannot tell: along a random direction the bar ±{d.bar:.1e} is "
                 f"as large as the difference {abs(d.analytic - d.numeric):.1e} (noise of f "
@@ -341,6 +351,7 @@ class Judge:
             along_ones=self.run.along_ones[i] if self.run.along_ones else None,
             labels=labels,
             constants=constants,
+            located=i in self.run.located,
         )
 
 
