@@ -145,9 +145,9 @@ class ClassCentroids(Map):
     class, or belongs to none.  What rows that belong to no class hold is not read.  NaN stays in
     its class and column.
 
-    Means are those of `segment_mean`, within 1 ulp of the true ones.  A mean that leaves a row out
-    is taken from the sum of all in two words (106 bits), from which a row can be taken off again
-    with an error of some 1e-31 of the largest.  Bits do not depend on threads.
+    Means are those of `segment_mean`, and as accurate.  A mean that leaves a row out is taken from
+    the sum of all in two words (106 bits), from which a row can be taken off again with an error of
+    some 1e-31 of the largest.  Bits do not depend on threads.
 
     Derivatives of the centroids: ``vjp`` and ``jvp``.  The map is linear in `X`.
 

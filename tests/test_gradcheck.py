@@ -1565,7 +1565,7 @@ def test_array_functions_that_bend_on_several_scales(f, x, grad, kind):
 
 
 def test_a_numerical_jacobian_near_a_pole():
-    x = np.array([1e-5, 1.0, 4.0])
+    x = np.array([1e-10, 1e-5, 1.0, 4.0])
     np.testing.assert_allclose(np.diag(fg.numerical_jacobian(np.log, x)), 1 / x, rtol=1e-8)
 
 
@@ -1631,3 +1631,25 @@ def test_a_sparse_derivative_is_refused_in_words():
         fg.gradcheck(
             lambda x: np.sum(x**2), np.ones(3), grad=lambda x: sparse.csr_array(2 * x[None])
         )
+
+
+def test_a_wrong_jvp_is_called_by_its_name(rng):
+    W = rng.standard_normal((5, 3))
+    result = fg.gradcheck(
+        lambda x: np.tanh(W @ x),
+        np.ones(3),
+        grad=lambda x, v: 2 * (1 - np.tanh(W @ x) ** 2) * (W @ v),
+        kind="jvp",
+    )
+    assert "J·v (5,) float64" in result.headline()
+    assert ": J·v" in result.message
+    assert "J·v in" not in result.message
+
+
+def test_elements_that_rows_leave_open_are_measured_alone(rng):
+    x = np.abs(rng.standard_normal((6, 3))) * np.array([1e-4, 1, 1e4])
+    result = fg.gradcheck(fg.Map(np.log, vjp=lambda x, v: v / x), x)
+    assert result.verdict == "PASS"
+    assert result.mode == "rows"
+    wrong = fg.gradcheck(fg.Map(np.log, vjp=lambda x, v: 1.001 * v / x), x)
+    assert wrong.verdict == "FAIL"

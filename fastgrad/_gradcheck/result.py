@@ -246,9 +246,9 @@ class GradcheckResult:
 
     def headline(self) -> str:
         """Verdict, function, what was differentiated and how, evaluations, time."""
-        letter = {"grad": "d/d", "vjp": "vᵀ·d/d", "jvp": "d/d", "jac": "d/d"}.get(self.kind, "d²/d")
+        letter = {"grad": "d/d", "vjp": "vᵀ·d/d", "jvp": "", "jac": "d/d"}.get(self.kind, "d²/d")
         inputs = ", ".join(
-            f"{letter}{name} {i.shape} {i.dtype}"
+            f"{letter}{name.removesuffix('0') if '·' in name else name} {i.shape} {i.dtype}"
             for name, i in self.inputs.items()
             if "·" not in name or name.endswith("0")
         )

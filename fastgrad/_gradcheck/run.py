@@ -22,6 +22,7 @@ from fastgrad._gradcheck.search import (
     MISS,
     NATURAL,
     OPEN,
+    UNRESOLVED,
     Clock,
     Direction,
     Search,
@@ -36,7 +37,8 @@ MOST = 64
 MANY_ROWS = 4096
 """Up to so many rows every pair is seen apart."""
 SAMPLE = 64
-"""Elements measured one by one beside the directions, and where an error is dense."""
+"""Elements measured one by one beside the directions, where an error is dense, and where rows taken
+all at once do not settle them."""
 COARSE = 8
 """Steps along a direction of an array function; twice as many where an element bends on a smaller
 scale.
@@ -197,6 +199,9 @@ class Run:
             axis, factor, per_row, middle = rows
             s.rows(per_row, axis, factor, middle)
             problem.reset()
+            unsettled = np.flatnonzero(s.status[0] == UNRESOLVED)
+            if len(unsettled) <= SAMPLE:  # alone, each gets steps of its own
+                s.elements(0, unsettled)
             self._one_direction(s)
             self._transforms(s)
             return
@@ -851,13 +856,26 @@ def numerical_columns(check: Run, clock: Clock) -> Iterator[tuple[int, Slopes]]:
     problem = check.problem
     part = problem.inputs[0]
     small = _search.scales_of(part.x).small.reshape(-1)
-    for i in range(part.size):
+    own = np.abs(np.asarray(part.x, float).reshape(-1))
+
+    def column(i: int, unit: float) -> Slopes:
         clock.check(22)
         d = np.zeros(part.size)
-        d[i] = small[i]
+        d[i] = unit
         slopes, exact = check.along(check.value_at, [d.reshape(part.shape)], problem.at_x)
         problem.reset()
-        yield i, _search.scaled(slopes, 1 / float(exact[0].reshape(-1)[i]))
+        return _search.scaled(slopes, 1 / float(exact[0].reshape(-1)[i]))
+
+    for i in range(part.size):
+        slopes = column(i, small[i])
+        wide = slopes.bar > 1e-3 * np.abs(slopes.value)
+        if 0 < own[i] < 1e-3 * small[i] and wide.any():
+            # Such as a logarithm near 0, which bends within the size of x.
+            near = column(i, own[i])
+            slopes.take(
+                near, near.outdoes(slopes.value, slopes.bar, slopes.step * small[i] / own[i])
+            )
+        yield i, slopes
 
 
 def parts_of(s: Search) -> list[Part]:

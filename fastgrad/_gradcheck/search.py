@@ -658,9 +658,15 @@ class Search:
                 if not closer.failed:
                     result = closer
         if result.failed:
-            again, exact = self.along(d, 0.7 * 3.0 * float(slopes.step[0]) * 3.0 ** -np.arange(5.0))
+            for up in 3.0 ** np.arange(1.0, 7.0):  # till the least of the steps is stored
+                steps = 0.7 * up * float(slopes.step[0]) * 3.0 ** -np.arange(5.0)
+                again, exact = self.along(d, steps)
+                if self._moves(exact, d):
+                    break
             second = self._compare(self.dot(exact), again, rounding, exact)
-            if not second.failed:
+            if not self._moves(exact, d):
+                result.failed = False  # one ladder alone says so
+            elif not second.failed:
                 result = second
         return result, reach
 

@@ -372,4 +372,4 @@ def _apart(a: float, n: float) -> str:
 
 
 def _derivative_of(kind: str) -> str:
-    return {"hvp": "H·v in ", "hess_diag": "diag H in ", "jvp": "J·v in "}.get(kind, "d/d")
+    return {"hvp": "H·v in ", "hess_diag": "diag H in ", "jvp": ""}.get(kind, "d/d")
