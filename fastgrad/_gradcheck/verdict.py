@@ -85,7 +85,7 @@ class Judge:
             what = f" an error of less than {run.radius:.1g} of the gradient's norm"
             message = (
                 f"{problem.name}: random directions cannot tell"
-                f"{what if math.isfinite(run.radius) else ''} ({why}); use mode='full'."
+                f"{what if run.radius < 1 else ''} ({why}); use mode='full'."
             )
         elif kinks and not bad_kinks:
             verdict = "KINK"
