@@ -1653,3 +1653,22 @@ def test_elements_that_rows_leave_open_are_measured_alone(rng):
     assert result.mode == "rows"
     wrong = fg.gradcheck(fg.Map(np.log, vjp=lambda x, v: 1.001 * v / x), x)
     assert wrong.verdict == "FAIL"
+
+
+@pytest.mark.parametrize("wrong", [2, 6, 10, 40])
+def test_rare_wrong_rows_are_found(rng, wrong):
+    """The gradient of an embedding without np.add.at: rows looked up twice have half of theirs."""
+    E, looked_up = rng.standard_normal((5000, 16)), rng.permutation(5000)[:200]
+    looked_up[:wrong] = looked_up[100 : 100 + wrong]
+
+    def grad(E):
+        a = np.zeros_like(E)
+        a[looked_up] += 2 * E[looked_up]
+        return a
+
+    result = fg.gradcheck(lambda E: (E[looked_up] ** 2).sum(), E, grad=grad, mode="random")
+    assert result.verdict == "FAIL"
+    assert result.wrong
+    rows = {int(w.place.partition("[")[2].partition(",")[0]) for w in result.wrong}
+    assert rows <= set(looked_up[:wrong].tolist())
+    assert "column" not in [d.code for d in result.diagnoses]

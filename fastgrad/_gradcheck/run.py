@@ -18,10 +18,12 @@ from fastgrad._gradcheck.diagnosis import Diagnosis
 from fastgrad._gradcheck.differences import Slopes, Sweep, derivative, difference_noise
 from fastgrad._gradcheck.problem import Array, Problem
 from fastgrad._gradcheck.search import (
+    BELOW_NOISE,
     FAIL,
     MISS,
     NATURAL,
     OPEN,
+    PASS,
     UNRESOLVED,
     Clock,
     Direction,
@@ -489,12 +491,22 @@ class Run:
 
     def _locate(self, s: Search, reach: float) -> None:
         """Find the wrong elements, or a sample of them where they are many."""
-        problem = self.problem
         self.clock.phase = "locate"
         if s is not self.search:
             self.search = s
             self.parts = parts_of(s)
-        places = s.localise(reach, 700)
+        self._measure_places(s, s.localise(reach, 700))
+        wrong, right = (
+            sum(int(np.isin(status, codes).sum()) for status in s.status)
+            for codes in (FAIL, (PASS, BELOW_NOISE))
+        )
+        if 8 * wrong < right or not wrong:  # a sample of many, which met few of them or none
+            self._measure_places(s, s.localise(reach, 700, few=True))
+
+    def _measure_places(
+        self, s: Search, places: Sequence[tuple[int, list[NDArray[np.intp] | None]]]
+    ) -> None:
+        problem = self.problem
         for which, axes in places:
             shape = problem.inputs[which].shape
             # As many as half of the time that is left allows; wrong ones cost 40 evaluations.

@@ -707,11 +707,14 @@ class Search:
 
     # ---- localise --------------------------------------------------------------------------------
 
-    def localise(self, reach: float, evals: int) -> list[tuple[int, list[NDArray[np.intp] | None]]]:
+    def localise(
+        self, reach: float, evals: int, few: bool = False
+    ) -> list[tuple[int, list[NDArray[np.intp] | None]]]:
         """Which inputs are wrong, and for each axis which indices; None where it is most of them.
 
         Directions that live on a part of the indices of one axis disagree only if the error touches
-        that part: halve it until single indices are left.
+        that part: halve it until single indices are left.  With `few`, two of them at most, for
+        errors that are too many to follow and too rare for a sample.
         """
         stop = self.problem.evals + evals
         found = []
@@ -720,14 +723,14 @@ class Search:
                 continue
             axes: list[NDArray[np.intp] | None] = []
             for axis, length in enumerate(part.shape):
-                axes.append(self._live(which, axis, length, reach, stop))
+                axes.append(self._live(which, axis, length, reach, stop, few))
             found.append((which, axes))
         return found
 
     def _live(
-        self, which: int, axis: int, length: int, reach: float, stop: int
+        self, which: int, axis: int, length: int, reach: float, stop: int, few: bool
     ) -> NDArray[np.intp] | None:
-        spans = [(0, length)]
+        spans, everywhere = [(0, length)], True
         most = 64 if self.problem.inputs[which].x.ndim == 1 else 8
         while any(b - a > 1 for a, b in spans):
             halves = []
@@ -743,10 +746,13 @@ class Search:
                 ]
                 if self.problem.evals > stop:
                     return None
+            if few:
+                everywhere = everywhere and len(halves) == 2 * len(spans)
+                halves = halves[:2]
             if len(halves) > most or not halves:
                 return None
             spans = halves
-        return np.array([a for a, _ in spans], np.intp)
+        return None if few and everywhere else np.array([a for a, _ in spans], np.intp)
 
     def _disagrees(
         self, which: int, axis: int | None, span: tuple[int, int] | None, reach: float
