@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import itertools
 import shutil
 import textwrap
 from argparse import ArgumentTypeError
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +27,7 @@ from traitlets import Bool, Float, Int
 
 import fastgrad as fg
 from fastgrad._maps import parameter_names
+from fastgrad._profile.measure import swept
 from fastgrad.repl import syntax, views
 from fastgrad.repl.syntax import Misuse, Names
 
@@ -278,7 +278,9 @@ class FastgradMagics(Magics):
                 )
             with self._reporting(options, note, "_profile") as (progress, give):
                 if sizes:
-                    result = _swept(sizes, itertools.chain([(run, note)], runs), progress)
+                    # Not sweep=, of which only the positional arguments depend on the size.
+                    all_runs = itertools.chain([(run, note)], runs)
+                    result = swept(sizes, lambda _: next(all_runs)[0](callback=progress))
                 else:
                     result = run(callback=progress)
                 give(result)
@@ -418,27 +420,6 @@ def _profile_in(file: Path) -> fg.LossProfile:
         raise Misuse(f"--compare: {file} cannot be read: {error.strerror}.") from None
     except (ValueError, LookupError, TypeError):
         raise Misuse(f"--compare: {file} holds no profile, as --save writes it.") from None
-
-
-def _swept(
-    sizes: list[int],
-    runs: Iterable[tuple[Callable[..., fg.LossProfile], str]],
-    progress: views.Progress,
-) -> fg.LossProfile:
-    """The profile of the largest size with those of all; after Ctrl-C, of those that are done.
-
-    Not sweep= of `fg.profile_loss`: there only the positional arguments depend on the size.
-    """
-    profiles: dict[int, fg.LossProfile] = {}
-    try:
-        for n, (run, _) in zip(sizes, runs, strict=True):
-            profiles[n] = run(callback=progress)
-    except KeyboardInterrupt as stop:
-        if profiles:
-            done = dataclasses.replace(profiles[max(profiles)], sweep=profiles, interrupted=True)
-            stop.result = done  # type: ignore[attr-defined]  # the partial report
-        raise
-    return dataclasses.replace(profiles[max(profiles)], sweep=profiles)
 
 
 def _reference(text: str, names: Names) -> Any:

@@ -20,7 +20,7 @@ import sysconfig
 import time
 import tracemalloc
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -218,19 +218,13 @@ def profile_loss(
                 "with sweep=, give sizes, and one function that makes the arguments of a size: "
                 "profile_loss(f, make, sweep=[1000, 10_000])."
             )
-        profiles: dict[int, LossProfile] = {}
-        try:
-            for n in sorted(map(int, sweep)):
-                given = args[0](n)
-                given = given if isinstance(given, tuple) else (given,)
-                profiles[n] = profile_loss(f, *given, seconds=seconds / len(sweep), **options)
-        except KeyboardInterrupt as stop:
-            if partial := getattr(stop, "result", None):
-                profiles[n] = partial
-            done = _swept(profiles, interrupted=True) if profiles else None
-            stop.result = done  # type: ignore[attr-defined]  # the caller's partial report
-            raise
-        return _swept(profiles, interrupted=False)
+
+        def of_size(n: int) -> LossProfile:
+            given = args[0](n)
+            given = given if isinstance(given, tuple) else (given,)
+            return profile_loss(f, *given, seconds=seconds / len(sweep), **options)
+
+        return swept(sorted(map(int, sweep)), of_size)
     with contextlib.ExitStack() as stack:
         if threads is not None:
             stack.enter_context(num_threads(threads))
@@ -252,9 +246,23 @@ def profile_loss(
         return run.profile(name, names, interrupted=False)
 
 
-def _swept(profiles: dict[int, LossProfile], interrupted: bool) -> LossProfile:
-    largest = profiles[max(profiles)]
-    return dataclasses.replace(largest, sweep=profiles, interrupted=interrupted)
+def swept(sizes: Iterable[int], of_size: Callable[[int], LossProfile]) -> LossProfile:
+    """The profile of the largest size with those of all; after Ctrl-C, of those that are done."""
+    profiles: dict[int, LossProfile] = {}
+
+    def together(interrupted: bool) -> LossProfile:
+        largest = profiles[max(profiles)]
+        return dataclasses.replace(largest, sweep=profiles, interrupted=interrupted)
+
+    try:
+        for n in sizes:
+            profiles[n] = of_size(n)
+    except KeyboardInterrupt as stop:
+        if partial := getattr(stop, "result", None):
+            profiles[n] = partial
+        stop.result = together(True) if profiles else None  # type: ignore[attr-defined]
+        raise
+    return together(False)
 
 
 def _check_model(traffic: Any, flops: Any, ceiling: Any) -> None:
